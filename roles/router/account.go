@@ -145,7 +145,6 @@ type accountTable struct {
 	watched map[*account]struct{}
 	// untold has the accounts whose sessions may not know the user's memberships.
 	untold map[*account]*roomReminder
-	dues   dueQueue
 }
 
 // open returns a user's account with mu held, for the caller to unlock. Without
@@ -224,7 +223,7 @@ func (t *accountTable) addLocked(box mailbox.Mailbox) *account {
 	t.byUser[box.User()] = a
 	t.p.rebuild.restoreDevices(a)
 	t.expireLocked(a)
-	t.scheduleAllLocked(a)
+	t.p.dues.scheduleAllLocked(a)
 	t.p.presence.loadedLocked(a)
 	return a
 }
@@ -237,9 +236,9 @@ func (res *resources) bound() mailbox.Bound {
 // overflowLocked returns how many messages of an account have to go when it gets
 // another one, and whether it is the new one that goes. Those that are over go first.
 func (t *accountTable) overflowLocked(a *account) (n int, refused bool) {
-	if n, refused = t.p.bound().Overflow(&a.Mailbox); n > 0 {
+	if n, refused = t.p.bound().Overflow(&a.Messages); n > 0 {
 		t.p.metrics.expired.Add(float64(t.expireLocked(a)))
-		n, refused = t.p.bound().Overflow(&a.Mailbox)
+		n, refused = t.p.bound().Overflow(&a.Messages)
 	}
 	return n, refused
 }
@@ -253,10 +252,8 @@ func (t *accountTable) expireLocked(a *account) (messages int) {
 	if t.p.isUp() {
 		expiry = t.p.cfg.DeviceExpiry
 	}
-	messages = a.Expire(t.p.clock.Now(), expiry, a.connected)
-	if a.Stale() {
-		t.scheduleLocked(a, 0)
-	}
+	messages, expired := a.Expire(t.p.clock.Now(), expiry, a.connected)
+	t.p.dues.setExpiredLocked(a.User(), expired)
 	t.touchLocked(a, 0)
 	return messages
 }
@@ -267,10 +264,10 @@ func (t *accountTable) touchLocked(a *account, size int) {
 	if a.Dirty() {
 		t.p.writes.add(a, size)
 	}
-	if len(a.sessions) > 0 && len(a.Entries()) > 0 {
+	if len(a.sessions) > 0 && len(a.Messages.All()) > 0 {
 		t.watched[a] = struct{}{}
 	}
-	if a.Wasteful() {
+	if a.Messages.Wasteful() {
 		t.p.cache.release(a)
 	}
 }
@@ -295,7 +292,7 @@ func (t *accountTable) evictLocked() {
 			continue
 		}
 		p.cache.release(a)
-		t.unscheduleLocked(a)
+		p.dues.unscheduleLocked(a)
 		delete(t.byUser, user)
 		delete(t.watched, a)
 		delete(t.untold, a)

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"imgo/envelope"
-	"imgo/internal/events"
 	"imgo/protocol"
 	"imgo/roles/router/mailbox"
 	"imgo/store"
@@ -29,7 +28,7 @@ type applier struct {
 	// derived has the events of the record that is being applied. They stay if it fails, because
 	// what it has changed by then derives nothing when it is applied again. The partition's mu
 	// guards it.
-	derived []events.Event
+	derived mailbox.Events
 }
 
 // apply applies records, but for those that were applied before: a caller that
@@ -133,7 +132,7 @@ func (ap *applier) inMemoryLocked(rec *envelope.Record) bool {
 				return false
 			}
 			if a := ap.p.accounts.byUser[user]; a != nil && rec.Push.IdempotencyKey != "" {
-				if _, known := a.Used(rec.Push.IdempotencyKey); !known {
+				if _, known := a.Keys.Used(rec.Push.IdempotencyKey); !known {
 					return false
 				}
 			}
@@ -223,7 +222,7 @@ func (ap *applier) changeLocked(offset int64, rec *envelope.Record, now time.Tim
 		if !a.NoteDevice(id, rec.Device.Device, rec.Device.SeenMs, rec.TimeMs) {
 			kind("device_without_room")
 		}
-		a.NotePublished(rec.Device.Device, rec.Device.Since, rec.Device.Published, rec.TimeMs)
+		a.Devices.NotePublished(rec.Device.Device, rec.Device.Since, rec.Device.Published, rec.TimeMs)
 		p.accounts.touchLocked(a, 64)
 		p.metrics.devices.Inc()
 	case rec.Removal != nil && ap.storableLocked(id, rec.Removal.User, "user"):
@@ -266,17 +265,16 @@ func (ap *applier) changeLocked(offset int64, rec *envelope.Record, now time.Tim
 // replacedLocked forgets a device that makes room for another one.
 func (ap *applier) replacedLocked(a *account, id uint64, old, by string) {
 	p := ap.p
-	waiting, known := a.Forget(id, old)
+	waiting, known := a.Forget(id, old, &ap.derived)
 	if !known {
 		return
 	}
-	ap.tookLocked(a)
 	p.writes.whole = true
 	p.metrics.evicted.Inc()
 	if waiting == 0 {
 		return
 	}
-	a.CountDropped(waiting)
+	a.Messages.CountDropped(waiting)
 	p.metrics.dropped.Add(float64(waiting))
 	p.notice("device_evicted", a.User(), 0, fmt.Sprintf("device %q made room for %q: %d messages waited for it", old, by, waiting))
 }
@@ -288,15 +286,14 @@ func (ap *applier) removalLocked(id uint64, removal *envelope.Removal) error {
 		return err
 	}
 	for _, device := range removal.Devices {
-		a.Forget(id, device)
+		a.Forget(id, device, &ap.derived)
 	}
 	if removal.Messages {
-		a.Purge(id)
+		a.Purge(id, &ap.derived)
 	}
 	if removal.All {
-		a.Erase(id)
+		a.Erase(id, &ap.derived)
 	}
-	ap.tookLocked(a)
 	ap.p.writes.whole = true
 	ap.p.accounts.touchLocked(a, 64)
 	return nil
@@ -348,8 +345,7 @@ func (ap *applier) acksLocked(id uint64, rec *envelope.Record) error {
 			return err
 		}
 		by := mailbox.Acknowledgement{Device: ack.Device, IDs: ack.Ids, TimeMS: rec.TimeMs, Auto: ack.Auto}
-		p.metrics.acked.Add(float64(a.Ack(id, &by)))
-		ap.tookLocked(a)
+		p.metrics.acked.Add(float64(a.Ack(id, &by, &ap.derived)))
 		p.accounts.touchLocked(a, 32)
 	}
 	return nil
@@ -383,7 +379,7 @@ func (ap *applier) pushLocked(id uint64, rec *envelope.Record, now time.Time) er
 			continue
 		}
 		if keyed && first == 0 {
-			a.Use(push.IdempotencyKey, id)
+			a.Keys.Use(push.IdempotencyKey, id)
 		}
 		if expired {
 			p.metrics.expired.Inc()
@@ -412,14 +408,14 @@ func (ap *applier) pushToLocked(a *account, message *envelope.Kept, now time.Tim
 		p.notice("mailbox_dropped", a.User(), n, fmt.Sprintf("more than %d messages are waiting", p.cfg.MailboxLength))
 	}
 	switch {
-	case overflow > 0 && len(a.Entries()) > p.cfg.MailboxLength:
-		p.accounts.scheduleAllLocked(a)
+	case overflow > 0 && len(a.Messages.All()) > p.cfg.MailboxLength:
+		p.dues.scheduleAllLocked(a)
 	case reports(push.Report):
 		at := push.ExpiresMs
 		if d := tracked.DeadlineMS; d > 0 {
 			at = min(at, d)
 		}
-		p.accounts.scheduleLocked(a, at)
+		p.dues.scheduleLocked(a, at)
 	}
 }
 
@@ -433,7 +429,7 @@ func (ap *applier) usedLocked(user, key string, keyed bool) (a *account, first u
 		if a, err = ap.accountLocked(user); err != nil || !keyed {
 			return a, 0, err
 		}
-		if id, known := a.Used(key); known {
+		if id, known := a.Keys.Used(key); known {
 			return a, id, nil
 		}
 		if asked {
@@ -447,7 +443,7 @@ func (ap *applier) usedLocked(user, key string, keyed bool) (a *account, first u
 		if err != nil {
 			return nil, 0, err
 		}
-		if first < a.Erased() {
+		if first < a.Keys.Erased() {
 			first = 0
 		}
 	}
@@ -500,7 +496,7 @@ func (ap *applier) movedLocked(id uint64, rec *envelope.Record, now time.Time) e
 			size += 64 + len(msg.Body)
 		}
 		p.rebuild.pushed += len(part.Messages)
-		p.accounts.scheduleAllLocked(a)
+		p.dues.scheduleAllLocked(a)
 		p.accounts.touchLocked(a, size)
 		p.presence.loadedLocked(a)
 	}
@@ -513,7 +509,7 @@ func (ap *applier) movedLocked(id uint64, rec *envelope.Record, now time.Time) e
 			return err
 		}
 		if first == 0 {
-			a.Use(k.Key, k.Id)
+			a.Keys.Use(k.Key, k.Id)
 			p.accounts.touchLocked(a, 64)
 		}
 	}

@@ -26,13 +26,13 @@ type cache struct {
 // hold keeps the body of a message that the store has, unless its account would
 // have more than half of the room. The caller calls trim when it has given all.
 func (c *cache) hold(a *account, e *mailbox.Entry, message *envelope.Kept) {
-	if int64(a.Held()+e.Cost()) > c.limit.Load()/2 {
+	if int64(a.Messages.Held()+e.Cost()) > c.limit.Load()/2 {
 		return
 	}
 	if a.cached == nil {
 		a.cached = c.accounts.PushFront(a)
 	}
-	a.Hold(e, message)
+	a.Messages.Hold(e, message)
 	c.bytes += e.Cost()
 }
 
@@ -48,8 +48,8 @@ func (c *cache) release(a *account) {
 	if a.cached == nil {
 		return
 	}
-	c.bytes -= a.Held()
-	a.Release()
+	c.bytes -= a.Messages.Held()
+	a.Messages.Release()
 	c.accounts.Remove(a.cached)
 	a.cached = nil
 }

@@ -114,7 +114,7 @@ func (p *partition) detach(d *envelope.Detached) error {
 		return notOwned(p.index)
 	}
 	a := p.accounts.byUser[d.User]
-	if a != nil && p.removeSessionLocked(a, d.Session.AsKey()) && a.Seen(d.Device, p.now().UnixMilli()) {
+	if a != nil && p.removeSessionLocked(a, d.Session.AsKey()) && a.Devices.Seen(d.Device, p.now().UnixMilli()) {
 		p.accounts.touchLocked(a, 64)
 	}
 	return nil
@@ -208,18 +208,17 @@ func (p *partition) window(ctx context.Context, req *envelope.CatchUpRequest) (w
 	if err != nil {
 		return windowReply{}, err
 	}
-	d := a.Device(req.Device)
+	d := a.Devices.Find(req.Device)
 	if d == nil {
 		p.mu.Unlock()
 		return windowReply{}, envelope.Errorf(envelope.CodeNotReady, "device %q of user %q is not known yet", req.Device, req.User)
 	}
 	mask := uint64(1) << d.Bit
-	window, more := a.Window(p.scratch[:0], mask, req.After, now.UnixMilli(),
+	window, more := a.Messages.Window(p.scratch[:0], mask, req.After, now.UnixMilli(),
 		orDefault(req.MaxMessages, p.cfg.WindowMessages), orDefault(req.MaxBytes, p.cfg.WindowBytes))
 	b := &envelope.Backlog{To: req.To, UpTo: p.position.appliedID(), More: more, After: req.After}
-	reply := windowReply{backlog: b, pending: a.Pending(mask), floor: d.Since, published: d.Published}
-	if a.Meta().Rooms != nil {
-		reply.memberships = a.Memberships()
+	reply := windowReply{
+		backlog: b, pending: a.Messages.Pending(mask), floor: d.Since, published: d.Published, memberships: a.Rooms.Memberships(),
 	}
 	mailbox.Compact(window)
 	b.Messages = make([]*envelope.Kept, len(window)) // nil: not in memory
@@ -236,7 +235,7 @@ func (p *partition) window(ctx context.Context, req *envelope.CatchUpRequest) (w
 	p.mu.Unlock()
 
 	if len(absent) > 0 {
-		if err := p.readBodies(b, req.User, absent); err != nil {
+		if err := p.completeWindow(b, req.User, absent); err != nil {
 			return windowReply{}, err
 		}
 	}
@@ -244,22 +243,35 @@ func (p *partition) window(ctx context.Context, req *envelope.CatchUpRequest) (w
 	return reply, nil
 }
 
-// readBodies reads those messages of a window that are not in memory. Those
-// whose bodies are gone leave it: they were acknowledged or have expired
-// meanwhile, or are lost.
-func (p *partition) readBodies(b *envelope.Backlog, user string, absent []store.MailboxEntry) error {
-	read, err := p.store.Bodies(p.index, user, absent)
+// readBodies reads those of a user's messages that are nil, because they are not in
+// memory. absent has copies of their entries. Messages whose bodies are gone stay nil:
+// they were acknowledged or have expired meanwhile, or are lost.
+func (p *partition) readBodies(user string, messages []*envelope.Kept, absent []store.MailboxEntry) (read []*envelope.Kept, err error) {
+	if len(absent) == 0 {
+		return nil, nil
+	}
+	read, err = p.store.Bodies(p.index, user, absent)
+	if err != nil {
+		return nil, err
+	}
+	n := 0
+	for i, k := range messages {
+		if k == nil {
+			messages[i] = read[n]
+			n++
+		}
+	}
+	return read, nil
+}
+
+// completeWindow reads those messages of a window that are not in memory. Those
+// whose bodies are gone leave it.
+func (p *partition) completeWindow(b *envelope.Backlog, user string, absent []store.MailboxEntry) error {
+	read, err := p.readBodies(user, b.Messages, absent)
 	if err != nil {
 		return err
 	}
 	p.metrics.readBodies.Add(float64(len(absent)))
-	n := 0
-	for i, k := range b.Messages {
-		if k == nil {
-			b.Messages[i] = read[n]
-			n++
-		}
-	}
 	b.Messages = slices.DeleteFunc(b.Messages, func(k *envelope.Kept) bool { return k == nil })
 
 	p.mu.Lock()
@@ -271,7 +283,7 @@ func (p *partition) readBodies(b *envelope.Backlog, user string, absent []store.
 	for i, k := range read {
 		if k == nil {
 			p.dropLostLocked(a, absent[i].ID)
-		} else if e := a.Find(k.Id); e != nil && e.NeedsBody() && p.cfg.CacheBytes > 0 {
+		} else if e := a.Messages.Find(k.Id); e != nil && e.NeedsBody() && p.cfg.CacheBytes > 0 {
 			p.cache.hold(a, e, k)
 		}
 	}
@@ -284,7 +296,7 @@ func (p *partition) readBodies(b *envelope.Backlog, user string, absent []store.
 // waits: it must not keep the session behind for ever. It was acknowledged since
 // its entry was read, or its body is lost.
 func (p *partition) dropLostLocked(a *account, id uint64) {
-	if !a.DropLost(id, p.clock.Now().UnixMilli()) {
+	if !a.Messages.DropLost(id, p.clock.Now().UnixMilli()) {
 		return
 	}
 	p.accounts.touchLocked(a, 0)
@@ -356,8 +368,8 @@ func (p *partition) lookup(ctx context.Context, user string, req *envelope.Looku
 	known := req.IdempotencyKey == ""
 	erased := uint64(0)
 	if !known && a != nil {
-		erased = a.Erased()
-		us.AppliedId, known = a.Used(req.IdempotencyKey)
+		erased = a.Keys.Erased()
+		us.AppliedId, known = a.Keys.Used(req.IdempotencyKey)
 	}
 	p.mu.Unlock()
 	if known {
@@ -403,13 +415,13 @@ func (r *Router) User(ctx context.Context, req *envelope.UserRequest) (*envelope
 	}
 	defer p.mu.Unlock()
 	p.accounts.expireLocked(a)
-	reply := &envelope.UserReply{Pending: uint32(len(a.Entries())), Dropped: a.Meta().Dropped}
+	reply := &envelope.UserReply{Pending: uint32(len(a.Messages.All())), Dropped: a.Meta().Dropped}
 	for _, s := range a.sessions {
 		reply.Sessions = append(reply.Sessions, s.describe(a.User()))
 	}
 	p.describePresenceLocked(a, reply)
-	if n := len(a.Entries()); n > 0 {
-		reply.OldestId, reply.NewestId = a.Entries()[0].ID, a.Entries()[n-1].ID
+	if n := len(a.Messages.All()); n > 0 {
+		reply.OldestId, reply.NewestId = a.Messages.All()[0].ID, a.Messages.All()[n-1].ID
 	}
 	return reply, nil
 }
@@ -500,7 +512,7 @@ func (p *partition) targetsLocked(item *envelope.ResolveItem, nowMS int64) (to [
 		if a == nil || len(a.sessions) == 0 {
 			continue
 		}
-		e := a.Find(item.Id)
+		e := a.Messages.Find(item.Id)
 		if e == nil || e.ExpiresMS <= nowMS {
 			if p.cfg.Faults.NoApplied && e == nil && item.Id > p.position.appliedID() {
 				to = append(to, a.guessTargets(item.Id)...)
@@ -508,8 +520,8 @@ func (p *partition) targetsLocked(item *envelope.ResolveItem, nowMS int64) (to [
 			continue // void, expired, or every device has it
 		}
 		for _, s := range a.sessions {
-			if mask := a.Mask(s.device); e.Waiting&mask != 0 {
-				to = append(to, s.target(a.Prev(mask, item.Id)))
+			if mask := a.Devices.Mask(s.device); e.Waiting&mask != 0 {
+				to = append(to, s.target(a.Messages.Prev(mask, item.Id)))
 			}
 		}
 	}
@@ -558,23 +570,20 @@ func (p *partition) unread(ctx context.Context, req *envelope.TakeRequest) ([]*e
 		p.mu.Unlock()
 		return nil, errFenced(p.index) // an acknowledgement would be void
 	}
-	mask := a.Mask("")
-	var entries []store.MailboxEntry // copies: entries change once the lock is released
+	mask := a.Devices.Mask("")
 	var messages []*envelope.Kept
-	for _, e := range a.Entries() {
-		if len(entries) < limit && (e.Unclaimed || e.Waiting&mask != 0) && e.TimeMS > req.AfterMs && e.ExpiresMS > nowMS {
-			entries, messages = append(entries, e.MailboxEntry), append(messages, e.Message)
+	var absent []store.MailboxEntry // copies: entries change once the lock is released
+	for _, e := range a.Messages.All() {
+		if len(messages) < limit && (e.Unclaimed || e.Waiting&mask != 0) && e.TimeMS > req.AfterMs && e.ExpiresMS > nowMS {
+			messages = append(messages, e.Message)
+			if e.Message == nil {
+				absent = append(absent, e.MailboxEntry)
+			}
 		}
 	}
 	p.mu.Unlock()
-	stored, err := p.store.Bodies(p.index, req.User, entries)
-	if err != nil {
+	if _, err := p.readBodies(req.User, messages, absent); err != nil {
 		return nil, err
-	}
-	for i := range messages {
-		if messages[i] == nil {
-			messages[i] = stored[i]
-		}
 	}
 	return slices.DeleteFunc(messages, func(k *envelope.Kept) bool { return k == nil }), nil
 }

@@ -281,7 +281,7 @@ func (pr *presence) register(ctx context.Context, info *envelope.SessionInfo) {
 	}
 	defer p.mu.Unlock()
 	p.addSessionLocked(a, info)
-	if info.RoomsAt < a.Memberships().At {
+	if info.RoomsAt < a.Rooms.Memberships().GetAt() {
 		p.remindRoomsLocked(a)
 	}
 }
@@ -303,7 +303,7 @@ func (pr *presence) drop(comet string, at time.Time, which func(*session) bool) 
 	pr.each(comet, func(p *partition, a *account, s *session) {
 		if which == nil || which(s) {
 			p.removeEndedLocked(a, s.address(), at)
-			if a.SeenUntil(s.device, at.UnixMilli()) {
+			if a.Devices.SeenUntil(s.device, at.UnixMilli()) {
 				p.accounts.touchLocked(a, 64)
 			}
 			n++

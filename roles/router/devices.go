@@ -44,7 +44,7 @@ func (p deviceRecords) ensure(ctx context.Context, user, device string) error {
 	}
 	var since uint64
 	var seenMS int64
-	d := a.Device(device)
+	d := a.Devices.Find(device)
 	known := d != nil
 	if known {
 		since, seenMS = d.Since, d.SeenMS
@@ -126,7 +126,7 @@ func (p deviceRecords) longConnected(now time.Time) (list []*envelope.Device) {
 	for _, a := range p.accounts.byUser {
 		var told uint64
 		for _, s := range a.sessions {
-			d := a.Device(s.device)
+			d := a.Devices.Find(s.device)
 			if d != nil && !a.isLeaving(d.Name) && d.SeenMS < limit && told&(1<<d.Bit) == 0 {
 				told |= 1 << d.Bit
 				list = append(list, &envelope.Device{User: a.User(), Device: s.device, SeenMs: now.UnixMilli(), Since: d.Since})
@@ -204,7 +204,7 @@ func (p deviceRecords) fading(stored *store.MailboxUser) (list []*envelope.Recor
 	if p.position.fenced() {
 		return nil // the next generation's topic has them
 	}
-	meta := &stored.Meta
+	meta := stored.Meta
 	a := p.accounts.byUser[stored.Name]
 	if a != nil {
 		meta = a.Meta()
@@ -234,9 +234,7 @@ func (p deviceRecords) fading(stored *store.MailboxUser) (list []*envelope.Recor
 		list = append(list, &envelope.Record{Presences: &envelope.Presences{Presences: []*envelope.Presence{again}}})
 	}
 	if r := meta.Rooms; r != nil && r.NotedMS < due && len(r.Names) > 0 {
-		list = append(list, &envelope.Record{
-			UserRooms: &envelope.UserRooms{User: stored.Name, Rooms: &envelope.Memberships{At: r.At, Rooms: r.Names}},
-		})
+		list = append(list, &envelope.Record{UserRooms: &envelope.UserRooms{User: stored.Name, Rooms: mailbox.RoomsRecord(r)}})
 	}
 	return list
 }

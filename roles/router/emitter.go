@@ -52,9 +52,6 @@ type emitter struct {
 	queued int
 	// added counts the events that came into the queue, and done those of them that are in the topic.
 	added, done uint64
-	// deriving reports whether the record that is being applied has events that are not in the
-	// queue yet.
-	deriving bool
 	// sent is closed and replaced when a batch is in the topic.
 	sent chan struct{}
 	// held, unless nil, keeps records from being applied until it is closed.
@@ -68,22 +65,25 @@ func newEmitter(p *partition, log EventsLog) *emitter {
 	return &emitter{p: p, log: log, wake: wait.NewSignal(), sent: make(chan struct{})}
 }
 
-// addLocked queues the events of a record.
-func (em *emitter) addLocked(list []events.Event) {
+// addLocked queues events of a record with the time timeMS. first is the id of the first one.
+func (em *emitter) addLocked(list []events.Event, first events.ID, timeMS int64) {
 	if em.log == nil {
 		return
 	}
+	for i := range list {
+		e := &list[i]
+		e.ID, e.Partition, e.TimeMS = events.ID{Record: first.Record, N: first.N + uint32(i)}, em.p.index, timeMS
+		em.queued += eventSize(e)
+	}
 	em.queue = append(em.queue, list...)
 	em.added += uint64(len(list))
-	for i := range list {
-		em.queued += eventSize(&list[i])
-	}
 	em.wake.Set()
 }
 
-// unsentLocked reports whether the topic may lack events of what was applied.
+// unsentLocked reports whether the topic may lack events of what was applied, or of the record that is
+// being applied.
 func (em *emitter) unsentLocked() bool {
-	return em.log != nil && (len(em.queue) > 0 || em.sending > 0 || em.deriving)
+	return em.log != nil && (len(em.queue) > 0 || em.sending > 0 || len(em.p.applier.derived) > 0)
 }
 
 // fullLocked reports whether no further record may be applied.

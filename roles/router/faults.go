@@ -20,7 +20,7 @@ type Faults struct {
 // applied: all sessions, after the newest message that it knows of.
 func (a *account) guessTargets(id uint64) (to []*envelope.ResolvedTarget) {
 	for _, s := range a.sessions {
-		to = append(to, s.target(a.Prev(^uint64(0), id)))
+		to = append(to, s.target(a.Messages.Prev(^uint64(0), id)))
 	}
 	return to
 }

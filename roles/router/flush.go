@@ -218,7 +218,7 @@ func (w *writeBehind) takeLocked(b *store.MailboxBatch, position uint64, now tim
 		for _, e := range c.Fresh {
 			if e.Reports() {
 				b.PutDue(a.User(), &e.MailboxEntry)
-				w.p.dues.add(min(e.ExpiresMS, cmp.Or(e.Tracked.DeadlineMS, e.ExpiresMS)))
+				w.p.dues.stores(min(e.ExpiresMS, cmp.Or(e.Tracked.DeadlineMS, e.ExpiresMS)))
 			}
 			if !e.Shared || !shared[e.ID] {
 				b.PutBody(a.User(), &e.MailboxEntry, store.MailboxBody{Op: e.Message.Op, Body: e.Message.Body})
@@ -235,14 +235,15 @@ func (w *writeBehind) takeLocked(b *store.MailboxBatch, position uint64, now tim
 			b.EraseKeys(a.User(), c.Erased)
 		}
 		if c.Told {
-			b.PutOnline(a.User(), a.ToldOnline())
+			b.PutOnline(a.User(), a.Presence.Online())
 		}
 		switch {
 		case !c.Meta:
-		case a.Blank() && len(a.Entries()) == 0:
+		case a.Blank():
 			b.DeleteMeta(a.User())
 		default:
-			b.PutMeta(a.User(), a.Meta(), a.MetaExpiry(now.Add(w.p.cfg.DeviceExpiry)))
+			meta := a.Meta()
+			b.PutMeta(a.User(), &meta, a.MetaExpiry(now.Add(w.p.cfg.DeviceExpiry)))
 		}
 		out = append(out, taken{a, c})
 	}

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -42,7 +43,7 @@ func (r *Router) Memberships(ctx context.Context, req *envelope.MembershipsReque
 		return nil, err
 	}
 	defer p.mu.Unlock()
-	reply := &envelope.MembershipsReply{Memberships: a.Memberships(), Limit: uint32(p.cfg.RoomsPerUser)}
+	reply := &envelope.MembershipsReply{Memberships: cmp.Or(a.Rooms.Memberships(), &envelope.Memberships{}), Limit: uint32(p.cfg.RoomsPerUser)}
 	for _, s := range a.sessions {
 		reply.Sessions = append(reply.Sessions, s.address().Address())
 	}
@@ -59,7 +60,7 @@ func (ap *applier) membershipLocked(id uint64, rec *envelope.Record) error {
 	if err != nil {
 		return err
 	}
-	if a.SetMember(id, change.Room, change.Member, rec.TimeMs, p.cfg.RoomsPerUser) && len(a.sessions) > 0 {
+	if a.Rooms.Set(id, change.Room, change.Member, rec.TimeMs, p.cfg.RoomsPerUser) && len(a.sessions) > 0 {
 		p.remindRoomsLocked(a)
 	}
 	p.accounts.touchLocked(a, 64)
@@ -75,7 +76,7 @@ func (ap *applier) userRoomsLocked(id uint64, rec *envelope.Record) error {
 	if err != nil {
 		return err
 	}
-	a.RestoreRooms(rec.UserRooms.Rooms, rec.TimeMs)
+	a.Rooms.Restore(rec.UserRooms.Rooms, rec.TimeMs)
 	ap.p.accounts.touchLocked(a, 64)
 	return nil
 }
@@ -108,7 +109,7 @@ func (p *partition) untoldRooms(now time.Time) (list []*envelope.SessionRooms) {
 		for _, s := range a.sessions {
 			told := byComet[s.kind.comet]
 			if told == nil {
-				told = &envelope.SessionRooms{Rooms: a.Memberships()}
+				told = &envelope.SessionRooms{Rooms: a.Rooms.Memberships()}
 				byComet[s.kind.comet] = told
 				list = append(list, told)
 			}

@@ -115,7 +115,7 @@ func exportSizes(reg prometheus.Registerer, parts *ownership) {
 		func(p *partition) int { return len(p.accounts.byUser) })
 	gauge("mailbox_messages", "Messages that wait in the mailboxes in memory.", func(p *partition) (n int) {
 		for _, a := range p.accounts.byUser {
-			n += len(a.Entries())
+			n += len(a.Messages.All())
 		}
 		return n
 	})

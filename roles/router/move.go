@@ -188,14 +188,8 @@ func (m *mover) mailbox(ctx context.Context, user string) error {
 	}
 	part := newPart(user, meta, meta.Devices)
 	part.Last = true
-	if meta.Rooms != nil {
-		part.Rooms = &envelope.Memberships{At: meta.Rooms.At, Rooms: meta.Rooms.Names}
-		base += part.Rooms.SizeVT()
-	}
-	part.Reads = mailbox.Reads(meta.Reads)
-	base += part.Reads.SizeVT()
-	part.Presence = mailbox.PresenceRecord(meta.Presence)
-	base += part.Presence.SizeVT()
+	part.Rooms, part.Reads, part.Presence = mailbox.RoomsRecord(meta.Rooms), mailbox.Reads(meta.Reads), mailbox.PresenceRecord(meta.Presence)
+	base += part.Rooms.SizeVT() + part.Reads.SizeVT() + part.Presence.SizeVT()
 	return m.add(ctx, user, base, func(to *envelope.Moved) { to.Mailboxes = append(to.Mailboxes, part) })
 }
 

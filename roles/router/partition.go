@@ -34,7 +34,7 @@ type partition struct {
 
 	applier applier
 	writes  writeBehind
-	dues    storedDues
+	dues    dues
 
 	mu sync.Mutex
 	// begun: it is known where in the log to go on. Nothing may be read from
@@ -70,6 +70,7 @@ func newPartition(res *resources, index int32, gain uint64, predecessor <-chan s
 	p.applier.p = p
 	p.events = newEmitter(p, res.eventsLog)
 	p.presence = newPresenceRecorder(p)
+	p.dues.p, p.dues.expired = p, make(map[string][]string)
 	p.dues.stored.Store(noDue)
 	p.accounts = accountTable{
 		p: p, byUser: make(map[string]*account), loading: make(map[string]*loading), watched: make(map[*account]struct{}),
@@ -165,6 +166,16 @@ func (p *partition) next() int64 {
 	return p.position.next
 }
 
+// appliedAll reports whether the partition was applied as far as the log goes, as far as is known,
+// and no other generation of the log follows.
+func (p *partition) appliedAll() bool {
+	if _, fenced := p.fencedAt(); fenced {
+		return false
+	}
+	log, ok := p.kept.(endedLog)
+	return !ok || p.next() >= log.End(p.index)
+}
+
 // wait blocks until the record with an id was applied. Everything that an
 // earlier generation of the log had counts as applied.
 func (p *partition) wait(ctx context.Context, id uint64) error {
@@ -245,7 +256,7 @@ func (p *partition) run(ctx context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	// A call that still holds the partition must not hold its mailboxes.
-	p.accounts.byUser, p.rebuild, p.cache, p.claims = nil, rebuild{}, cache{}, claims{}
+	p.accounts.byUser, p.dues.queue, p.rebuild, p.cache, p.claims = nil, nil, rebuild{}, cache{}, claims{}
 	p.writes.drop()
 	if err != nil {
 		return fmt.Errorf("router: %w", err)

@@ -183,8 +183,8 @@ func TestCacheMakesRoom(t *testing.T) {
 		entries := []store.MailboxEntry{{ID: 1, Size: body, ExpiresMS: 1}, {ID: 2, Size: body, ExpiresMS: 1}}
 		a := &account{Mailbox: mailbox.Load(fmt.Sprint(i), nil, entries)}
 		accounts = append(accounts, a)
-		limit.Store(int64(5 * a.Entries()[0].Cost()))
-		for _, e := range a.Entries() {
+		limit.Store(int64(5 * a.Messages.All()[0].Cost()))
+		for _, e := range a.Messages.All() {
 			c.hold(a, e, message)
 		}
 		if i == 1 {
@@ -192,12 +192,12 @@ func TestCacheMakesRoom(t *testing.T) {
 		}
 	}
 	c.trim()
-	if accounts[0].Held() == 0 || accounts[1].Held() != 0 || accounts[2].Held() == 0 || c.bytes != accounts[0].Held()+accounts[2].Held() {
-		t.Errorf("held are %d, %d and %d bytes, counted %d", accounts[0].Held(), accounts[1].Held(), accounts[2].Held(), c.bytes)
+	if accounts[0].Messages.Held() == 0 || accounts[1].Messages.Held() != 0 || accounts[2].Messages.Held() == 0 || c.bytes != accounts[0].Messages.Held()+accounts[2].Messages.Held() {
+		t.Errorf("held are %d, %d and %d bytes, counted %d", accounts[0].Messages.Held(), accounts[1].Messages.Held(), accounts[2].Messages.Held(), c.bytes)
 	}
 	limit.Store(1)
-	c.hold(accounts[1], accounts[1].Entries()[0], message)
-	if accounts[1].Held() != 0 {
+	c.hold(accounts[1], accounts[1].Messages.All()[0], message)
+	if accounts[1].Messages.Held() != 0 {
 		t.Error("an account has more than half of the room")
 	}
 	for _, a := range accounts {

@@ -110,7 +110,7 @@ func (pr *presenceRecorder) noteLocked(a *account, since time.Time, device strin
 		return
 	}
 	online := len(a.sessions) > 0
-	if online == a.ToldOnline() {
+	if online == a.Presence.Online() {
 		delete(pr.changes, a)
 		return
 	}
@@ -150,7 +150,7 @@ func (pr *presenceRecorder) pushLocked(a *account, n uint64, at time.Time) {
 func (pr *presenceRecorder) toldLocked(a *account, at time.Time) {
 	switch {
 	case pr == nil:
-	case len(a.sessions) == 0 && a.ToldOnline() && !pr.sure: // its comet may have yet to announce it
+	case len(a.sessions) == 0 && a.Presence.Online() && !pr.sure: // its comet may have yet to announce it
 	default:
 		pr.noteLocked(a, at, lastDevice(a))
 	}
@@ -305,7 +305,7 @@ func (pr *presenceRecorder) recordDue(ctx context.Context) {
 	p.mu.Lock()
 	sure := pr.beSureLocked(p.now())
 	p.mu.Unlock()
-	if _, fenced := p.fencedAt(); fenced || !p.reachedEnd() {
+	if !p.appliedAll() {
 		return
 	}
 	if sure {

@@ -5,6 +5,7 @@ import (
 
 	"imgo/envelope"
 	"imgo/internal/events"
+	"imgo/roles/router/mailbox"
 )
 
 // record puts one record into the log and waits until it is applied.
@@ -76,11 +77,10 @@ func (ap *applier) presencesLocked(id uint64, rec *envelope.Record) error {
 		if err != nil {
 			return err
 		}
-		a.SetPresence(id, presence, rec.TimeMs)
+		a.Presence.Set(id, presence, rec.TimeMs, &ap.derived)
 		if a.ForgetOffline() {
 			p.writes.whole = true
 		}
-		ap.tookLocked(a)
 		p.accounts.touchLocked(a, 64)
 		p.presence.toldLocked(a, p.now())
 	}
@@ -90,19 +90,15 @@ func (ap *applier) presencesLocked(id uint64, rec *envelope.Record) error {
 // tellByClockLocked tells users without the log, as a router with the fault PresenceByClock does.
 func (pr *presenceRecorder) tellByClockLocked(presences []*envelope.Presence) {
 	p := pr.p
-	var derived []events.Event
+	var derived mailbox.Events
 	for _, presence := range presences {
 		if a := p.accounts.byUser[presence.User]; a != nil {
-			a.SetPresence(p.position.appliedID(), presence, presence.SinceMs)
-			derived = append(derived, a.TakeEvents()...)
+			a.Presence.Set(p.position.appliedID(), presence, presence.SinceMs, &derived)
 			p.accounts.touchLocked(a, 64)
 			pr.noteLocked(a, p.now(), "")
 		}
 	}
-	for i := range derived {
-		derived[i].ID, derived[i].Partition = events.ID{Record: p.position.appliedID(), N: uint32(2000 + i)}, p.index
-	}
-	p.events.addLocked(derived)
+	p.events.addLocked(derived, events.ID{Record: p.position.appliedID(), N: 2000}, 0)
 }
 
 // describePresenceLocked adds to a reply about a user whether its devices are online, and since when the user
@@ -112,7 +108,7 @@ func (p *partition) describePresenceLocked(a *account, reply *envelope.UserReply
 	nowMS := p.now().UnixMilli()
 	for _, d := range a.Meta().Devices {
 		info := &envelope.DeviceInfo{
-			Device: d.Name, SeenMs: d.SeenMS, Pending: uint32(a.Pending(1 << d.Bit)), Online: a.connected(d.Name),
+			Device: d.Name, SeenMs: d.SeenMS, Pending: uint32(a.Messages.Pending(1 << d.Bit)), Online: a.connected(d.Name),
 		}
 		if info.Online {
 			info.SeenMs = nowMS

@@ -16,8 +16,7 @@ func (ap *applier) readLocked(id uint64, rec *envelope.Record) error {
 		return err
 	}
 	by := mailbox.Reading{Device: read.Device, IDs: read.Ids, UpTo: read.UpTo, TimeMS: rec.TimeMs, ByCaller: read.ByCaller}
-	ap.p.metrics.acked.Add(float64(a.Read(id, &by)))
-	ap.tookLocked(a)
+	ap.p.metrics.acked.Add(float64(a.Read(id, &by, &ap.derived)))
 	ap.p.accounts.touchLocked(a, 64+8*len(read.Ids))
 	return nil
 }

@@ -52,14 +52,14 @@ func (p *partition) removableLocked(a *account, removal *envelope.Removal) (repl
 	p.accounts.expireLocked(a)
 	reply = &envelope.RemoveReply{}
 	if removal.All || removal.Messages {
-		reply.Messages = uint32(len(a.Entries()))
+		reply.Messages = uint32(len(a.Messages.All()))
 	}
 	for _, name := range removal.Devices {
-		if a.Device(name) == nil || a.isLeaving(name) {
+		if a.Devices.Find(name) == nil || a.isLeaving(name) {
 			continue
 		}
 		devices = append(devices, name)
-		reply.Messages += uint32(a.Pending(a.Mask(name)))
+		reply.Messages += uint32(a.Messages.Pending(a.Devices.Mask(name)))
 	}
 	if len(removal.Devices) > 0 && len(devices) == 0 {
 		return nil, nil, envelope.Errorf(envelope.CodeNotFound, "user %q has no device %q", a.User(), removal.Devices[0])

@@ -18,7 +18,6 @@ func (ap *applier) upstreamLocked(id uint64, rec *envelope.Record) error {
 			return err
 		}
 		counts := a.Publish(id, msg.Device, msg.ClientId, rec.TimeMs)
-		ap.tookLocked(a)
 		p.accounts.touchLocked(a, 64)
 		if !counts {
 			p.metrics.void.Inc()
@@ -28,6 +27,5 @@ func (ap *applier) upstreamLocked(id uint64, rec *envelope.Record) error {
 	ap.derived = append(ap.derived, events.Event{
 		Type: events.Upstream, User: msg.User, Device: msg.Device, Session: msg.Session, Op: msg.Op, Body: msg.Body, ClientID: msg.ClientId,
 	})
-	p.events.deriving = true
 	return nil
 }

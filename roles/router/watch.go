@@ -35,12 +35,12 @@ func (p *partition) overdue(now time.Time, byComet map[string][]*envelope.NudgeT
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for a := range p.accounts.watched {
-		if len(a.Entries()) == 0 || len(a.sessions) == 0 {
+		if len(a.Messages.All()) == 0 || len(a.sessions) == 0 {
 			delete(p.accounts.watched, a)
 			continue
 		}
 		for _, s := range a.sessions {
-			newest, ok := a.Newest(a.Mask(s.device), deadline)
+			newest, ok := a.Messages.Newest(a.Devices.Mask(s.device), deadline)
 			if ok && s.remind(newest, now, &p.cfg) {
 				comet := s.kind.comet
 				byComet[comet] = append(byComet[comet], &envelope.NudgeTarget{To: s.address().Address(), Newest: newest})

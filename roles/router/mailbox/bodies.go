@@ -30,37 +30,37 @@ func (h *held) drop(e *Entry) {
 func (e *Entry) NeedsBody() bool { return e.stored && e.Message == nil }
 
 // Hold keeps the body of a message that the store has.
-func (m *Mailbox) Hold(e *Entry, message *envelope.Kept) {
-	if m.held == nil {
-		m.held = &held{}
+func (ms *Messages) Hold(e *Entry, message *envelope.Kept) {
+	if ms.held == nil {
+		ms.held = &held{}
 	}
 	e.Message, e.held = message, true
-	m.held.taken += e.Cost()
-	m.held.live += e.Cost()
+	ms.held.taken += e.Cost()
+	ms.held.live += e.Cost()
 }
 
 // Held returns the bytes of the bodies that the mailbox holds.
-func (m *Mailbox) Held() int {
-	if m.held == nil {
+func (ms *Messages) Held() int {
+	if ms.held == nil {
 		return 0
 	}
-	return m.held.taken
+	return ms.held.taken
 }
 
 // Wasteful reports whether most of the bytes held are of messages that went.
-func (m *Mailbox) Wasteful() bool { return m.held != nil && 2*m.held.live <= m.held.taken }
+func (ms *Messages) Wasteful() bool { return ms.held != nil && 2*ms.held.live <= ms.held.taken }
 
 // Release drops the bodies that the mailbox holds.
-func (m *Mailbox) Release() {
-	if m.held == nil {
+func (ms *Messages) Release() {
+	if ms.held == nil {
 		return
 	}
-	for _, e := range m.entries {
+	for _, e := range ms.entries {
 		if e.held {
-			e.Message, e.held, e.loose = nil, false, false
+			ms.held.drop(e)
 		}
 	}
-	m.held = nil
+	ms.held = nil
 }
 
 // compactFrom is the number of loose messages from which on Compact works.

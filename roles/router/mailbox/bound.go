@@ -20,10 +20,10 @@ type Bound struct {
 	Policy Policy
 }
 
-// Overflow returns how many messages have to go when the mailbox gets another one.
+// Overflow returns how many messages have to go when a mailbox gets another one.
 // refused reports whether it is the new one that goes.
-func (b Bound) Overflow(m *Mailbox) (n int, refused bool) {
-	n = max(0, len(m.entries)+1-b.Length)
+func (b Bound) Overflow(ms *Messages) (n int, refused bool) {
+	n = max(0, len(ms.entries)+1-b.Length)
 	if n > 0 && b.Policy == RefuseNewest {
 		return 1, true
 	}
@@ -31,10 +31,10 @@ func (b Bound) Overflow(m *Mailbox) (n int, refused bool) {
 }
 
 // exceeds reports whether the bound has to take the entry with an index.
-func (b Bound) exceeds(m *Mailbox, index int) bool {
-	over := len(m.entries) - b.Length
+func (b Bound) exceeds(ms *Messages, index int) bool {
+	over := len(ms.entries) - b.Length
 	if b.Policy == RefuseNewest {
-		return index >= len(m.entries)-over
+		return index >= len(ms.entries)-over
 	}
 	return index < over
 }

@@ -1,7 +1,6 @@
 package mailbox
 
 import (
-	"maps"
 	"time"
 
 	"imgo/envelope"
@@ -23,16 +22,29 @@ type Changes struct {
 }
 
 // Dirty reports whether something is to be written.
-func (m *Mailbox) Dirty() bool { return m.dirty || len(m.used) > 0 }
+func (m *Mailbox) Dirty() bool { return m.Messages.changed || m.metaChanged() || len(m.Keys.used) > 0 }
+
+// metaChanged reports whether the meta is to be written.
+func (m *Mailbox) metaChanged() bool {
+	return m.Messages.metaChanged || m.Devices.changed || m.Rooms.changed || m.Presence.changed
+}
 
 // TakeChanges returns what is to be written, and takes it for written from now
 // on. Messages of records after position that the store does not have are left
 // for the next flush; later reports whether there are such. Written or Undo
 // must follow.
 func (m *Mailbox) TakeChanges(position uint64) (c Changes, later bool) {
-	// Keys that are used while these are written are for the next flush.
-	c = Changes{Gone: m.gone, Used: maps.Clone(m.used), Meta: m.metaChanged, Told: m.toldChanged}
-	for _, e := range m.entries {
+	c = Changes{Meta: m.metaChanged(), Told: m.Presence.onlineChanged}
+	later = m.Messages.take(&c, position)
+	m.Keys.take(&c)
+	m.Devices.changed, m.Rooms.changed, m.Presence.changed, m.Presence.onlineChanged = false, false, false, false
+	return c, later
+}
+
+// take adds the messages to the changes: see TakeChanges.
+func (ms *Messages) take(c *Changes, position uint64) (later bool) {
+	c.Gone = ms.gone
+	for _, e := range ms.entries {
 		switch {
 		case !e.changed:
 			continue
@@ -48,30 +60,21 @@ func (m *Mailbox) TakeChanges(position uint64) (c Changes, later bool) {
 		e.changed = false
 		c.Entries = append(c.Entries, e)
 	}
-	if len(m.used) > 0 {
-		m.noStoredKeys = false
-	}
-	if m.erased > m.erasedStored {
-		c.Erased = m.erased
-	}
-	m.gone, m.metaChanged, m.toldChanged, m.dirty = nil, false, false, later
-	return c, later
+	ms.gone, ms.metaChanged, ms.changed = nil, false, later
+	return later
 }
 
 // Written notes that the store has the changes. For each message that still
-// waits it calls hold with the body, which may keep it in memory (see Hold).
+// waits it calls hold with the body, which may keep it in memory (see Messages.Hold).
 func (m *Mailbox) Written(c *Changes, hold func(e *Entry, message *envelope.Kept)) {
 	for _, e := range c.Fresh {
 		message := e.Message
 		e.Message = nil
-		if hold != nil && m.Find(e.ID) == e {
+		if hold != nil && m.Messages.Find(e.ID) == e {
 			hold(e, message)
 		}
 	}
-	for key := range c.Used {
-		delete(m.used, key)
-	}
-	m.erasedStored = max(m.erasedStored, c.Erased)
+	m.Keys.written(c)
 }
 
 // Undo notes that the store does not have the changes: they are taken again.
@@ -82,19 +85,20 @@ func (m *Mailbox) Undo(c *Changes) {
 	for _, e := range c.Entries {
 		e.changed = true
 	}
-	m.gone = append(c.Gone, m.gone...)
-	m.metaChanged, m.toldChanged = m.metaChanged || c.Meta, m.toldChanged || c.Told
-	m.dirty = true
+	m.Messages.gone = append(c.Gone, m.Messages.gone...)
+	m.Messages.changed = true
+	m.Messages.metaChanged = m.Messages.metaChanged || c.Meta
+	m.Presence.onlineChanged = m.Presence.onlineChanged || c.Told
 }
 
 // MetaExpiry returns until when the meta must be stored: a day longer than the last
 // message, and at least until then. The zero time means for ever: the user is in a
 // room, was told to be online, or a record has to forget a device.
 func (m *Mailbox) MetaExpiry(until time.Time) time.Time {
-	if m.inRooms() || m.ToldOnline() || m.hasPublished() {
+	if m.Rooms.any() || m.Presence.Online() || m.Devices.published() {
 		return time.Time{}
 	}
-	for _, e := range m.entries {
+	for _, e := range m.Messages.entries {
 		if t := time.UnixMilli(e.ExpiresMS); t.After(until) {
 			until = t
 		}

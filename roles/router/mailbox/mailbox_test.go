@@ -17,7 +17,7 @@ const never = int64(1) << 50 // an expiry that no test reaches, Unix millisecond
 
 // ack takes a device's acknowledgement of messages, by the record at.
 func ack(m *mailbox.Mailbox, at uint64, device string, ids ...uint64) int {
-	return m.Ack(at, &mailbox.Acknowledgement{Device: device, IDs: ids})
+	return m.Ack(at, &mailbox.Acknowledgement{Device: device, IDs: ids}, nil)
 }
 
 func push(m *mailbox.Mailbox, id uint64, body string, bound int) (dropped int) {
@@ -26,7 +26,7 @@ func push(m *mailbox.Mailbox, id uint64, body string, bound int) (dropped int) {
 
 // pending lists the bodies that wait for a device.
 func pending(m *mailbox.Mailbox, device string) string {
-	window, _ := m.Window(nil, m.Mask(device), 0, 0, 1<<20, 1<<30)
+	window, _ := m.Messages.Window(nil, m.Devices.Mask(device), 0, 0, 1<<20, 1<<30)
 	var out strings.Builder
 	for _, e := range window {
 		out.Write(e.Message.Body)
@@ -44,7 +44,7 @@ func TestEachDeviceAcknowledgesByItself(t *testing.T) {
 	if n := ack(&m, 5, "phone", 3, 3, 99); n != 0 || pending(&m, "phone") != "b" || pending(&m, "laptop") != "ab" {
 		t.Errorf("%d deleted; phone %q, laptop %q", n, pending(&m, "phone"), pending(&m, "laptop"))
 	}
-	if n := ack(&m, 6, "laptop", 3, 4); n != 1 || m.Find(3) != nil || pending(&m, "laptop") != "" || pending(&m, "phone") != "b" {
+	if n := ack(&m, 6, "laptop", 3, 4); n != 1 || m.Messages.Find(3) != nil || pending(&m, "laptop") != "" || pending(&m, "phone") != "b" {
 		t.Errorf("%d deleted; phone %q, laptop %q", n, pending(&m, "phone"), pending(&m, "laptop"))
 	}
 	// A device that comes later starts with what no device has acknowledged.
@@ -53,7 +53,7 @@ func TestEachDeviceAcknowledgesByItself(t *testing.T) {
 	if got := pending(&m, "tablet"); got != "c" {
 		t.Errorf("a new device is handed %q", got)
 	}
-	if prev := m.Prev(m.Mask("phone"), 7); prev != 4 {
+	if prev := m.Messages.Prev(m.Devices.Mask("phone"), 7); prev != 4 {
 		t.Errorf("before 7 the phone waits for %d", prev)
 	}
 	if n := ack(&m, 9, "unknown", 4, 7); n != 0 || pending(&m, "phone") != "bc" {
@@ -65,7 +65,7 @@ func TestTheFirstDeviceTakesOverWhatWaits(t *testing.T) {
 	m := mailbox.New("u")
 	push(&m, 1, "a", 10)
 	push(&m, 2, "b", 10)
-	if !m.Find(1).Unclaimed {
+	if !m.Messages.Find(1).Unclaimed {
 		t.Error("a message is claimed though there is no device")
 	}
 	if n := ack(&m, 3, "", 1); n != 1 {
@@ -105,11 +105,11 @@ func TestExpire(t *testing.T) {
 	m.Push(&envelope.Kept{Id: 4, Body: []byte("a"), TimeMs: 1}, 0, now.UnixMilli(), false, nil, bound)
 	m.Push(&envelope.Kept{Id: 5, Body: []byte("b"), TimeMs: 1}, 0, now.UnixMilli()+1, false, nil, bound)
 	connected := func(device string) bool { return device == "connected" }
-	if n := m.Expire(now, mailbox.NoExpiry, connected); n != 1 || pending(&m, "new") != "b" || m.Device("old") == nil {
+	if n, _ := m.Expire(now, mailbox.NoExpiry, connected); n != 1 || pending(&m, "new") != "b" || m.Devices.Find("old") == nil {
 		t.Errorf("%d expired, %q wait", n, pending(&m, "new"))
 	}
-	n := m.Expire(now, time.Hour, connected)
-	if n != 0 || m.Device("old") != nil || m.Device("connected") == nil || m.Device("new") == nil {
+	n, _ := m.Expire(now, time.Hour, connected)
+	if n != 0 || m.Devices.Find("old") != nil || m.Devices.Find("connected") == nil || m.Devices.Find("new") == nil {
 		t.Errorf("%d expired; devices %v", n, m.Meta().Devices)
 	}
 }
@@ -119,11 +119,11 @@ func TestTooManyDevices(t *testing.T) {
 	for i := range mailbox.MaxDevices + 1 {
 		m.NoteDevice(uint64(i+1), fmt.Sprint("d", i), int64(i+1), 1)
 	}
-	if len(m.Meta().Devices) != mailbox.MaxDevices || m.Device("d0") == nil || m.Device("d64") != nil {
-		t.Errorf("%d devices; d0 %v, d64 %v", len(m.Meta().Devices), m.Device("d0"), m.Device("d64"))
+	if len(m.Meta().Devices) != mailbox.MaxDevices || m.Devices.Find("d0") == nil || m.Devices.Find("d64") != nil {
+		t.Errorf("%d devices; d0 %v, d64 %v", len(m.Meta().Devices), m.Devices.Find("d0"), m.Devices.Find("d64"))
 	}
-	if _, known := m.Forget(100, "d0"); !known || !m.NoteDevice(100, "d64", 1, 1) || m.Mask("d64") != 1 {
-		t.Errorf("the newest has the bit %b", m.Mask("d64"))
+	if _, known := m.Forget(100, "d0", nil); !known || !m.NoteDevice(100, "d64", 1, 1) || m.Devices.Mask("d64") != 1 {
+		t.Errorf("the newest has the bit %b", m.Devices.Mask("d64"))
 	}
 }
 
@@ -135,18 +135,18 @@ func TestForget(t *testing.T) {
 	push(&m, 3, "a", 10)
 	push(&m, 4, "b", 10)
 	ack(&m, 5, "laptop", 3)
-	if n, known := m.Forget(1, "phone"); n != 0 || known {
+	if n, known := m.Forget(1, "phone", nil); n != 0 || known {
 		t.Errorf("a record from before the device forgets it: %d, %v", n, known)
 	}
-	if n, known := m.Forget(6, "phone"); n != 2 || !known || m.Find(3) != nil || pending(&m, "laptop") != "b" {
+	if n, known := m.Forget(6, "phone", nil); n != 2 || !known || m.Messages.Find(3) != nil || pending(&m, "laptop") != "b" {
 		t.Errorf("%d waited, %v; the laptop gets %q", n, known, pending(&m, "laptop"))
 	}
-	if n, known := m.Forget(7, "phone"); n != 0 || known {
+	if n, known := m.Forget(7, "phone", nil); n != 0 || known {
 		t.Errorf("again: %d, %v", n, known)
 	}
 	// What nobody has had waits for the next device.
-	if n, known := m.Forget(8, "laptop"); n != 1 || !known || !m.Find(4).Unclaimed {
-		t.Errorf("%d waited, %v; the message is %+v", n, known, m.Find(4))
+	if n, known := m.Forget(8, "laptop", nil); n != 1 || !known || !m.Messages.Find(4).Unclaimed {
+		t.Errorf("%d waited, %v; the message is %+v", n, known, m.Messages.Find(4))
 	}
 	m.NoteDevice(9, "tablet", 1, 1)
 	if got := pending(&m, "tablet"); got != "b" {
@@ -159,20 +159,20 @@ func TestPurgeAndErase(t *testing.T) {
 	m.NoteDevice(1, "phone", 1, 1)
 	push(&m, 2, "a", 10)
 	push(&m, 4, "b", 10)
-	m.Use("old", 2)
-	m.Use("new", 6)
-	if n := m.Purge(3); n != 1 || pending(&m, "phone") != "b" {
+	m.Keys.Use("old", 2)
+	m.Keys.Use("new", 6)
+	if n := m.Purge(3, nil); n != 1 || pending(&m, "phone") != "b" {
 		t.Errorf("%d were dropped, %q wait", n, pending(&m, "phone"))
 	}
-	m.CountDropped(3)
-	m.Erase(5)
-	if !m.Blank() || len(m.Entries()) != 0 || m.Erased() != 5 {
-		t.Errorf("left: %+v, %d messages", m.Meta(), len(m.Entries()))
+	m.Messages.CountDropped(3)
+	m.Erase(5, nil)
+	if !m.Blank() || len(m.Messages.All()) != 0 || m.Keys.Erased() != 5 {
+		t.Errorf("left: %+v, %d messages", m.Meta(), len(m.Messages.All()))
 	}
-	if old, _ := m.Used("old"); old != 0 {
+	if old, _ := m.Keys.Used("old"); old != 0 {
 		t.Error("an idempotency key is left")
 	}
-	if id, _ := m.Used("new"); id != 6 {
+	if id, _ := m.Keys.Used("new"); id != 6 {
 		t.Error("a later idempotency key is gone")
 	}
 	c, _ := m.TakeChanges(10)
@@ -210,7 +210,7 @@ func TestWindow(t *testing.T) {
 		{10, 1, 1, 11, 1, false},
 		{11, 1, 1, 0, 0, false},
 	} {
-		window, more := m.Window(nil, m.Mask("d"), c.after, 0, c.messages, c.bytes)
+		window, more := m.Messages.Window(nil, m.Devices.Mask("d"), c.after, 0, c.messages, c.bytes)
 		if uint64(len(window)) != c.count || more != c.more || c.count > 0 && window[0].ID != c.first {
 			t.Errorf("%+v: %d messages, more %v", c, len(window), more)
 		}
@@ -219,23 +219,23 @@ func TestWindow(t *testing.T) {
 
 func TestIdempotencyKeys(t *testing.T) {
 	blank, loaded := mailbox.New("u"), mailbox.Load("u", nil, nil)
-	if id, known := blank.Used("k"); id != 0 || !known {
+	if id, known := blank.Keys.Used("k"); id != 0 || !known {
 		t.Errorf("a new mailbox: %d, %v", id, known)
 	}
-	if id, known := loaded.Used("k"); id != 0 || known {
+	if id, known := loaded.Keys.Used("k"); id != 0 || known {
 		t.Errorf("of a loaded mailbox only the store can tell: %d, %v", id, known)
 	}
-	blank.Use("k", 7)
-	if id, known := blank.Used("k"); id != 7 || !known {
+	blank.Keys.Use("k", 7)
+	if id, known := blank.Keys.Used("k"); id != 7 || !known {
 		t.Errorf("a used key: %d, %v", id, known)
 	}
 	c, _ := blank.TakeChanges(10)
-	blank.Use("later", 8) // while the others are written
+	blank.Keys.Use("later", 8) // while the others are written
 	blank.Written(&c, nil)
-	if id, known := blank.Used("k"); id != 0 || known || !blank.Dirty() {
+	if id, known := blank.Keys.Used("k"); id != 0 || known || !blank.Dirty() {
 		t.Errorf("a key that was written: %d, %v", id, known)
 	}
-	if id, known := blank.Used("later"); id != 8 || !known {
+	if id, known := blank.Keys.Used("later"); id != 8 || !known {
 		t.Errorf("a key that was used meanwhile: %d, %v", id, known)
 	}
 }
@@ -257,15 +257,15 @@ func TestChangesAreTakenAgainAfterAFailure(t *testing.T) {
 	var held []uint64
 	m.Written(&c, func(e *mailbox.Entry, message *envelope.Kept) {
 		held = append(held, message.Id)
-		m.Hold(e, message)
+		m.Messages.Hold(e, message)
 	})
-	if fmt.Sprint(held) != "[3]" || m.Held() == 0 || m.Dirty() {
-		t.Errorf("held %v, %d bytes, dirty %v", held, m.Held(), m.Dirty())
+	if fmt.Sprint(held) != "[3]" || m.Messages.Held() == 0 || m.Dirty() {
+		t.Errorf("held %v, %d bytes, dirty %v", held, m.Messages.Held(), m.Dirty())
 	}
-	if m.Release(); m.Held() != 0 || !m.Find(3).NeedsBody() {
+	if m.Messages.Release(); m.Messages.Held() != 0 || !m.Messages.Find(3).NeedsBody() {
 		t.Error("the body is in memory though it was released")
 	}
-	if m.DropLost(3, 0) != true || m.DropLost(3, 0) || m.Meta().Dropped != 1 || len(m.Entries()) != 0 {
+	if m.Messages.DropLost(3, 0) != true || m.Messages.DropLost(3, 0) || m.Meta().Dropped != 1 || len(m.Messages.All()) != 0 {
 		t.Error("a lost message is dropped once")
 	}
 }
@@ -281,7 +281,7 @@ func TestMergeCountsOnce(t *testing.T) {
 	for _, d := range from.Meta().Devices {
 		part.Devices = append(part.Devices, &envelope.MovedDevice{Device: d.Name, Since: d.Since, SeenMs: d.SeenMS})
 	}
-	for _, e := range from.Entries() {
+	for _, e := range from.Messages.All() {
 		part.Messages = append(part.Messages, &envelope.MovedMessage{
 			Id: e.ID, Body: e.Message.Body, ExpiresMs: e.ExpiresMS, Acked: e.Acked,
 			Waiting: mailbox.MovedBits(e.Waiting, from.Meta().Devices),
@@ -292,10 +292,10 @@ func TestMergeCountsOnce(t *testing.T) {
 		t.Errorf("phone %q, laptop %q", pending(&to, "phone"), pending(&to, "laptop"))
 	}
 	ack(&to, 101, "laptop", 3)
-	if to.Merge(102, part, 1, 0) || to.Find(3) != nil || to.Meta().Moved != 100 || to.Meta().Dropped != 2 {
+	if to.Merge(102, part, 1, 0) || to.Messages.Find(3) != nil || to.Meta().Moved != 100 || to.Meta().Dropped != 2 {
 		t.Errorf("a part behind a complete mailbox counts: %v", to.Meta())
 	}
-	if got := mailbox.Covered(to.Find(4).Waiting, to.Meta().Devices); len(got) != 2 {
+	if got := mailbox.Covered(to.Messages.Find(4).Waiting, to.Meta().Devices); len(got) != 2 {
 		t.Errorf("the message waits for %v", got)
 	}
 }
@@ -323,15 +323,15 @@ func randomRecords(rng *rand.Rand, n int) (records []record, removed int) {
 			case removed <= i:
 				records = append(records, func(*mailbox.Mailbox) {})
 			case k == 0:
-				records = append(records, func(m *mailbox.Mailbox) { m.Purge(id) })
+				records = append(records, func(m *mailbox.Mailbox) { m.Purge(id, nil) })
 			case k == 1:
-				records = append(records, func(m *mailbox.Mailbox) { m.Erase(id) })
+				records = append(records, func(m *mailbox.Mailbox) { m.Erase(id, nil) })
 			default:
-				records = append(records, func(m *mailbox.Mailbox) { m.Forget(id, device) })
+				records = append(records, func(m *mailbox.Mailbox) { m.Forget(id, device, nil) })
 			}
 		case 5:
 			room, member := fmt.Sprint("room", rng.IntN(4)), rng.IntN(3) > 0
-			records = append(records, func(m *mailbox.Mailbox) { m.SetMember(id, room, member, int64(i), 2) })
+			records = append(records, func(m *mailbox.Mailbox) { m.Rooms.Set(id, room, member, int64(i), 2) })
 		case 0:
 			seen := int64(1000*i) + rng.Int64N(1000) // clocks go on
 			records = append(records, func(m *mailbox.Mailbox) { m.NoteDevice(id, device, seen, seen) })
@@ -340,8 +340,8 @@ func randomRecords(rng *rand.Rand, n int) (records []record, removed int) {
 			for k := range ids {
 				ids[k] = rng.Uint64N(id + 1)
 			}
-			if device == "" && now.Device("") == nil { // the API of 2016 acknowledges only what it has read
-				ids = slices.DeleteFunc(ids, func(id uint64) bool { return now.Find(id) == nil || !now.Find(id).Unclaimed })
+			if device == "" && now.Devices.Find("") == nil { // the API of 2016 acknowledges only what it has read
+				ids = slices.DeleteFunc(ids, func(id uint64) bool { return now.Messages.Find(id) == nil || !now.Messages.Find(id).Unclaimed })
 			}
 			records = append(records, func(m *mailbox.Mailbox) { ack(m, id, device, ids...) })
 		default:
@@ -358,10 +358,10 @@ func state(m *mailbox.Mailbox) string {
 	for _, d := range devices {
 		fmt.Fprintf(&out, "%q since %d seen %d: %s\n", d.Name, d.Since, d.SeenMS, pending(m, d.Name))
 	}
-	for _, e := range m.Entries() {
+	for _, e := range m.Messages.All() {
 		fmt.Fprintf(&out, "%d %v %v\n", e.ID, e.Acked, e.Unclaimed)
 	}
-	fmt.Fprintf(&out, "rooms %v\n", m.Memberships().Rooms)
+	fmt.Fprintf(&out, "rooms %v\n", m.Rooms.Memberships().GetRooms())
 	return out.String()
 }
 

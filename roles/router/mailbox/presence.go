@@ -6,37 +6,42 @@ import (
 	"imgo/store"
 )
 
-// What was told of a user, online or offline, changes by records of the log only. So every owner
-// tells the same, and each change has one event. Whether the user has a session is not known here.
+// Presence is what was told of a user, online or offline. It changes by records of the log only. So every
+// owner tells the same, and each change has one event. Whether the user has a session is not known here.
+type Presence struct {
+	told *store.MailboxPresence // nil: nothing; it never changes
+	// changed: the store has something else. onlineChanged: it has another Online.
+	changed, onlineChanged bool
+}
 
-// ToldOnline reports whether the user was told to be online.
-func (m *Mailbox) ToldOnline() bool { return m.meta.Presence != nil && m.meta.Presence.Online }
+// Online reports whether the user was told to be online.
+func (p *Presence) Online() bool { return p.told != nil && p.told.Online }
 
-// SetPresence takes a record that the user has come or gone: the record id, which was appended at
-// notedMS, Unix milliseconds. It adds an event if that changes what was told. A record that is older
-// than what was told changes nothing.
-func (m *Mailbox) SetPresence(id uint64, p *envelope.Presence, notedMS int64) {
-	switch old := m.meta.Presence; {
-	case p.At != 0:
-		m.RestorePresence(p, notedMS)
-	case old != nil && id <= old.At, m.ToldOnline() == p.Online:
+// Set takes a record that the user has come or gone: the record id, which was appended at notedMS, Unix
+// milliseconds. It adds an event if that changes what was told. A record that is older than what was told
+// changes nothing.
+func (p *Presence) Set(id uint64, rec *envelope.Presence, notedMS int64, out *Events) {
+	switch {
+	case rec.At != 0:
+		p.restore(rec, notedMS)
+	case p.told != nil && id <= p.told.At, p.Online() == rec.Online:
 	default:
-		m.setPresence(&store.MailboxPresence{At: id, Online: p.Online, SinceMS: p.SinceMs, NotedMS: notedMS})
-		event := events.Event{Type: events.Offline, User: m.user, Device: p.Device}
-		if p.Online {
+		p.set(&store.MailboxPresence{At: id, Online: rec.Online, SinceMS: rec.SinceMs, NotedMS: notedMS})
+		event := events.Event{Type: events.Offline, User: rec.User, Device: rec.Device}
+		if rec.Online {
 			event.Type = events.Online
 		}
-		m.events = append(m.events, event)
+		out.add(event)
 	}
 }
 
-// RestorePresence takes what a record repeats, appended at notedMS, Unix milliseconds. It does nothing
-// if something else was told since p.At.
-func (m *Mailbox) RestorePresence(p *envelope.Presence, notedMS int64) {
-	if old := m.meta.Presence; p.GetAt() == 0 || old != nil && old.At > p.At {
+// restore takes what a record repeats, appended at notedMS, Unix milliseconds. It does nothing if something
+// else was told since rec.At.
+func (p *Presence) restore(rec *envelope.Presence, notedMS int64) {
+	if rec.GetAt() == 0 || p.told != nil && p.told.At > rec.At {
 		return
 	}
-	m.setPresence(&store.MailboxPresence{At: p.At, Online: p.Online, SinceMS: p.SinceMs, NotedMS: notedMS})
+	p.set(&store.MailboxPresence{At: rec.At, Online: rec.Online, SinceMS: rec.SinceMs, NotedMS: notedMS})
 }
 
 // PresenceRecord returns what was told as records that repeat it have it, without the user; nil: nothing.
@@ -50,31 +55,23 @@ func PresenceRecord(p *store.MailboxPresence) *envelope.Presence {
 // ForgetOffline forgets that the user was told to be offline, if nothing else is known of it. It
 // reports whether it did: then the record must not be applied again.
 func (m *Mailbox) ForgetOffline() bool {
-	if m.meta.Presence == nil || m.ToldOnline() || !m.Blank() || len(m.entries) > 0 {
+	if m.Presence.told == nil || !m.Blank() {
 		return false
 	}
-	m.setPresence(nil)
+	m.Presence.set(nil)
 	return true
 }
 
-// erasePresence forgets what was told, unless the user was told to be online: it is told to be offline
-// later, and only then nothing is known of it.
-func (m *Mailbox) erasePresence() {
-	if m.meta.Presence != nil && !m.ToldOnline() {
-		m.setPresence(nil)
+// erase forgets what was told, unless the user was told to be online: it is told to be offline later, and only
+// then nothing is known of it.
+func (p *Presence) erase() {
+	if p.told != nil && !p.told.Online {
+		p.set(nil)
 	}
 }
 
-func (m *Mailbox) setPresence(p *store.MailboxPresence) {
-	was := m.ToldOnline()
-	m.meta.Presence = p
-	m.toldChanged = m.toldChanged || m.ToldOnline() != was
-	m.metaChanged, m.dirty = true, true
-}
-
-// SeenUntil notes that a device was connected at a time, Unix milliseconds, unless it was seen later. It
-// reports whether that is new.
-func (m *Mailbox) SeenUntil(device string, ms int64) bool {
-	d := m.Device(device)
-	return d != nil && d.SeenMS < ms && m.Seen(device, ms)
+func (p *Presence) set(told *store.MailboxPresence) {
+	was := p.Online()
+	p.told, p.changed = told, true
+	p.onlineChanged = p.onlineChanged || p.Online() != was
 }

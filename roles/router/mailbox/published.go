@@ -15,30 +15,29 @@ import (
 // whether the message counts: the device has had neither this id nor a higher one. It does not count either if the
 // device became known only after the record, which is applied again then.
 func (m *Mailbox) Publish(at uint64, device string, clientID uint64, timeMS int64) bool {
-	if m.Device(device) == nil && !m.NoteDevice(at, device, timeMS, timeMS) {
+	if m.Devices.Find(device) == nil && !m.NoteDevice(at, device, timeMS, timeMS) {
 		return true // there is no room to remember it
 	}
-	d := m.Device(device)
+	d := m.Devices.Find(device)
 	if d.Since > at || clientID <= d.Published {
 		return false
 	}
-	d.Published, d.PublishedMS = clientID, max(d.PublishedMS, timeMS)
-	m.metaChanged, m.dirty = true, true
+	m.Devices.NotePublished(device, d.Since, clientID, timeMS)
 	return true
 }
 
 // NotePublished takes a record that repeats the last client id of a device that is known since a record. It was
 // appended at notedMS, Unix milliseconds.
-func (m *Mailbox) NotePublished(device string, since, clientID uint64, notedMS int64) {
-	d := m.Device(device)
+func (ds *Devices) NotePublished(device string, since, clientID uint64, notedMS int64) {
+	d := ds.Find(device)
 	if d == nil || clientID == 0 || d.Since != since || clientID < d.Published {
 		return
 	}
 	d.Published, d.PublishedMS = clientID, max(d.PublishedMS, notedMS)
-	m.metaChanged, m.dirty = true, true
+	ds.changed = true
 }
 
-// hasPublished reports whether any device has a last client id.
-func (m *Mailbox) hasPublished() bool {
-	return slices.ContainsFunc(m.meta.Devices, func(d store.MailboxDevice) bool { return d.Published > 0 })
+// published reports whether any device has a last client id.
+func (ds *Devices) published() bool {
+	return slices.ContainsFunc(ds.list, func(d store.MailboxDevice) bool { return d.Published > 0 })
 }

@@ -20,17 +20,17 @@ func TestPublish(t *testing.T) {
 			t.Errorf("%d: message %d by record %d counts: %v", i, c.id, c.at, got)
 		}
 	}
-	m.Forget(20, "d")
+	m.Forget(20, "d", nil)
 	m.NoteDevice(30, "d", 1, 1)
 	if m.Publish(11, "d", 5, 1) || !m.Publish(31, "d", 1, 1) {
 		t.Error("a device that was forgotten and is known again has the ids of before")
 	}
 	// A repetition of what was known before does not count for the device of now.
-	m.NotePublished("d", 10, 99, 1)
+	m.Devices.NotePublished("d", 10, 99, 1)
 	if !m.Publish(32, "d", 2, 1) {
 		t.Error("the last id of a device that was forgotten came back")
 	}
-	m.NotePublished("d", 30, 7, 1)
+	m.Devices.NotePublished("d", 30, 7, 1)
 	if m.Publish(33, "d", 7, 1) || !m.Publish(34, "d", 8, 1) {
 		t.Error("a repeated last id does not count")
 	}
@@ -50,11 +50,11 @@ func TestPublishedMovesAndStays(t *testing.T) {
 		t.Errorf("moved: %+v", m.Meta())
 	}
 	m.NoteDevice(14, "f", 1, 1)
-	m.Expire(time.UnixMilli(1).Add(time.Hour), time.Minute, func(string) bool { return false })
-	if m.Device("d") == nil || m.Device("e") == nil || m.Device("f") != nil {
+	_, devices := m.Expire(time.UnixMilli(1).Add(time.Hour), time.Minute, func(string) bool { return false })
+	if m.Devices.Find("d") == nil || m.Devices.Find("e") == nil || m.Devices.Find("f") != nil {
 		t.Errorf("after the time of the devices: %+v", m.Meta())
 	}
-	if _, devices := m.Propose(1, mailbox.Bound{Length: 10}, 10); len(devices) != 2 {
+	if len(devices) != 2 {
 		t.Errorf("a record is to forget %q", devices)
 	}
 	if !m.MetaExpiry(time.Now()).IsZero() {

@@ -27,46 +27,52 @@ type Reading struct {
 //
 // It adds an event for what was not known to be read. The mailbox remembers the highest UpTo, and of the
 // single messages beyond it the newest protocol.MaxReadIDs. A record that was applied before adds no event.
-func (m *Mailbox) Read(at uint64, by *Reading) (deleted int) {
+func (m *Mailbox) Read(at uint64, by *Reading, out *Events) (deleted int) {
 	upTo := min(by.UpTo, at)
 	ids := slices.DeleteFunc(slices.Clone(by.IDs), func(id uint64) bool { return id <= upTo || id >= at })
 	slices.Sort(ids)
 	ids = slices.Compact(ids)
-	before := len(m.entries)
-	m.entries = slices.DeleteFunc(m.entries, func(e *Entry) bool {
+	deleted = m.Messages.removeIf(func(e *Entry) bool {
 		if _, listed := slices.BinarySearch(ids, e.ID); !listed && e.ID > upTo {
 			return false
 		}
-		m.readEntry(at, e, by)
+		m.readEntry(at, e, by, out)
 		return true
 	})
-	m.noteRead(at, by.Device, ids, upTo)
-	return before - len(m.entries)
+	if ids, upTo = m.reads.add(at, ids, upTo); len(ids) > 0 || upTo > 0 {
+		m.Messages.metaChanged = true
+		out.add(events.Event{Type: events.Read, User: m.user, Device: by.Device, IDs: ids, UpTo: upTo})
+	}
+	return deleted
 }
 
 // readEntry settles an entry that was read, by the record at. The device where it was read has acknowledged it. The others that
 // wait never get it.
-func (m *Mailbox) readEntry(at uint64, e *Entry, by *Reading) {
-	if d := m.Device(by.Device); d != nil && d.Since <= at && !by.ByCaller && e.Waiting&(1<<d.Bit) != 0 {
+func (m *Mailbox) readEntry(at uint64, e *Entry, by *Reading, out *Events) {
+	if d := m.Devices.Find(by.Device); d != nil && d.Since <= at && !by.ByCaller && e.Waiting&(1<<d.Bit) != 0 {
 		e.Waiting &^= 1 << d.Bit
-		m.receipt(e, &Acknowledgement{Device: by.Device, TimeMS: by.TimeMS})
+		m.receipt(e, &Acknowledgement{Device: by.Device, TimeMS: by.TimeMS}, out)
 	}
 	if e.Tracked != nil {
-		e.Tracked.Without = append(e.Tracked.Without, m.Waiting(e)...)
+		e.Tracked.Without = append(e.Tracked.Without, m.Devices.Names(e.Waiting)...)
 	}
-	m.settled(e)
-	m.forget(e)
+	m.settled(e, out)
 }
 
-// noteRead remembers what was read by the record at, and tells what is new of it: ids, sorted and beyond upTo, and
-// all up to upTo.
-func (m *Mailbox) noteRead(at uint64, device string, ids []uint64, upTo uint64) {
+// reads is what a user has read. The mailbox marks its meta as changed when that changes.
+type reads struct {
+	state *store.MailboxReads // nil: nothing; it never changes
+}
+
+// add takes what was read by the record at: ids, sorted and beyond upTo, and all up to upTo. It returns what is
+// new of it; 0: no new upTo.
+func (r *reads) add(at uint64, ids []uint64, upTo uint64) (newIDs []uint64, newUpTo uint64) {
 	var old store.MailboxReads
-	if m.meta.Reads != nil {
-		old = *m.meta.Reads
+	if r.state != nil {
+		old = *r.state
 	}
 	if at <= old.At {
-		return
+		return nil, 0
 	}
 	known := func(id uint64) bool {
 		_, listed := slices.BinarySearch(old.IDs, id)
@@ -77,18 +83,18 @@ func (m *Mailbox) noteRead(at uint64, device string, ids []uint64, upTo uint64) 
 		upTo = 0
 	}
 	if len(ids) == 0 && upTo == 0 {
-		return
+		return nil, 0
 	}
-	reads := &store.MailboxReads{At: at, UpTo: max(old.UpTo, upTo)}
+	state := &store.MailboxReads{At: at, UpTo: max(old.UpTo, upTo)}
 	for _, id := range slices.Concat(old.IDs, ids) {
-		if id > reads.UpTo {
-			reads.IDs = append(reads.IDs, id)
+		if id > state.UpTo {
+			state.IDs = append(state.IDs, id)
 		}
 	}
-	slices.Sort(reads.IDs)
-	reads.IDs = slices.Clone(reads.IDs[max(0, len(reads.IDs)-protocol.MaxReadIDs):])
-	m.setReads(reads)
-	m.events = append(m.events, events.Event{Type: events.Read, User: m.user, Device: device, IDs: ids, UpTo: upTo})
+	slices.Sort(state.IDs)
+	state.IDs = slices.Clone(state.IDs[max(0, len(state.IDs)-protocol.MaxReadIDs):])
+	r.state = state
+	return ids, upTo
 }
 
 // Reads returns what the user has read, as a record of what moves has it; nil: nothing.
@@ -99,22 +105,17 @@ func Reads(r *store.MailboxReads) *envelope.Reads {
 	return &envelope.Reads{At: r.At, UpTo: r.UpTo, Ids: r.IDs}
 }
 
-// mergeReads takes what the user had read in the log's generation before, unless a newer record is known.
-func (m *Mailbox) mergeReads(r *envelope.Reads) {
-	if r == nil || m.meta.Reads != nil && m.meta.Reads.At >= r.At {
+// restore takes what the user had read in the log's generation before, unless a newer record is known.
+func (r *reads) restore(rec *envelope.Reads) {
+	if rec == nil || r.state != nil && r.state.At >= rec.At {
 		return
 	}
-	m.setReads(&store.MailboxReads{At: r.At, UpTo: r.UpTo, IDs: slices.Clone(r.Ids)})
+	r.state = &store.MailboxReads{At: rec.At, UpTo: rec.UpTo, IDs: slices.Clone(rec.Ids)}
 }
 
-// eraseReads forgets what was read before the record at.
-func (m *Mailbox) eraseReads(at uint64) {
-	if m.meta.Reads != nil && m.meta.Reads.At < at {
-		m.setReads(nil)
+// erase forgets what was read before the record at.
+func (r *reads) erase(at uint64) {
+	if r.state != nil && r.state.At < at {
+		r.state = nil
 	}
-}
-
-func (m *Mailbox) setReads(reads *store.MailboxReads) {
-	m.meta.Reads = reads
-	m.metaChanged, m.dirty = true, true
 }

@@ -19,10 +19,10 @@ func pushReporting(m *mailbox.Mailbox, id uint64) {
 		mailbox.Bound{Length: 100})
 }
 
-// tellings describes the events since the last call.
-func tellings(m *mailbox.Mailbox) string {
+// tellings describes events.
+func tellings(told mailbox.Events) string {
 	var list []string
-	for _, e := range m.TakeEvents() {
+	for _, e := range told {
 		text := strings.TrimPrefix(string(e.Type), "message.")
 		if e.Message != 0 {
 			text += fmt.Sprint(" ", e.Message)
@@ -44,6 +44,13 @@ func tellings(m *mailbox.Mailbox) string {
 	return strings.Join(list, "; ")
 }
 
+// read takes a reading, by the record at. It returns how many messages waited, and describes the events.
+func read(m *mailbox.Mailbox, at uint64, by *mailbox.Reading) (deleted int, told string) {
+	var out mailbox.Events
+	deleted = m.Read(at, by, &out)
+	return deleted, tellings(out)
+}
+
 // reading is a mailbox with a phone (since 1) and a laptop (since 2), and messages 10 to 13 that report. The phone has 10.
 func reading() *mailbox.Mailbox {
 	m := mailbox.New("u")
@@ -53,7 +60,6 @@ func reading() *mailbox.Mailbox {
 		pushReporting(&m, 10+id)
 	}
 	ack(&m, 14, "phone", 10)
-	m.TakeEvents()
 	return &m
 }
 
@@ -86,12 +92,12 @@ func TestRead(t *testing.T) {
 	} {
 		m := reading()
 		given := slices.Clone(c.by.IDs)
-		deleted := m.Read(20, &c.by)
+		deleted, got := read(m, 20, &c.by)
 		var left []uint64
-		for _, e := range m.Entries() {
+		for _, e := range m.Messages.All() {
 			left = append(left, e.ID)
 		}
-		if got := tellings(m); got != c.told || deleted != c.deleted || !slices.Equal(left, c.left) {
+		if got != c.told || deleted != c.deleted || !slices.Equal(left, c.left) {
 			t.Errorf("%s: %d deleted, left %v, told %q\nwant %d, %v, %q", c.name, deleted, left, got, c.deleted, c.left, c.told)
 		}
 		if !slices.Equal(given, c.by.IDs) {
@@ -104,8 +110,8 @@ func TestRead(t *testing.T) {
 func TestReadLeavesNewerMessages(t *testing.T) {
 	m := reading()
 	pushReporting(m, 30)
-	if n := m.Read(20, &mailbox.Reading{Device: "phone", UpTo: 1 << 63, IDs: []uint64{30}}); n != 4 || m.Find(30) == nil {
-		t.Errorf("%d deleted; the newer message: %v", n, m.Find(30))
+	if n, _ := read(m, 20, &mailbox.Reading{Device: "phone", UpTo: 1 << 63, IDs: []uint64{30}}); n != 4 || m.Messages.Find(30) == nil {
+		t.Errorf("%d deleted; the newer message: %v", n, m.Messages.Find(30))
 	}
 }
 
@@ -127,9 +133,9 @@ func TestReadIsToldOnce(t *testing.T) {
 		{[]uint64{12, 13, 14}, 0, ""},
 		{nil, 0, ""},
 	} {
-		m.Read(uint64(20+i), &mailbox.Reading{Device: "x", IDs: c.ids, UpTo: c.upTo, ByCaller: true})
+		_, told := read(m, uint64(20+i), &mailbox.Reading{Device: "x", IDs: c.ids, UpTo: c.upTo, ByCaller: true})
 		var got []string
-		for part := range strings.SplitSeq(tellings(m), "; ") {
+		for part := range strings.SplitSeq(told, "; ") {
 			if strings.HasPrefix(part, "read ") {
 				got = append(got, part)
 			}
@@ -153,14 +159,13 @@ func TestReadIsBounded(t *testing.T) {
 			ids[i] = 1 + from*protocol.MaxReadIDs + uint64(i)
 		}
 		at++
-		m.Read(at, &mailbox.Reading{IDs: ids})
+		read(&m, at, &mailbox.Reading{IDs: ids})
 	}
-	m.TakeEvents()
 	if n := len(m.Meta().Reads.IDs); n != protocol.MaxReadIDs {
 		t.Errorf("%d ids are remembered", n)
 	}
-	m.Read(at+1, &mailbox.Reading{IDs: []uint64{2 * protocol.MaxReadIDs, 2*protocol.MaxReadIDs + 1}})
-	if got, want := tellings(&m), fmt.Sprintf("read ids [%d]", 2*protocol.MaxReadIDs); got != want {
+	_, got := read(&m, at+1, &mailbox.Reading{IDs: []uint64{2 * protocol.MaxReadIDs, 2*protocol.MaxReadIDs + 1}})
+	if want := fmt.Sprintf("read ids [%d]", 2*protocol.MaxReadIDs); got != want {
 		t.Errorf("told is %q, want %q", got, want)
 	}
 }
@@ -172,22 +177,23 @@ func TestReadAgainOverNewerState(t *testing.T) {
 	m.NoteDevice(1, "phone", 1, 1)
 	pushReporting(&m, 5)
 	first := mailbox.Reading{Device: "phone", IDs: []uint64{5}}
-	m.Read(10, &first)
+	read(&m, 10, &first)
 	many := make([]uint64, protocol.MaxReadIDs)
 	for i := range many {
 		many[i] = uint64(100 + i)
 	}
-	m.Read(1000, &mailbox.Reading{Device: "phone", IDs: many})
-	m.TakeEvents()
-	before := *m.Meta().Reads
-	again := mailbox.Load("u", m.Meta(), nil)
+	read(&m, 1000, &mailbox.Reading{Device: "phone", IDs: many})
+	meta := m.Meta()
+	before := *meta.Reads
+	again := mailbox.Load("u", &meta, nil)
 	for _, box := range []*mailbox.Mailbox{&m, &again} {
 		pushReporting(box, 5) // the store may not have had the message, but what the user has read
 		box.NoteDevice(7, "laptop", 1, 1)
-		if n := box.Read(10, &first); n != 1 || len(box.Entries()) != 0 {
-			t.Errorf("%d deleted, %d wait", n, len(box.Entries()))
+		n, got := read(box, 10, &first)
+		if n != 1 || len(box.Messages.All()) != 0 {
+			t.Errorf("%d deleted, %d wait", n, len(box.Messages.All()))
 		}
-		if got := tellings(box); strings.Contains(got, "read") {
+		if strings.Contains(got, "read") {
 			t.Errorf("told is %q", got)
 		}
 		if r := box.Meta().Reads; r.At != before.At || !slices.Equal(r.IDs, before.IDs) {
@@ -199,18 +205,16 @@ func TestReadAgainOverNewerState(t *testing.T) {
 // What was read moves with the mailbox, and an older part does not take it back.
 func TestReadMoves(t *testing.T) {
 	old := reading()
-	old.Read(20, &mailbox.Reading{Device: "phone", UpTo: 10, IDs: []uint64{12}})
+	read(old, 20, &mailbox.Reading{Device: "phone", UpTo: 10, IDs: []uint64{12}})
 	part := &envelope.MovedMailbox{User: "u", Last: true, Reads: mailbox.Reads(old.Meta().Reads)}
 	const next = uint64(1) << 48
 	m := mailbox.New("u")
 	m.Merge(next+1, part, 1, 1)
-	m.Read(next+2, &mailbox.Reading{IDs: []uint64{12, 13}, UpTo: 10})
-	if got := tellings(&m); got != "read ids [13]" {
+	if _, got := read(&m, next+2, &mailbox.Reading{IDs: []uint64{12, 13}, UpTo: 10}); got != "read ids [13]" {
 		t.Errorf("told is %q", got)
 	}
 	m.Merge(next+1, part, 1, 1) // applied again
-	m.Read(next+3, &mailbox.Reading{IDs: []uint64{12, 13}, UpTo: 10})
-	if got := tellings(&m); got != "" {
+	if _, got := read(&m, next+3, &mailbox.Reading{IDs: []uint64{12, 13}, UpTo: 10}); got != "" {
 		t.Errorf("told again is %q", got)
 	}
 	if mailbox.Reads(nil) != nil {
@@ -221,16 +225,16 @@ func TestReadMoves(t *testing.T) {
 // An erased user has read nothing.
 func TestReadIsErased(t *testing.T) {
 	m := mailbox.New("u")
-	m.Read(5, &mailbox.Reading{UpTo: 4})
+	read(&m, 5, &mailbox.Reading{UpTo: 4})
 	if m.Blank() {
 		t.Error("the mailbox is blank: what was read would not be stored")
 	}
-	m.Erase(6)
+	m.Erase(6, nil)
 	if m.Meta().Reads != nil {
 		t.Errorf("remembered is %+v", m.Meta().Reads)
 	}
-	m.Read(9, &mailbox.Reading{UpTo: 8})
-	m.Erase(6) // applied again
+	read(&m, 9, &mailbox.Reading{UpTo: 8})
+	m.Erase(6, nil) // applied again
 	if m.Meta().Reads == nil {
 		t.Error("what was read after the erasure is gone")
 	}

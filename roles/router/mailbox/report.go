@@ -22,57 +22,49 @@ func TrackedOf(r *envelope.Report, pushedMS int64) *store.MailboxTracked {
 	return &store.MailboxTracked{PushedMS: pushedMS, Ref: r.Ref, Level: r.Level, DeadlineMS: r.DeadlineMs, DeadlineAny: r.DeadlineAny}
 }
 
-// TakeEvents returns the events of what happened since the last call. They have no id and no
-// time yet.
-func (m *Mailbox) TakeEvents() []events.Event {
-	list := m.events
-	m.events = nil
-	return list
+// Events collects the events that records derive. They have no id and no time yet. A nil *Events
+// collects none.
+type Events []events.Event
+
+func (out *Events) add(event events.Event) {
+	if out != nil {
+		*out = append(*out, event)
+	}
 }
 
 // tell adds an event of an entry, if its push asked for one of this level.
-func (m *Mailbox) tell(e *Entry, level events.Level, event events.Event) {
+func (m *Mailbox) tell(e *Entry, level events.Level, event events.Event, out *Events) {
 	if !e.Reports() || events.Level(e.Tracked.Level) < level {
 		return
 	}
 	event.User, event.Message, event.Ref = m.user, e.ID, e.Tracked.Ref
-	m.events = append(m.events, event)
+	out.add(event)
 }
 
 // receipt notes that a device has acknowledged an entry.
-func (m *Mailbox) receipt(e *Entry, by *Acknowledgement) {
+func (m *Mailbox) receipt(e *Entry, by *Acknowledgement, out *Events) {
 	if e.Tracked == nil {
 		return
 	}
 	e.Tracked.Receipts = append(e.Tracked.Receipts, store.MailboxReceipt{Device: by.Device, TimeMS: by.TimeMS})
 	m.tell(e, events.LevelEach, events.Event{
 		Type: events.Delivered, Device: by.Device, AfterMS: max(0, by.TimeMS-e.Tracked.PushedMS), Auto: by.Auto,
-	})
+	}, out)
 }
 
 // settled tells that no device waits for an entry any more.
-func (m *Mailbox) settled(e *Entry) {
+func (m *Mailbox) settled(e *Entry, out *Events) {
 	if e.Tracked != nil {
-		m.tell(e, events.LevelSettled, events.Event{Type: events.Settled, Without: slices.Clone(e.Tracked.Without)})
+		m.tell(e, events.LevelSettled, events.Event{Type: events.Settled, Without: slices.Clone(e.Tracked.Without)}, out)
 	}
 }
 
 // removed tells that an entry was taken from the mailbox before every device had it.
-func (m *Mailbox) removed(e *Entry, event events.Event) {
+func (m *Mailbox) removed(e *Entry, event events.Event, out *Events) {
 	if e.Tracked != nil {
-		event.Devices = m.Waiting(e)
-		m.tell(e, events.LevelNone, event)
+		event.Devices = m.Devices.Names(e.Waiting)
+		m.tell(e, events.LevelNone, event, out)
 	}
-}
-
-// Waiting returns the names of the devices that an entry waits for, sorted: the order in which a
-// mailbox has them is not the log's alone.
-func (m *Mailbox) Waiting(e *Entry) (devices []string) {
-	for _, d := range Covered(e.Waiting, m.meta.Devices) {
-		devices = append(devices, d.Name)
-	}
-	slices.Sort(devices)
-	return devices
 }
 
 // StepRetryMS is how long a step that was put into the log may take to be applied before it is
@@ -103,11 +95,11 @@ func (e *Entry) deadlineOpen() bool {
 
 // NextDue returns the earliest time at which a message has a step to take, or the bound has to be
 // kept, Unix milliseconds; math.MaxInt64: no message has one.
-func (m *Mailbox) NextDue(bound Bound) (atMS int64) {
+func (ms *Messages) NextDue(bound Bound) (atMS int64) {
 	atMS = never
-	for i, e := range m.entries {
+	for i, e := range ms.entries {
 		_, at := e.step()
-		if at != never && bound.exceeds(m, i) {
+		if at != never && bound.exceeds(ms, i) {
 			at = 0
 		}
 		if at != never && e.proposedMS > 0 {
@@ -115,18 +107,15 @@ func (m *Mailbox) NextDue(bound Bound) (atMS int64) {
 		}
 		atMS = min(atMS, at)
 	}
-	if len(m.stale) > 0 {
-		return 0
-	}
 	return atMS
 }
 
-// Propose returns the steps that are due at the time nowMS, at most limit, and the devices that are
-// to be forgotten. It remembers that it has returned the steps: NextDue is later for them.
-func (m *Mailbox) Propose(nowMS int64, bound Bound, limit int) (dues []*envelope.Due, devices []string) {
-	for i, e := range m.entries {
+// Propose returns the steps that are due at the time nowMS, at most limit. It remembers that it has
+// returned them: NextDue is later for them.
+func (m *Mailbox) Propose(nowMS int64, bound Bound, limit int) (dues []*envelope.Due) {
+	for i, e := range m.Messages.entries {
 		step, at := e.step()
-		if at != never && step != envelope.Due_LOST && bound.exceeds(m, i) {
+		if at != never && step != envelope.Due_LOST && bound.exceeds(&m.Messages, i) {
 			step, at = envelope.Due_DROPPED, 0
 		}
 		if at > nowMS || e.proposedMS > 0 && nowMS < e.proposedMS+StepRetryMS || len(dues) >= limit {
@@ -135,14 +124,13 @@ func (m *Mailbox) Propose(nowMS int64, bound Bound, limit int) (dues []*envelope
 		e.proposedMS = nowMS
 		dues = append(dues, &envelope.Due{User: m.user, Id: e.ID, Step: step})
 	}
-	devices, m.stale = m.stale, nil
-	return dues, devices
+	return dues
 }
 
 // Due takes a step of a message, by a record. A step of a message that has gone, or that has taken
 // it before, is void. Due reports whether the message has gone.
-func (m *Mailbox) Due(due *envelope.Due) (gone bool) {
-	e := m.Find(due.Id)
+func (m *Mailbox) Due(due *envelope.Due, out *Events) (gone bool) {
+	e := m.Messages.Find(due.Id)
 	if e == nil || !e.Reports() {
 		return false
 	}
@@ -151,8 +139,9 @@ func (m *Mailbox) Due(due *envelope.Due) (gone bool) {
 	switch due.Step {
 	case envelope.Due_UNDELIVERED:
 		if e.deadlineOpen() {
-			e.Tracked.Decided, e.changed, m.dirty = true, true, true
-			m.removed(e, events.Event{Type: events.Undelivered})
+			e.Tracked.Decided = true
+			m.Messages.change(e)
+			m.removed(e, events.Event{Type: events.Undelivered}, out)
 		}
 		return false
 	case envelope.Due_EXPIRED:
@@ -164,22 +153,12 @@ func (m *Mailbox) Due(due *envelope.Due) (gone bool) {
 	default: // of a newer version
 		return false
 	}
-	m.removed(e, event)
-	m.forget(e)
-	m.entries = slices.DeleteFunc(m.entries, func(o *Entry) bool { return o == e })
+	m.removed(e, event, out)
+	m.Messages.remove(e)
 	if event.Type == events.Dropped {
-		m.meta.Dropped++
-		m.metaChanged = true
+		m.Messages.CountDropped(1)
 	}
 	return true
-}
-
-// Stale reports whether a device has expired that a message that reports waits for.
-func (m *Mailbox) Stale() bool { return len(m.stale) > 0 }
-
-// waitsReporting reports whether a message that reports waits for a device.
-func (m *Mailbox) waitsReporting(mask uint64) bool {
-	return slices.ContainsFunc(m.entries, func(e *Entry) bool { return e.Waiting&mask != 0 && e.Reports() })
 }
 
 // TrackedRecord returns what is tracked of a message as records and replies have it.

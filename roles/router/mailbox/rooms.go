@@ -7,21 +7,30 @@ import (
 	"imgo/store"
 )
 
-// Memberships returns the rooms that callers of the API have put the user into.
-// The caller must not change them.
-func (m *Mailbox) Memberships() *envelope.Memberships {
-	if m.meta.Rooms == nil {
-		return &envelope.Memberships{}
-	}
-	return &envelope.Memberships{At: m.meta.Rooms.At, Rooms: m.meta.Rooms.Names}
+// Rooms are the rooms that callers of the API have put the user into.
+type Rooms struct {
+	list    *store.MailboxRooms // nil: they never did; it never changes
+	changed bool                // the store has another one
 }
 
-// SetMember puts the user into a room, or takes it out, by the record id, which
+// Memberships returns the rooms; nil: callers never put the user into any. The
+// caller must not change them.
+func (r *Rooms) Memberships() *envelope.Memberships { return RoomsRecord(r.list) }
+
+// RoomsRecord returns memberships as records have them; nil: there never were any.
+func RoomsRecord(r *store.MailboxRooms) *envelope.Memberships {
+	if r == nil {
+		return nil
+	}
+	return &envelope.Memberships{At: r.At, Rooms: r.Names}
+}
+
+// Set puts the user into a room, or takes it out, by the record id, which
 // was appended at notedMS, Unix milliseconds. A user that is in as many rooms as
 // limit enters no further one. A record that is older than the state changes
-// nothing. SetMember reports whether the record counts.
-func (m *Mailbox) SetMember(id uint64, room string, member bool, notedMS int64, limit int) bool {
-	old := m.meta.Rooms
+// nothing. Set reports whether the record counts.
+func (r *Rooms) Set(id uint64, room string, member bool, notedMS int64, limit int) bool {
+	old := r.list
 	if old == nil {
 		if !member {
 			return true // nothing is to be remembered of it
@@ -43,31 +52,28 @@ func (m *Mailbox) SetMember(id uint64, room string, member bool, notedMS int64, 
 	case !member && in:
 		rooms.Names = slices.DeleteFunc(rooms.Names, func(have string) bool { return have == room })
 	}
-	m.setRooms(rooms)
+	r.set(rooms)
 	return true
 }
 
-// RestoreRooms takes a record that repeats all memberships, appended at notedMS,
+// Restore takes a record that repeats all memberships, appended at notedMS,
 // Unix milliseconds. It does nothing if a membership has changed since.
-func (m *Mailbox) RestoreRooms(list *envelope.Memberships, notedMS int64) {
-	if list == nil || m.meta.Rooms != nil && m.meta.Rooms.At > list.At {
+func (r *Rooms) Restore(list *envelope.Memberships, notedMS int64) {
+	if list == nil || r.list != nil && r.list.At > list.At {
 		return
 	}
-	m.setRooms(&store.MailboxRooms{At: list.At, NotedMS: notedMS, Names: slices.Clone(list.Rooms)})
+	r.set(&store.MailboxRooms{At: list.At, NotedMS: notedMS, Names: slices.Clone(list.Rooms)})
 }
 
-// eraseRooms takes the user out of all rooms, by the record at. It leaves a list
+// erase takes the user out of all rooms, by the record at. It leaves a list
 // without rooms, so that a repetition from before at stays void.
-func (m *Mailbox) eraseRooms(at uint64) {
-	if m.meta.Rooms == nil || m.meta.Rooms.At < at {
-		m.setRooms(&store.MailboxRooms{At: at})
+func (r *Rooms) erase(at uint64) {
+	if r.list == nil || r.list.At < at {
+		r.set(&store.MailboxRooms{At: at})
 	}
 }
 
-// inRooms reports whether the user is in any room.
-func (m *Mailbox) inRooms() bool { return m.meta.Rooms != nil && len(m.meta.Rooms.Names) > 0 }
+// any reports whether the user is in any room.
+func (r *Rooms) any() bool { return r.list != nil && len(r.list.Names) > 0 }
 
-func (m *Mailbox) setRooms(rooms *store.MailboxRooms) {
-	m.meta.Rooms = rooms
-	m.metaChanged, m.dirty = true, true
-}
+func (r *Rooms) set(list *store.MailboxRooms) { r.list, r.changed = list, true }

@@ -1,0 +1,226 @@
+package router
+
+import (
+	"container/heap"
+	"context"
+	"math"
+	"sync/atomic"
+	"time"
+
+	"imgo/envelope"
+	"imgo/internal/events"
+	"imgo/roles/router/mailbox"
+	"imgo/store"
+)
+
+// A deadline, the end of a ttl, and what else depends on a clock, is put into the log as a step by
+// the owner. Applying the step decides: an acknowledgement that is before it in the log has come in
+// time, whatever the owner's clock says.
+
+const (
+	// maxDuesRecord bounds the steps of one record, and maxDuesScan the users that one look at the
+	// store finds.
+	maxDuesRecord, maxDuesScan = 512, 256
+	// noDue is a time that no clock reaches.
+	noDue = math.MaxInt64
+	// decideEvery is the longest pause between two looks for steps that are due.
+	decideEvery = time.Second
+)
+
+// dues finds the steps of a partition that are due, and puts them into the log.
+type dues struct {
+	p *partition
+	// queue has the accounts in memory with a message that reports. expired has the devices, by user,
+	// that have expired and that only a record may forget. The partition's mu guards both.
+	queue   dueQueue
+	expired map[string][]string
+
+	// after is the last step that load has read. What is stored later with an earlier time is of
+	// an account in memory, which stays there until the step is proposed. next is a time before which
+	// the store has no further step, but for those since stored. They are decideLoop's.
+	after store.DueAt
+	next  int64
+	// stored is the earliest time of the steps that flushes have stored since.
+	stored atomic.Int64
+}
+
+// dueQueue has accounts in the order of the times at which they have a step to take. It is a heap.
+type dueQueue []*account
+
+func (q dueQueue) Len() int           { return len(q) }
+func (q dueQueue) Less(i, j int) bool { return q[i].due.at < q[j].due.at }
+func (q dueQueue) Swap(i, j int) {
+	q[i], q[j] = q[j], q[i]
+	q[i].due.index, q[j].due.index = int32(i), int32(j)
+}
+
+// Push and Pop are heap's.
+func (q *dueQueue) Push(a any) {
+	a.(*account).due.index = int32(len(*q))
+	*q = append(*q, a.(*account))
+}
+
+func (q *dueQueue) Pop() any {
+	old := *q
+	a := old[len(old)-1]
+	old[len(old)-1] = nil
+	*q = old[:len(old)-1]
+	return a
+}
+
+// accountDue is an account's place in the dueQueue.
+type accountDue struct {
+	at     int64 // Unix milliseconds
+	index  int32
+	queued bool
+}
+
+// scheduleLocked puts an account where its next step belongs, at the latest at the time atMS.
+func (d *dues) scheduleLocked(a *account, atMS int64) {
+	switch {
+	case atMS == noDue:
+	case !a.due.queued:
+		a.due.at, a.due.queued = atMS, true
+		heap.Push(&d.queue, a)
+	case atMS < a.due.at:
+		a.due.at = atMS
+		heap.Fix(&d.queue, int(a.due.index))
+	}
+}
+
+// unscheduleLocked takes an account out of the queue.
+func (d *dues) unscheduleLocked(a *account) {
+	if a.due.queued {
+		heap.Remove(&d.queue, int(a.due.index))
+		a.due = accountDue{}
+	}
+}
+
+// scheduleAllLocked schedules an account by all of its messages.
+func (d *dues) scheduleAllLocked(a *account) { d.scheduleLocked(a, a.Messages.NextDue(d.p.bound())) }
+
+// setExpiredLocked notes which devices of a user have expired that only a record may forget.
+func (d *dues) setExpiredLocked(user string, devices []string) {
+	if len(devices) > 0 {
+		d.expired[user] = devices
+	} else {
+		delete(d.expired, user)
+	}
+}
+
+// stores notes that a step at a time is going to be stored.
+func (d *dues) stores(atMS int64) {
+	for now := d.stored.Load(); atMS < now && !d.stored.CompareAndSwap(now, atMS); now = d.stored.Load() {
+	}
+}
+
+// decideLoop looks for steps that are due, until ctx is done.
+func (r *Router) decideLoop(ctx context.Context) error {
+	tick := time.NewTicker(min(r.cfg.WatchInterval, decideEvery))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		for _, p := range r.parts.serving() {
+			if p.appliedAll() {
+				p.dues.decide(ctx)
+			}
+		}
+	}
+}
+
+// decide puts the steps that are due into the log.
+func (d *dues) decide(ctx context.Context) {
+	d.load(ctx)
+	for ctx.Err() == nil {
+		steps, removals := d.propose()
+		if len(steps) == 0 && len(removals) == 0 {
+			return
+		}
+		d.append(ctx, steps, removals)
+	}
+}
+
+// load reads those accounts from the store that have a step to take by now.
+func (d *dues) load(ctx context.Context) {
+	p := d.p
+	now := p.clock.Now().UnixMilli()
+	d.next = min(d.next, d.stored.Swap(noDue))
+	for ctx.Err() == nil && d.next <= now {
+		list, next, more, err := p.store.Dues(p.index, d.after, now, maxDuesScan)
+		if err != nil {
+			p.log.Error().Err(err).Int32("partition", p.index).Msg("deadlines were not read; trying again")
+			return
+		}
+		for _, due := range list {
+			if _, err := p.accounts.open(ctx, due.User); err != nil {
+				return // comes again
+			}
+			p.mu.Unlock()
+			d.after = due
+		}
+		if d.next = noDue; more {
+			d.next = next
+		}
+	}
+}
+
+// propose takes steps that are due from the accounts in memory, and devices that have expired, at most as
+// many as a record has.
+func (d *dues) propose() (steps []*envelope.Due, removals []*envelope.Removal) {
+	p := d.p
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for user, devices := range d.expired {
+		if len(removals) == maxDuesRecord {
+			break
+		}
+		removals = append(removals, &envelope.Removal{User: user, Devices: devices})
+		delete(d.expired, user)
+	}
+	now := p.clock.Now().UnixMilli()
+	for len(d.queue) > 0 && d.queue[0].due.at <= now && len(steps) < maxDuesRecord {
+		a := d.queue[0]
+		steps = append(steps, a.Propose(now, p.bound(), maxDuesRecord-len(steps))...)
+		d.unscheduleLocked(a)
+		d.scheduleAllLocked(a)
+	}
+	if p.cfg.Faults.DueByClock {
+		d.decideByClockLocked(steps)
+		steps = nil
+	}
+	return steps, removals
+}
+
+// decideByClockLocked takes steps without the log, as a router with the fault DueByClock does.
+func (d *dues) decideByClockLocked(steps []*envelope.Due) {
+	p := d.p
+	var derived mailbox.Events
+	for _, due := range steps {
+		if a := p.accounts.byUser[due.User]; a != nil {
+			a.Due(due, &derived)
+			p.accounts.touchLocked(a, 64)
+		}
+	}
+	p.events.addLocked(derived, events.ID{Record: p.position.appliedID(), N: 1000}, 0)
+}
+
+// append puts steps into the log. What fails is proposed again after a while.
+func (d *dues) append(ctx context.Context, steps []*envelope.Due, removals []*envelope.Removal) {
+	p := d.p
+	if len(steps) > 0 {
+		rec := &envelope.Record{Dues: &envelope.Dues{Dues: steps}}
+		if _, err := p.append(ctx, p.index, rec, "steps of messages"); err != nil && ctx.Err() == nil {
+			p.log.Warn().Err(err).Int32("partition", p.index).Int("steps", len(steps)).Msg("deadlines were not put into the log; trying again")
+		}
+	}
+	for _, removal := range removals {
+		rec := &envelope.Record{Removal: removal}
+		if _, err := p.append(ctx, p.index, rec, "a device that has expired"); err != nil && ctx.Err() == nil {
+			p.log.Warn().Err(err).Str("user", removal.User).Msg("an expired device was not forgotten; trying again")
+		}
+	}
+}

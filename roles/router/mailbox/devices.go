@@ -1,0 +1,107 @@
+package mailbox
+
+import (
+	"math/bits"
+	"slices"
+
+	"imgo/store"
+)
+
+// MaxDevices is how many devices a mailbox has room for: one bit each.
+const MaxDevices = 64
+
+// Devices are the devices of a user that are known.
+type Devices struct {
+	list    []store.MailboxDevice
+	changed bool // the store has others
+}
+
+// Find returns a device, or nil. The caller must not change it.
+func (ds *Devices) Find(name string) *store.MailboxDevice {
+	for i := range ds.list {
+		if ds.list[i].Name == name {
+			return &ds.list[i]
+		}
+	}
+	return nil
+}
+
+// Mask returns a device's bit in an entry's Waiting; 0: the device is unknown.
+func (ds *Devices) Mask(name string) uint64 {
+	if d := ds.Find(name); d != nil {
+		return 1 << d.Bit
+	}
+	return 0
+}
+
+// Names returns the names of the devices that an entry waits for, sorted: the order in which a
+// mailbox has them is not the log's alone.
+func (ds *Devices) Names(waiting uint64) (names []string) {
+	for _, d := range Covered(waiting, ds.list) {
+		names = append(names, d.Name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// knownBefore returns the bits of the devices that were known before the record id.
+func (ds *Devices) knownBefore(id uint64) (mask uint64) {
+	for _, d := range ds.list {
+		if d.Since < id {
+			mask |= 1 << d.Bit
+		}
+	}
+	return mask
+}
+
+// Restore makes a device known since a record, if it is not, and notes when it was last seen. A
+// record that says so was appended at notedMS; 0: it is not known when. Times are Unix milliseconds.
+// Restore returns nil if there is no room: whoever appends the record names the device that is to
+// make room.
+func (ds *Devices) Restore(name string, since uint64, seenMS, notedMS int64) *store.MailboxDevice {
+	d := ds.Find(name)
+	if d == nil {
+		bit, ok := ds.freeBit()
+		if !ok {
+			return nil
+		}
+		ds.list = append(ds.list, store.MailboxDevice{Name: name, Bit: bit, Since: since})
+		d = &ds.list[len(ds.list)-1]
+	}
+	d.SeenMS, d.NotedMS = max(d.SeenMS, seenMS), max(d.NotedMS, notedMS)
+	ds.changed = true
+	return d
+}
+
+func (ds *Devices) freeBit() (bit uint8, ok bool) {
+	var taken uint64
+	for _, d := range ds.list {
+		taken |= 1 << d.Bit
+	}
+	free := bits.TrailingZeros64(^taken)
+	return uint8(free), free < MaxDevices
+}
+
+// Seen notes when a device was last connected, Unix milliseconds. It reports
+// whether the device is known.
+func (ds *Devices) Seen(name string, ms int64) bool {
+	d := ds.Find(name)
+	if d == nil {
+		return false
+	}
+	d.SeenMS = ms
+	ds.changed = true
+	return true
+}
+
+// SeenUntil notes that a device was connected at a time, Unix milliseconds, unless it was seen later. It
+// reports whether that is new.
+func (ds *Devices) SeenUntil(name string, ms int64) bool {
+	d := ds.Find(name)
+	return d != nil && d.SeenMS < ms && ds.Seen(name, ms)
+}
+
+func (ds *Devices) remove(name string) {
+	ds.list = slices.DeleteFunc(ds.list, func(d store.MailboxDevice) bool { return d.Name == name })
+	ds.changed = true
+}
