@@ -28,6 +28,20 @@ func Sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// Every calls do once in each interval, until ctx is done.
+func Every(ctx context.Context, interval time.Duration, do func()) {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			do()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 // Backoff computes the pauses between tries. The first pause is about Min, and each
 // next one is about twice as long, up to Max. Each pause is random, between half of
 // that time and all of it. Min and Max must be set. A Backoff is not safe for

@@ -28,6 +28,18 @@ func TestSleep(t *testing.T) {
 	})
 }
 
+func TestEvery(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 3500*time.Millisecond)
+		defer cancel()
+		start, calls := time.Now(), 0
+		wait.Every(ctx, time.Second, func() { calls++ })
+		if calls != 3 || time.Since(start) != 3500*time.Millisecond {
+			t.Errorf("%d calls in %v", calls, time.Since(start))
+		}
+	})
+}
+
 func TestBackoff(t *testing.T) {
 	b := wait.Backoff{Min: 100 * time.Millisecond, Max: 500 * time.Millisecond}
 	different := false

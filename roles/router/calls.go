@@ -39,15 +39,13 @@ func (r *Router) Attach(ctx context.Context, req *envelope.AttachRequest) (*enve
 		p.undoAttach(info)
 		return nil, err
 	}
-	w, err := p.window(ctx, &envelope.CatchUpRequest{
+	err = p.window(ctx, &envelope.CatchUpRequest{
 		To: info.Address, User: info.User, Device: info.Device, MaxMessages: req.MaxMessages, MaxBytes: req.MaxBytes,
-	})
+	}, reply)
 	if err != nil {
 		p.undoAttach(info)
 		return nil, err
 	}
-	reply.Backlog, reply.Pending, reply.Floor, reply.Memberships = w.backlog, uint32(w.pending), w.floor, w.memberships
-	reply.Published = w.published
 	return reply, nil
 }
 
@@ -65,11 +63,11 @@ func (p *partition) attach(ctx context.Context, info *envelope.SessionInfo) (kic
 		return nil, envelope.Errorf(envelope.CodeTooMany, "a newer session of the user has replaced this one")
 	}
 	// A call that is made again does not count against itself.
-	p.removeSessionLocked(a, address)
+	p.removeSessionLocked(a, address, p.now())
 	replace := func(s *session, code protocol.CloseCode, reason string) {
 		old := s.address()
 		kicks = append(kicks, &envelope.Kick{To: []*envelope.Address{old.Address()}, Code: int32(code), Reason: reason})
-		p.removeSessionLocked(a, old)
+		p.removeSessionLocked(a, old, p.now())
 		a.noteReplaced(old)
 	}
 	if info.Key != "" {
@@ -100,7 +98,7 @@ func (p *partition) undoAttach(info *envelope.SessionInfo) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if a := p.accounts.byUser[info.User]; a != nil {
-		p.removeSessionLocked(a, info.Address.AsKey())
+		p.removeSessionLocked(a, info.Address.AsKey(), p.now())
 	}
 }
 
@@ -113,8 +111,8 @@ func (p *partition) detach(d *envelope.Detached) error {
 	if p.gone {
 		return notOwned(p.index)
 	}
-	a := p.accounts.byUser[d.User]
-	if a != nil && p.removeSessionLocked(a, d.Session.AsKey()) && a.Devices.Seen(d.Device, p.now().UnixMilli()) {
+	a, now := p.accounts.byUser[d.User], p.now()
+	if a != nil && p.removeSessionLocked(a, d.Session.AsKey(), now) && a.Devices.Seen(d.Device, now.UnixMilli()) {
 		p.accounts.touchLocked(a, 64)
 	}
 	return nil
@@ -161,16 +159,20 @@ func (r *Router) CatchUp(ctx context.Context, req *envelope.CatchUpRequest) (*en
 	if req.User == envelope.AnonymousUser(req.To.Session) {
 		return p.emptyBacklog(req.To), nil
 	}
-	w, err := p.window(ctx, req)
+	var reply envelope.AttachReply
+	err = p.window(ctx, req, &reply)
 	if errors.Is(err, envelope.ErrNotReady) {
 		// This owner does not know the device though it has applied all that
 		// it should: the record is gone (retention) or was never written.
 		if err := p.devices().ensure(ctx, req.User, req.Device); err != nil {
 			return nil, err
 		}
-		w, err = p.window(ctx, req)
+		err = p.window(ctx, req, &reply)
 	}
-	return w.backlog, err
+	if err != nil {
+		return nil, err
+	}
+	return reply.Backlog, nil
 }
 
 // emptyBacklog is the answer to the catch-up of an anonymous session, for which
@@ -188,38 +190,25 @@ func orDefault(v uint32, def int) int {
 	return int(v)
 }
 
-// windowReply is a window of what is pending for a session's device.
-type windowReply struct {
-	backlog *envelope.Backlog
-	// pending is how many messages wait for the device.
-	pending int
-	// floor is the id of the record that made the device known.
-	floor uint64
-	// published is the highest client id of the device's messages.
-	published uint64
-	// memberships are the user's, nil if there never were any.
-	memberships *envelope.Memberships
-}
-
-// window reads one window for a session.
-func (p *partition) window(ctx context.Context, req *envelope.CatchUpRequest) (windowReply, error) {
+// window reads one window of what is pending for a session's device into a reply, and what is known of the
+// device.
+func (p *partition) window(ctx context.Context, req *envelope.CatchUpRequest, reply *envelope.AttachReply) error {
 	now := p.clock.Now()
 	a, err := p.accounts.open(ctx, req.User)
 	if err != nil {
-		return windowReply{}, err
+		return err
 	}
 	d := a.Devices.Find(req.Device)
 	if d == nil {
 		p.mu.Unlock()
-		return windowReply{}, envelope.Errorf(envelope.CodeNotReady, "device %q of user %q is not known yet", req.Device, req.User)
+		return envelope.Errorf(envelope.CodeNotReady, "device %q of user %q is not known yet", req.Device, req.User)
 	}
 	mask := uint64(1) << d.Bit
 	window, more := a.Messages.Window(p.scratch[:0], mask, req.After, now.UnixMilli(),
 		orDefault(req.MaxMessages, p.cfg.WindowMessages), orDefault(req.MaxBytes, p.cfg.WindowBytes))
 	b := &envelope.Backlog{To: req.To, UpTo: p.position.appliedID(), More: more, After: req.After}
-	reply := windowReply{
-		backlog: b, pending: a.Messages.Pending(mask), floor: d.Since, published: d.Published, memberships: a.Rooms.Memberships(),
-	}
+	reply.Backlog, reply.Pending, reply.Floor, reply.Published = b, uint32(a.Messages.Pending(mask)), d.Since, d.Published
+	reply.Memberships = a.Rooms.Memberships()
 	mailbox.Compact(window)
 	b.Messages = make([]*envelope.Kept, len(window)) // nil: not in memory
 	var absent []store.MailboxEntry                  // copies: entries change once the lock is released
@@ -236,11 +225,11 @@ func (p *partition) window(ctx context.Context, req *envelope.CatchUpRequest) (w
 
 	if len(absent) > 0 {
 		if err := p.completeWindow(b, req.User, absent); err != nil {
-			return windowReply{}, err
+			return err
 		}
 	}
 	p.metrics.backlog.Add(float64(len(b.Messages)))
-	return reply, nil
+	return nil
 }
 
 // readBodies reads those of a user's messages that are nil, because they are not in
@@ -283,7 +272,7 @@ func (p *partition) completeWindow(b *envelope.Backlog, user string, absent []st
 	for i, k := range read {
 		if k == nil {
 			p.dropLostLocked(a, absent[i].ID)
-		} else if e := a.Messages.Find(k.Id); e != nil && e.NeedsBody() && p.cfg.CacheBytes > 0 {
+		} else if e := a.Messages.Find(k.Id); e != nil && e.NeedsBody() {
 			p.cache.hold(a, e, k)
 		}
 	}
@@ -532,14 +521,8 @@ func (p *partition) targetsLocked(item *envelope.ResolveItem, nowMS int64) (to [
 // the 2016 store's /1/msg/get does. Every push that was accepted before the call
 // is seen. It answers once the acknowledgement is in the log.
 func (r *Router) Take(ctx context.Context, req *envelope.TakeRequest) (*envelope.TakeReply, error) {
-	if err := envelope.CheckName("user", req.User); err != nil {
-		return nil, err
-	}
-	p, err := r.parts.of(ctx, req.User)
+	p, err := r.atEnd(ctx, req.User)
 	if err != nil {
-		return nil, err
-	}
-	if err := r.waitEnd(ctx, p); err != nil {
 		return nil, err
 	}
 	reply := &envelope.TakeReply{}

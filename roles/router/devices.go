@@ -145,14 +145,7 @@ func (r *Router) repeatDevices(ctx context.Context) error {
 	if r.cfg.Retention > 0 {
 		every = max(min(r.cfg.Retention/sweepsPerRetention, sweepEvery), time.Millisecond)
 	}
-	tick := time.NewTicker(every)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
+	wait.Every(ctx, every, func() {
 		for _, p := range r.parts.serving() {
 			n, err := p.devices().repeat(ctx)
 			r.metrics.repeated.Add(float64(n))
@@ -160,7 +153,8 @@ func (r *Router) repeatDevices(ctx context.Context) error {
 				r.log.Warn().Err(err).Int32("partition", p.index).Msg("devices were not put into the log again; trying again")
 			}
 		}
-	}
+	})
+	return nil
 }
 
 // repeat goes through all users of the partition once. It returns how

@@ -9,6 +9,7 @@ import (
 
 	"imgo/envelope"
 	"imgo/internal/events"
+	"imgo/internal/wait"
 	"imgo/roles/router/mailbox"
 	"imgo/store"
 )
@@ -116,20 +117,14 @@ func (d *dues) stores(atMS int64) {
 
 // decideLoop looks for steps that are due, until ctx is done.
 func (r *Router) decideLoop(ctx context.Context) error {
-	tick := time.NewTicker(min(r.cfg.WatchInterval, decideEvery))
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
+	wait.Every(ctx, min(r.cfg.WatchInterval, decideEvery), func() {
 		for _, p := range r.parts.serving() {
 			if p.appliedAll() {
 				p.dues.decide(ctx)
 			}
 		}
-	}
+	})
+	return nil
 }
 
 // decide puts the steps that are due into the log.

@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"imgo/envelope"
@@ -207,11 +208,7 @@ func (em *emitter) putBack(batch []events.Event) {
 	for i := range batch {
 		em.queued += eventSize(&batch[i])
 	}
-	if n := min(len(em.queue), 1); n > 0 {
-		em.queue = append(append(append([]events.Event(nil), em.queue[:n]...), batch...), em.queue[n:]...)
-	} else {
-		em.queue = append(em.queue, batch...)
-	}
+	em.queue = slices.Insert(em.queue, min(len(em.queue), 1), batch...)
 	em.wake.Set()
 }
 

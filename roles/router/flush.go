@@ -255,11 +255,7 @@ func (w *writeBehind) takeLocked(b *store.MailboxBatch, position uint64, now tim
 // writtenLocked drops from memory what the store has now, but for bodies of
 // messages that still wait: their client may be back in a moment.
 func (w *writeBehind) writtenLocked(t *taken) {
-	var hold func(*mailbox.Entry, *envelope.Kept)
-	if w.p.cfg.CacheBytes > 0 {
-		hold = func(e *mailbox.Entry, message *envelope.Kept) { w.p.cache.hold(t.a, e, message) }
-	}
-	t.a.Written(&t.changes, hold)
+	t.a.Written(&t.changes, func(e *mailbox.Entry, message *envelope.Kept) { w.p.cache.hold(t.a, e, message) })
 	w.p.cache.use(t.a)
 }
 

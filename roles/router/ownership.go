@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"imgo/envelope"
+	"imgo/internal/wait"
 )
 
 // ownership has the partitions that are here, and makes them those that are
@@ -209,14 +210,7 @@ func (o *ownership) findLeftovers() error {
 // cleanLoop deletes from the store the partitions that were not owned for
 // CleanAfter.
 func (o *ownership) cleanLoop(ctx context.Context) error {
-	tick := time.NewTicker(max(min(o.cfg.CleanAfter/10, time.Minute), 10*time.Millisecond))
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
+	wait.Every(ctx, max(min(o.cfg.CleanAfter/10, time.Minute), 10*time.Millisecond), func() {
 		o.mu.Lock()
 		leftover := slices.Collect(maps.Keys(o.leftover))
 		o.mu.Unlock()
@@ -224,7 +218,8 @@ func (o *ownership) cleanLoop(ctx context.Context) error {
 			o.clean(ctx, index)
 		}
 		o.cleanEarlier(ctx)
-	}
+	})
+	return nil
 }
 
 // cleanEarlier deletes from the store what earlier generations of the log had.

@@ -295,15 +295,9 @@ func (p *partition) addSessionLocked(a *account, info *envelope.SessionInfo) {
 	p.presence.noteLocked(a, p.now(), "")
 }
 
-// removeSessionLocked takes a session out of the table that has just ended. It reports
-// whether it was there.
-func (p *partition) removeSessionLocked(a *account, address envelope.AddressKey) bool {
-	return p.removeEndedLocked(a, address, p.now())
-}
-
-// removeEndedLocked takes a session out of the table that has ended at a time. It
+// removeSessionLocked takes a session out of the table that has ended at a time. It
 // reports whether it was there.
-func (p *partition) removeEndedLocked(a *account, address envelope.AddressKey, at time.Time) bool {
+func (p *partition) removeSessionLocked(a *account, address envelope.AddressKey, at time.Time) bool {
 	s := a.session(address)
 	if !p.sessions.remove(a, address) {
 		return false

@@ -245,7 +245,7 @@ func (pr *presenceRecorder) beSureLocked(now time.Time) (ok bool) {
 	for _, a := range pr.p.accounts.byUser {
 		if pr.suspects {
 			for _, address := range a.suspects() {
-				pr.p.removeSessionLocked(a, address)
+				pr.p.removeSessionLocked(a, address, now)
 			}
 		}
 		pr.loadedLocked(a)

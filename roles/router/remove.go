@@ -14,14 +14,8 @@ import (
 // envelope.ErrNotFound if the user has none of the named devices.
 func (r *Router) Remove(ctx context.Context, req *envelope.RemoveRequest) (*envelope.RemoveReply, error) {
 	removal := req.GetRemoval()
-	if err := envelope.CheckName("user", removal.GetUser()); err != nil {
-		return nil, err
-	}
-	p, err := r.parts.of(ctx, removal.User)
+	p, err := r.atEnd(ctx, removal.GetUser())
 	if err != nil {
-		return nil, err
-	}
-	if err := r.waitEnd(ctx, p); err != nil {
 		return nil, err
 	}
 	a, err := p.accounts.open(ctx, removal.User)
@@ -65,26 +59,30 @@ func (p *partition) removableLocked(a *account, removal *envelope.Removal) (repl
 		return nil, nil, envelope.Errorf(envelope.CodeNotFound, "user %q has no device %q", a.User(), removal.Devices[0])
 	}
 	if removal.All {
-		devices = nil
-		for _, d := range a.Meta().Devices {
-			devices = append(devices, d.Name)
-		}
+		devices = a.Devices.Names(^uint64(0))
 	}
 	reply.Devices = uint32(len(devices))
 	return reply, devices, nil
 }
 
-// waitEnd blocks until everything was applied that the log has now. A push is
-// accepted once it is in the log, which may be before it is applied.
-func (r *Router) waitEnd(ctx context.Context, p *partition) error {
+// atEnd returns a user's partition once everything was applied that the log has now. A
+// push is accepted once it is in the log, which may be before it is applied.
+func (r *Router) atEnd(ctx context.Context, user string) (*partition, error) {
+	if err := envelope.CheckName("user", user); err != nil {
+		return nil, err
+	}
+	p, err := r.parts.of(ctx, user)
+	if err != nil {
+		return nil, err
+	}
 	_, end, err := r.kept.Bounds(ctx, p.index)
 	if err != nil {
-		return fmt.Errorf("find the end of partition %d: %w", p.index, err)
+		return nil, fmt.Errorf("find the end of partition %d: %w", p.index, err)
 	}
 	if end == 0 {
-		return nil
+		return p, nil
 	}
-	return p.wait(ctx, envelope.ID(r.kept.Generation(), end-1))
+	return p, p.wait(ctx, envelope.ID(r.kept.Generation(), end-1))
 }
 
 // appendAndApply puts a record into the log and waits until it is applied. what names

@@ -48,14 +48,8 @@ const (
 
 // Messages returns messages that wait for a user.
 func (r *Router) Messages(ctx context.Context, req *envelope.MessagesRequest) (*envelope.MessagesReply, error) {
-	if err := envelope.CheckName("user", req.User); err != nil {
-		return nil, err
-	}
-	p, err := r.parts.of(ctx, req.User)
+	p, err := r.atEnd(ctx, req.User)
 	if err != nil {
-		return nil, err
-	}
-	if err := r.waitEnd(ctx, p); err != nil {
 		return nil, err
 	}
 	a, err := p.accounts.open(ctx, req.User)

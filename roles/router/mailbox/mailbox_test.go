@@ -82,19 +82,6 @@ func TestTheFirstDeviceTakesOverWhatWaits(t *testing.T) {
 	}
 }
 
-func TestBound(t *testing.T) {
-	m := mailbox.New("u")
-	m.NoteDevice(1, "d", 1, 1)
-	for id := uint64(2); id < 7; id++ {
-		if dropped := push(&m, id, fmt.Sprint(id), 3); (dropped == 1) != (id > 4) {
-			t.Errorf("message %d cost %d", id, dropped)
-		}
-	}
-	if pending(&m, "d") != "456" || m.Meta().Dropped != 2 {
-		t.Errorf("%q wait, %d were dropped", pending(&m, "d"), m.Meta().Dropped)
-	}
-}
-
 func TestExpire(t *testing.T) {
 	m := mailbox.New("u")
 	now := time.UnixMilli(1_700_000_000_000)
@@ -111,19 +98,6 @@ func TestExpire(t *testing.T) {
 	n, _ := m.Expire(now, time.Hour, connected)
 	if n != 0 || m.Devices.Find("old") != nil || m.Devices.Find("connected") == nil || m.Devices.Find("new") == nil {
 		t.Errorf("%d expired; devices %v", n, m.Meta().Devices)
-	}
-}
-
-func TestTooManyDevices(t *testing.T) {
-	m := mailbox.New("u")
-	for i := range mailbox.MaxDevices + 1 {
-		m.NoteDevice(uint64(i+1), fmt.Sprint("d", i), int64(i+1), 1)
-	}
-	if len(m.Meta().Devices) != mailbox.MaxDevices || m.Devices.Find("d0") == nil || m.Devices.Find("d64") != nil {
-		t.Errorf("%d devices; d0 %v, d64 %v", len(m.Meta().Devices), m.Devices.Find("d0"), m.Devices.Find("d64"))
-	}
-	if _, known := m.Forget(100, "d0", nil); !known || !m.NoteDevice(100, "d64", 1, 1) || m.Devices.Mask("d64") != 1 {
-		t.Errorf("the newest has the bit %b", m.Devices.Mask("d64"))
 	}
 }
 
@@ -187,56 +161,6 @@ func TestPurgeAndErase(t *testing.T) {
 	m.NoteDevice(7, "phone", 1, 1)
 	if c, _ = m.TakeChanges(10); c.Erased != 0 || m.Blank() {
 		t.Errorf("to be written later: %+v", c)
-	}
-}
-
-func TestWindow(t *testing.T) {
-	m := mailbox.New("u")
-	m.NoteDevice(1, "d", 1, 1)
-	for id := uint64(2); id < 12; id++ {
-		push(&m, id, "0123456789", 100)
-	}
-	for _, c := range []struct {
-		after        uint64
-		messages     int
-		bytes        int
-		first, count uint64
-		more         bool
-	}{
-		{0, 100, 1 << 20, 2, 10, false},
-		{0, 3, 1 << 20, 2, 3, true},
-		{4, 100, 2 * 34, 5, 2, true},
-		{4, 100, 1, 5, 1, true}, // one message always
-		{10, 1, 1, 11, 1, false},
-		{11, 1, 1, 0, 0, false},
-	} {
-		window, more := m.Messages.Window(nil, m.Devices.Mask("d"), c.after, 0, c.messages, c.bytes)
-		if uint64(len(window)) != c.count || more != c.more || c.count > 0 && window[0].ID != c.first {
-			t.Errorf("%+v: %d messages, more %v", c, len(window), more)
-		}
-	}
-}
-
-func TestIdempotencyKeys(t *testing.T) {
-	blank, loaded := mailbox.New("u"), mailbox.Load("u", nil, nil)
-	if id, known := blank.Keys.Used("k"); id != 0 || !known {
-		t.Errorf("a new mailbox: %d, %v", id, known)
-	}
-	if id, known := loaded.Keys.Used("k"); id != 0 || known {
-		t.Errorf("of a loaded mailbox only the store can tell: %d, %v", id, known)
-	}
-	blank.Keys.Use("k", 7)
-	if id, known := blank.Keys.Used("k"); id != 7 || !known {
-		t.Errorf("a used key: %d, %v", id, known)
-	}
-	c, _ := blank.TakeChanges(10)
-	blank.Keys.Use("later", 8) // while the others are written
-	blank.Written(&c, nil)
-	if id, known := blank.Keys.Used("k"); id != 0 || known || !blank.Dirty() {
-		t.Errorf("a key that was written: %d, %v", id, known)
-	}
-	if id, known := blank.Keys.Used("later"); id != 8 || !known {
-		t.Errorf("a key that was used meanwhile: %d, %v", id, known)
 	}
 }
 

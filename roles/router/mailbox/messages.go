@@ -48,9 +48,6 @@ type Messages struct {
 
 // load takes the entries that the store has.
 func (ms *Messages) load(entries []store.MailboxEntry) {
-	if len(entries) == 0 {
-		return
-	}
 	block := make([]Entry, len(entries))
 	ms.entries = make([]*Entry, len(entries))
 	for i := range entries {
