@@ -20,7 +20,7 @@ func (n *Node) announceStart() {
 		return
 	}
 	added := n.cfg.EmbeddedRoles()
-	e := n.log.Info().Strs("roles", n.cfg.Roles).Strs("added", added).Str("http", n.listener.Addr().String())
+	e := n.log.Info().Strs("roles", n.cfg.Roles).Strs("added", added).Str("http", n.http.listener.Addr().String())
 	for _, t := range (clientSide{n}).transports() {
 		if a := n.ClientAddr(t.scheme); a != nil {
 			e = e.Str(t.scheme, a.String())
@@ -58,7 +58,7 @@ func (n *Node) banner() string {
 	if n.cfg.HTTP.TLSCert != "" {
 		scheme = "https"
 	}
-	home := scheme + "://" + hostOr(n.listener.Addr().String(), "localhost")
+	home := scheme + "://" + hostOr(n.http.listener.Addr().String(), "localhost")
 	line("HTTP", home+"/", "push API /v1, a page to try it, /metrics, /readyz")
 	line("data", n.cfg.DataDir, "kept messages, mailboxes, tokens")
 	line("roles", strings.Join(config.AllRoles(), " "), "")
@@ -95,7 +95,7 @@ func (n *Node) demoText() string {
 	if n.cfg.HTTP.TLSCert != "" {
 		scheme = "https"
 	}
-	curl := fmt.Sprintf("curl -s -H 'Authorization: Bearer %s' %s://%s", key, scheme, hostOr(n.listener.Addr().String(), "localhost"))
+	curl := fmt.Sprintf("curl -s -H 'Authorization: Bearer %s' %s://%s", key, scheme, hostOr(n.http.listener.Addr().String(), "localhost"))
 	return fmt.Sprintf(`
 This is a demo. Its API key is new at each start:
 

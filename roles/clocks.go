@@ -16,16 +16,9 @@ const (
 	clockLimit = 5 * time.Second
 )
 
-// now returns the node's wall clock.
-func (n *Node) now() time.Time {
-	if n.opts.Faults.Clock != nil {
-		return n.opts.Faults.Clock()
-	}
-	return time.Now()
-}
-
 // compareClocks compares this node's clock with those of the other nodes, until ctx is done.
-func (n *Node) compareClocks(ctx context.Context) error {
+func (c *statusReport) compareClocks(ctx context.Context) error {
+	n := c.cluster
 	skew := promauto.With(n.metrics).NewGauge(prometheus.GaugeOpts{
 		Name: "imgo_cluster_clock_skew_seconds",
 		Help: "Largest difference between the clock of this node and that of another one, at the last comparison.",
@@ -34,7 +27,7 @@ func (n *Node) compareClocks(ctx context.Context) error {
 	defer tick.Stop()
 	for warned := false; ; {
 		worst, name := time.Duration(0), ""
-		for _, node := range n.cluster.status.nodes(ctx, n) {
+		for _, node := range c.nodes(ctx) {
 			if d := (time.Duration(node.ClockMS) * time.Millisecond).Abs(); d > worst {
 				worst, name = d, node.Name
 			}

@@ -8,38 +8,36 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 
 	"imgo/cluster/bus"
-	"imgo/cluster/growth"
 	"imgo/cluster/members"
 	"imgo/cluster/rpc"
 	"imgo/config"
 	"imgo/envelope"
-	"imgo/roles/logic/tokenlog"
 )
 
 // cluster is the part of a node that connects it to the other nodes.
 type cluster struct {
+	*Node
 	server     *rpc.Server
 	pool       *rpc.Pool
 	remote     atomic.Pointer[remoteRoles] // of the core that serves
 	refreshing sync.Mutex                  // one refresh of the cluster state at a time
 	members    *members.Members
-	status     *statusReport
+	status     statusReport
 	pulse      *pulse // of the kept log
+	kafka      kafka
 
 	metaMu sync.Mutex
 	meta   *envelope.NodeMeta
+}
 
-	bus    *bus.Bus // nil until it is open
-	growth *growth.Growth
-	live   *bus.Log
-	tokens *tokenlog.Tokens // nil: this process runs no logic
-	keptMu sync.Mutex
-	kept   map[uint16]*bus.Log // by generation
+func newCluster(n *Node) *cluster {
+	c := &cluster{Node: n, kafka: kafka{process: n.process, kept: make(map[uint16]*bus.Log)}}
+	c.status.cluster = c
+	return c
 }
 
 // Network lets tests cut the connections between nodes. Both functions are called for each packet or
@@ -51,18 +49,49 @@ type Network struct {
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 }
 
-// bindCluster binds the RPC address of this node. The node's name may depend on it.
-func (n *Node) bindCluster() (err error) {
-	c := &cluster{kept: make(map[uint16]*bus.Log)}
-	security := rpc.Security{Secret: n.cfg.Cluster.Secret, CertFile: n.cfg.Cluster.TLSCert, KeyFile: n.cfg.Cluster.TLSKey,
-		CAFile: n.cfg.Cluster.TLSCA}
-	if c.server, err = rpc.NewServer(rpc.ServerOptions{Listen: n.cfg.Cluster.RPC, Security: security, Log: n.log,
-		Metrics: n.metrics}); err != nil {
+// bind binds the RPC address of this node. The node's name may depend on it.
+func (c *cluster) bind() (err error) {
+	cfg := c.cfg.Cluster
+	security := rpc.Security{Secret: cfg.Secret, CertFile: cfg.TLSCert, KeyFile: cfg.TLSKey, CAFile: cfg.TLSCA}
+	if c.server, err = rpc.NewServer(rpc.ServerOptions{Listen: cfg.RPC, Security: security, Log: c.log, Metrics: c.metrics}); err != nil {
 		return fmt.Errorf("%w%s", err, listenHint(err, "--rpc"))
 	}
-	n.cluster = c
-	c.pool, err = rpc.NewPool(rpc.PoolOptions{Security: security, Log: n.log, Metrics: n.metrics, Dial: n.opts.Network.Dial})
+	c.pool, err = rpc.NewPool(rpc.PoolOptions{Security: security, Log: c.log, Metrics: c.metrics, Dial: c.opts.Network.Dial})
 	return err
+}
+
+// open opens the logs of the cluster.
+func (c *cluster) open(ctx context.Context) (storage, error) {
+	kept, err := c.kafka.open(ctx, c.stores.db)
+	if err != nil {
+		return storage{}, err
+	}
+	c.stores.live = c.kafka.live
+	s, err := c.storageOf(ctx, kept)
+	if err == nil {
+		c.remote.Store(s.remote)
+	}
+	return s, err
+}
+
+// storageOf returns the storage of a core that uses this generation of the kept
+// topic.
+func (c *cluster) storageOf(ctx context.Context, kept *bus.Log) (storage, error) {
+	s := storage{kept: kept, remote: newRemoteRoles(c.name, kept, c.members, c.pool, &c.refreshing, c.log)}
+	posts := c.cfg.Runs(config.RoleJob) && len(c.cfg.Hooks) > 0
+	if c.cfg.Runs(config.RoleRouter) || c.cfg.Runs(config.RoleLogic) || posts {
+		var err error
+		if s.events, err = c.kafka.eventsOf(ctx, kept.Generation(), kept.Partitions()); err != nil {
+			return storage{}, err
+		}
+	}
+	if c.cfg.Runs(config.RoleJob) {
+		var err error
+		if s.group, err = c.kafka.bus.Group(ctx, bus.GroupOptions{Name: "job", Logs: []*bus.Log{kept, c.kafka.live}}); err != nil {
+			return storage{}, err
+		}
+	}
+	return s, nil
 }
 
 // clusterName returns the default name of a node. It has the host's name and a suffix that differs
@@ -76,21 +105,24 @@ func clusterName(host string, rpc net.Addr) string {
 	return host[:min(len(host), config.MaxNodeID-1-len(port))] + "-" + port
 }
 
-// joinCluster makes this node known to the others. Call it after all advertised addresses are bound.
-func (n *Node) joinCluster() (err error) {
-	c, cfg, kept := n.cluster, n.cfg.Cluster, n.core.Load().kept
+// join makes this node known to the others. Call it after all advertised addresses are bound.
+func (c *cluster) join() (err error) {
+	serving, cfg := c.cores.serving.Load(), c.cfg.Cluster
+	kept := serving.kept
+	c.server.Register(serving.offered)
+	c.pulse = c.newPulse()
 	meta := &envelope.NodeMeta{
-		Roles: n.roles(), Zone: cfg.Zone, Weight: uint32(cfg.Weight), Version: shorten(n.opts.Version), StartMs: n.started.UnixMilli(),
-		KeptPartitions: uint32(kept.Partitions()), LivePartitions: uint32(n.live.Partitions()), Generation: uint32(kept.Generation()),
-		Http: reachable(n.listener.Addr()), Endpoints: clientSide{n}.endpoints(),
-		RecordVersion: n.readsRecords(),
+		Roles: c.roles(), Zone: cfg.Zone, Weight: uint32(cfg.Weight), Version: shorten(c.opts.Version), StartMs: c.started.UnixMilli(),
+		KeptPartitions: uint32(kept.Partitions()), LivePartitions: uint32(c.stores.live.Partitions()), Generation: uint32(kept.Generation()),
+		Http: reachable(c.http.listener.Addr()), Endpoints: clientSide{c.Node}.endpoints(),
+		RecordVersion: c.readsRecords(),
 	}
 	// dead_after has room for four probes of a dead node and for spreading the news.
 	probe := max(cfg.DeadAfter/6, 50*time.Millisecond)
 	c.members, err = members.New(members.Options{
-		Name: n.name, Bind: cfg.Gossip, Advertise: cfg.GossipAddress, Join: cfg.Join, Secret: cfg.Secret, Meta: meta,
+		Name: c.name, Bind: cfg.Gossip, Advertise: cfg.GossipAddress, Join: cfg.Join, Secret: cfg.Secret, Meta: meta,
 		ProbeInterval: probe, ProbeTimeout: probe / 2, GossipInterval: min(100*time.Millisecond, probe),
-		Log: n.log, Metrics: n.metrics, Cut: n.opts.Network.Gossip,
+		Log: c.log, Metrics: c.metrics, Cut: c.opts.Network.Gossip,
 	})
 	if err != nil {
 		return fmt.Errorf("%w%s", err, listenHint(err, "--gossip"))
@@ -163,10 +195,10 @@ func (c *cluster) stages() []stage {
 	all := []stage{
 		{name: "calls of other nodes", run: c.server.Run},
 		{name: "members", run: c.gossip},
-		{name: "control topic", run: c.growth.Run},
+		{name: "control topic", run: c.kafka.growth.Run},
 	}
-	if c.tokens != nil {
-		all = append(all, stage{name: "tokens", run: c.tokens.Run, ready: c.tokens.Ready})
+	if c.kafka.tokens != nil {
+		all = append(all, stage{name: "tokens", run: c.kafka.tokens.Run, ready: c.kafka.tokens.Ready})
 	}
 	return all
 }
@@ -192,7 +224,7 @@ func (c *cluster) gossip(ctx context.Context) error {
 		err := c.members.Leave(lctx)
 		stop()
 		if err != nil {
-			c.remote.Load().log.Warn().Err(err).Msg("the other nodes were not told that this node leaves. They will detect it by gossip")
+			c.log.Warn().Err(err).Msg("the other nodes were not told that this node leaves. They will detect it by gossip")
 		}
 		return nil
 	})
@@ -209,37 +241,39 @@ func (c *cluster) updateMeta(change func(*envelope.NodeMeta)) error {
 }
 
 // leaving tells the other nodes to give this node no new work. It finishes its present work.
-func (c *cluster) leaving(log zerolog.Logger) {
+func (c *cluster) leaving() {
 	if err := c.updateMeta(func(m *envelope.NodeMeta) { m.Leaving = true }); err != nil {
-		log.Warn().Err(err).Msg("the other nodes were not told that this node is about to leave")
+		c.log.Warn().Err(err).Msg("the other nodes were not told that this node is about to leave")
 	}
 }
 
 // wiringOf returns the roles and logs that the roles of a core call in a cluster. Comet lives longer
 // than a core, so it finds logics through the core that serves.
-func (c *cluster) wiringOf(n *Node, of *core) wiring {
+func (c *cluster) wiringOf(of *core) wiring {
 	r := of.remote
 	w := wiring{
 		routers: remoteRouters{r}, owners: r, rooms: r, comets: r, logic: remoteLogics{c}, owned: r.owned,
-		kept: c.growth.FencedLog(of.kept), growth: routerGrowth{n, of.kept.Generation()},
+		kept: c.kafka.growth.FencedLog(of.kept), growth: routerGrowth{&c.kafka, of.kept.Generation()},
 	}
 	if of.group != nil {
 		w.group = group{of.group}
 	}
-	if c.tokens != nil {
-		w.tokens = c.tokens
+	if c.kafka.tokens != nil {
+		w.tokens = c.kafka.tokens
 	}
 	return w
 }
 
 // close closes gossip, the RPC server and the connections to other nodes.
-func (c *cluster) close(log zerolog.Logger) {
+func (c *cluster) close() {
 	if c.members != nil {
 		if err := c.members.Close(); err != nil {
-			log.Warn().Err(err).Msg("gossip was not closed cleanly")
+			c.log.Warn().Err(err).Msg("gossip was not closed cleanly")
 		}
 	}
-	c.server.Close()
+	if c.server != nil {
+		c.server.Close()
+	}
 	if c.pool != nil {
 		c.pool.Close()
 	}

@@ -12,7 +12,7 @@ import (
 // eventTopics are the events topics of all generations, for the readers of this process. Safe for
 // concurrent use.
 type eventTopics struct {
-	n *Node
+	*Node
 
 	mu sync.Mutex
 	// older has topics of earlier generations. Nothing is appended to them any more.
@@ -20,17 +20,17 @@ type eventTopics struct {
 }
 
 // Current returns the generation of the core that serves.
-func (t *eventTopics) Current() uint16 { return t.n.core.Load().kept.Generation() }
+func (t *eventTopics) Current() uint16 { return t.cores.serving.Load().kept.Generation() }
 
 // Open returns the topic of a generation.
 func (t *eventTopics) Open(ctx context.Context, generation uint16) (events.Log, error) {
-	c := t.n.core.Load()
+	c := t.cores.serving.Load()
 	switch current := c.kept.Generation(); {
 	case c.events == nil:
 		return nil, envelope.Errorf(envelope.CodeUnavailable, "this node does not read events")
 	case generation == current:
 		return c.events, nil
-	case generation > current || generation == 0 || t.n.cluster == nil:
+	case generation > current || generation == 0 || t.cluster == nil:
 		return nil, envelope.Invalid("after", "is a cursor of another server")
 	}
 	t.mu.Lock()
@@ -38,7 +38,7 @@ func (t *eventTopics) Open(ctx context.Context, generation uint16) (events.Log, 
 	if log := t.older[generation]; log != nil {
 		return log, nil
 	}
-	log, err := kafkaStorage{t.n}.eventsOf(ctx, generation, 0)
+	log, err := t.cluster.kafka.eventsOf(ctx, generation, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +56,7 @@ func (s service) Events(ctx context.Context, q events.Query) (*events.Page, erro
 
 // Explain says what became of a message: what the log, the owner, the events topic and the hooks know.
 func (s service) Explain(ctx context.Context, user string, id uint64) (*logic.Explanation, error) {
-	c := s.n.core.Load()
+	c := s.n.cores.serving.Load()
 	x, err := s.Logic.Explain(ctx, c.kept, user, id)
 	if err != nil {
 		return nil, err

@@ -16,40 +16,36 @@ import (
 // routerGrowth connects the router of one generation of the kept topic to the growth that ends this
 // generation.
 type routerGrowth struct {
-	n          *Node
+	kafka      *kafka
 	generation uint16
 }
 
 // Moving waits until the generation has to move, and opens the next one.
 func (g routerGrowth) Moving(ctx context.Context) (router.NextLog, error) {
-	s, err := g.n.cluster.growth.Moving(ctx, g.generation)
+	s, err := g.kafka.growth.Moving(ctx, g.generation)
 	if err != nil {
 		return nil, err
 	}
-	return kafkaStorage{g.n}.keptOf(ctx, s.Generation+1, s.Next)
+	return g.kafka.keptOf(ctx, s.Generation+1, s.Next)
 }
 
 // HasMoved reports whether a partition has moved.
 func (g routerGrowth) HasMoved(partition int32) bool {
-	return g.n.cluster.growth.HasMoved(g.generation, partition)
+	return g.kafka.growth.HasMoved(g.generation, partition)
 }
 
 // Moved records that a partition has moved.
 func (g routerGrowth) Moved(ctx context.Context, partition int32) error {
-	return g.n.cluster.growth.Moved(ctx, g.generation, partition)
+	return g.kafka.growth.Moved(ctx, g.generation, partition)
 }
-
-// coreReplacer is the side of a node that replaces its core when the kept topic
-// has grown.
-type coreReplacer struct{ *Node }
 
 // generationOver returns a channel that is closed when the generation of the core ends. It is nil on a
 // node without a cluster, where that never happens.
-func (n coreReplacer) generationOver() <-chan struct{} {
+func (n *cores) generationOver() <-chan struct{} {
 	if n.cluster == nil {
 		return nil
 	}
-	return n.cluster.growth.Over(n.core.Load().kept.Generation())
+	return n.cluster.kafka.growth.Over(n.serving.Load().kept.Generation())
 }
 
 // replacePause is the longest pause before a node tries again to make a core of the
@@ -59,7 +55,7 @@ const replacePause = time.Second
 // replace replaces the running core by a core of the generation in use. It returns the runner of the
 // core that runs afterwards. The error is the one that ended the old core, or the reason why the new
 // core does not run.
-func (n coreReplacer) replace(ctx context.Context, old *runner) (*runner, error) {
+func (n *cores) replace(ctx context.Context, old *runner) (*runner, error) {
 	pause := wait.Backoff{Min: replacePause / 4, Max: replacePause}
 	for {
 		c, r, err := n.next(ctx)
@@ -82,13 +78,13 @@ func (n coreReplacer) replace(ctx context.Context, old *runner) (*runner, error)
 
 // next makes a core of the generation in use. It starts all of it but job, which
 // has to wait until the old core has stopped.
-func (n coreReplacer) next(ctx context.Context) (*core, *runner, error) {
-	state, _ := n.cluster.growth.State()
-	kept, err := kafkaStorage(n).keptOf(ctx, state.Generation, state.Partitions)
+func (n *cores) next(ctx context.Context) (*core, *runner, error) {
+	state, _ := n.cluster.kafka.growth.State()
+	kept, err := n.cluster.kafka.keptOf(ctx, state.Generation, state.Partitions)
 	if err != nil {
 		return nil, nil, err
 	}
-	s, err := kafkaStorage(n).storageOf(ctx, kept)
+	s, err := n.cluster.storageOf(ctx, kept)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -101,7 +97,7 @@ func (n coreReplacer) next(ctx context.Context) (*core, *runner, error) {
 		}
 		err = r.stop(err, n.cfg.Shutdown.Timeout)
 	}
-	n.cluster.forget(state.Generation) // its log is closed
+	n.cluster.kafka.forget(state.Generation) // its log is closed
 	if s.group != nil {
 		n.logClose(s.group.Close())
 	}
@@ -110,8 +106,8 @@ func (n coreReplacer) next(ctx context.Context) (*core, *runner, error) {
 
 // change makes a new core the serving one and stops the old one. All stages of the new core except job
 // run already. Only one core runs job at a time, so that the consumer group assigns each partition once.
-func (n coreReplacer) change(ctx context.Context, c *core, r, old *runner) error {
-	before := n.core.Swap(c)
+func (n *cores) change(ctx context.Context, c *core, r, old *runner) error {
+	before := n.serving.Swap(c)
 	before.endStreams()
 	n.cluster.remote.Store(c.remote)
 	n.cluster.server.Register(c.offered)
@@ -124,7 +120,7 @@ func (n coreReplacer) change(ctx context.Context, c *core, r, old *runner) error
 	if err := old.stop(nil, n.cfg.Shutdown.Timeout); err != nil {
 		n.log.Error().Err(err).Msg("the roles of the former generation did not stop cleanly")
 	}
-	n.cluster.forget(before.kept.Generation())
+	n.cluster.kafka.forget(before.kept.Generation())
 	if before.group != nil {
 		n.logClose(before.group.Close())
 	}
@@ -139,10 +135,10 @@ func (c *core) stagesBut(name string) []stage {
 }
 
 // forget makes the next keptOf open the generation again.
-func (c *cluster) forget(generation uint16) {
-	c.keptMu.Lock()
-	defer c.keptMu.Unlock()
-	delete(c.kept, generation)
+func (k *kafka) forget(generation uint16) {
+	k.keptMu.Lock()
+	defer k.keptMu.Unlock()
+	delete(k.kept, generation)
 }
 
 // errAlone explains why a single process gets no more partitions.
@@ -152,11 +148,11 @@ var errAlone = envelope.Conflict("kept",
 
 // Partitions returns the number of partitions of the kept topic and the progress of its growth.
 func (s service) Partitions(context.Context) (logic.Partitions, error) {
-	kept := s.n.core.Load().kept
+	kept := s.n.cores.serving.Load().kept
 	if s.n.cluster == nil {
 		return logic.Partitions{Kept: int(kept.Partitions()), Generation: int(kept.Generation())}, nil
 	}
-	state, _ := s.n.cluster.growth.State()
+	state, _ := s.n.cluster.kafka.growth.State()
 	return partitionsOf(state), nil
 }
 
@@ -165,7 +161,7 @@ func (s service) Grow(ctx context.Context, kept int) (logic.Partitions, error) {
 	if s.n.cluster == nil {
 		return logic.Partitions{}, errAlone
 	}
-	state, err := s.n.cluster.growth.Grow(ctx, kept)
+	state, err := s.n.cluster.kafka.growth.Grow(ctx, kept)
 	return partitionsOf(state), err
 }
 

@@ -31,7 +31,13 @@ func (n *Node) newHooks(ctx context.Context) (*hookService, error) {
 	if len(n.cfg.Hooks) == 0 || !posts && !shows {
 		return nil, nil
 	}
-	table, err := n.hookTable(ctx)
+	var table hooks.Table
+	var err error
+	if n.cluster == nil {
+		table, err = n.stores.db.Table(hookTopic)
+	} else {
+		table, err = n.cluster.kafka.awaitTopic(ctx, hookTopic)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open the state of the hooks: %w", err)
 	}
@@ -44,18 +50,11 @@ func (n *Node) newHooks(ctx context.Context) (*hookService, error) {
 	}
 	if posts {
 		if n.cluster != nil {
-			deps.Group = n.joinHookGroup
+			deps.Group = n.topics.joinHookGroup
 		}
 		s.poster, err = hooks.New(n.cfg.Hooks, deps)
 	}
 	return s, err
-}
-
-func (n *Node) hookTable(ctx context.Context) (hooks.Table, error) {
-	if n.cluster == nil {
-		return n.db.Table(hookTopic)
-	}
-	return kafkaStorage{n}.awaitTopic(ctx, hookTopic)
 }
 
 // run runs the hooks until ctx is done.
@@ -71,8 +70,8 @@ func (s *hookService) run(ctx context.Context) error {
 }
 
 // joinHookGroup joins Kafka's group of a hook.
-func (n *Node) joinHookGroup(ctx context.Context, hook string, generation uint16) (hooks.Group, error) {
-	log, err := n.topics.Open(ctx, generation)
+func (t *eventTopics) joinHookGroup(ctx context.Context, hook string, generation uint16) (hooks.Group, error) {
+	log, err := t.Open(ctx, generation)
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +79,7 @@ func (n *Node) joinHookGroup(ctx context.Context, hook string, generation uint16
 	if !ok {
 		return nil, fmt.Errorf("the events of generation %d are not on Kafka", generation)
 	}
-	g, err := n.cluster.bus.Group(ctx, bus.GroupOptions{Name: fmt.Sprintf("hook.%s.%d", hook, generation), Logs: []*bus.Log{topic}})
+	g, err := t.cluster.kafka.bus.Group(ctx, bus.GroupOptions{Name: fmt.Sprintf("hook.%s.%d", hook, generation), Logs: []*bus.Log{topic}})
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"imgo/cluster/bus"
@@ -26,112 +28,120 @@ const (
 	kafkaTry = 5 * time.Second
 )
 
-// kafkaStorage is the side of a node that opens its logs on Kafka.
-type kafkaStorage struct{ *Node }
+// kafka is the logs of a cluster, as a node has them on Kafka.
+type kafka struct {
+	*process
+	bus    *bus.Bus // nil until it is open
+	growth *growth.Growth
+	live   *bus.Log
+	tokens *tokenlog.Tokens // nil: this process runs no logic
+	// waitingFor is why the node cannot open its logs yet. nil: it is not known to wait.
+	waitingFor atomic.Pointer[string]
 
-// openBus opens all topics and the consumer group of job on Kafka.
-func (n kafkaStorage) openBus(ctx context.Context) (none storage, err error) {
-	c, k := n.cluster, n.cfg.Kafka
-	secure, err := n.tls()
+	keptMu sync.Mutex
+	kept   map[uint16]*bus.Log // by generation
+}
+
+// open opens all topics but those of a core, and the kept topic of the generation in use. db is for the tokens.
+func (k *kafka) open(ctx context.Context, db *store.DB) (kept *bus.Log, err error) {
+	cfg := k.cfg.Kafka
+	secure, err := k.tls()
 	if err != nil {
-		return none, err
+		return nil, err
 	}
-	b, err := awaitKafka(ctx, n, func(ctx context.Context) (*bus.Bus, error) {
+	if k.bus, err = awaitKafka(ctx, k, func(ctx context.Context) (*bus.Bus, error) {
 		return bus.Open(ctx, bus.Options{
-			Brokers: k.Brokers, Prefix: k.Prefix, ClientID: "imgo-" + n.name, Replication: k.Replication, MinInSync: k.MinInSync,
-			Compression: k.Compression, WriteTimeout: k.WriteTimeout, StartTimeout: busTimeout,
-			SASL: k.SASL, User: k.User, Password: k.Password, TLS: secure, Log: n.log, Metrics: n.metrics,
-		})
-	})
-	if err != nil {
-		return none, err
-	}
-	c.bus = b
-	kept, err := n.openKept(ctx)
-	if err != nil {
-		return none, err
-	}
-	if c.live, err = awaitKafka(ctx, n, func(ctx context.Context) (*bus.Log, error) {
-		return b.Log(ctx, bus.TopicOptions{
-			Name: "live", Partitions: int32(n.cfg.Live.Partitions), Retention: n.cfg.Live.Retention,
+			Brokers: cfg.Brokers, Prefix: cfg.Prefix, ClientID: "imgo-" + k.name, Replication: cfg.Replication, MinInSync: cfg.MinInSync,
+			Compression: cfg.Compression, WriteTimeout: cfg.WriteTimeout, StartTimeout: busTimeout,
+			SASL: cfg.SASL, User: cfg.User, Password: cfg.Password, TLS: secure, Log: k.log, Metrics: k.metrics,
 		})
 	}); err != nil {
-		return none, err
+		return nil, err
 	}
-	n.live = c.live
-	c.status = &statusReport{cluster: c}
-	if n.cfg.Runs(config.RoleLogic) {
-		topic, err := n.awaitTopic(ctx, "tokens")
+	if kept, err = k.openKept(ctx); err != nil {
+		return nil, err
+	}
+	if k.live, err = awaitKafka(ctx, k, func(ctx context.Context) (*bus.Log, error) {
+		return k.bus.Log(ctx, bus.TopicOptions{
+			Name: "live", Partitions: int32(k.cfg.Live.Partitions), Retention: k.cfg.Live.Retention,
+		})
+	}); err != nil {
+		return nil, err
+	}
+	if k.cfg.Runs(config.RoleLogic) {
+		topic, err := k.awaitTopic(ctx, "tokens")
 		if err != nil {
-			return none, err
+			return nil, err
 		}
-		if c.tokens, err = tokenlog.New(tokenlog.Config{}, topic, store.NewSharedTokens(n.db), n.log, n.metrics); err != nil {
-			return none, err
+		if k.tokens, err = tokenlog.New(tokenlog.Config{}, topic, store.NewSharedTokens(db), k.log, k.metrics); err != nil {
+			return nil, err
 		}
 	}
-	s, err := n.storageOf(ctx, kept)
-	if err != nil {
-		return none, err
+	return kept, nil
+}
+
+// close closes the connections to Kafka.
+func (k *kafka) close() {
+	if k.bus != nil {
+		k.logClose(k.bus.Close())
 	}
-	c.remote.Store(s.remote)
-	return s, nil
 }
 
 // openKept opens the generation of the kept topic in use.
-func (n kafkaStorage) openKept(ctx context.Context) (*bus.Log, error) {
-	c := n.cluster
-	control, err := n.awaitTopic(ctx, "control")
+func (k *kafka) openKept(ctx context.Context) (*bus.Log, error) {
+	control, err := k.awaitTopic(ctx, "control")
 	if err != nil {
 		return nil, err
 	}
-	c.growth = growth.New(n.opts.Growth, control, n.log)
-	if err := n.readControl(ctx); err != nil {
+	k.growth = growth.New(k.opts.Growth, control, k.log)
+	if err := k.readControl(ctx); err != nil {
 		return nil, err
 	}
-	if err := n.checkRecords(n.records.inUse()); err != nil {
+	inUse, _ := k.growth.Records()
+	if err := k.checkRecords(inUse); err != nil {
 		return nil, err
 	}
-	if s, _ := c.growth.State(); s.Generation > 0 {
-		return n.awaitKept(ctx, s.Generation, s.Partitions)
+	if s, _ := k.growth.State(); s.Generation > 0 {
+		return k.awaitKept(ctx, s.Generation, s.Partitions)
 	}
 	// No growth was ever planned: the newest topic is the first, or there is none.
-	kept, err := n.awaitKept(ctx, 0, int32(n.cfg.Kept.Partitions))
+	kept, err := k.awaitKept(ctx, 0, int32(k.cfg.Kept.Partitions))
 	if err != nil {
 		return nil, err
 	}
 	// A plan is written before its topic is made. If another node planned a growth
 	// meanwhile, its plan is known after this second read.
-	if err := n.readControl(ctx); err != nil {
+	if err := k.readControl(ctx); err != nil {
 		return nil, err
 	}
-	if s, _ := c.growth.State(); s.Generation > 0 && s.Generation != kept.Generation() {
-		return n.awaitKept(ctx, s.Generation, s.Partitions)
+	if s, _ := k.growth.State(); s.Generation > 0 && s.Generation != kept.Generation() {
+		return k.awaitKept(ctx, s.Generation, s.Partitions)
 	}
-	c.growth.Base(kept.Generation(), kept.Partitions())
+	k.growth.Base(kept.Generation(), kept.Partitions())
 	return kept, nil
 }
 
 // readControl reads the control topic.
-func (n kafkaStorage) readControl(ctx context.Context) error {
-	_, err := awaitKafka(ctx, n, func(ctx context.Context) (struct{}, error) { return struct{}{}, n.cluster.growth.Read(ctx) })
+func (k *kafka) readControl(ctx context.Context) error {
+	_, err := awaitKafka(ctx, k, func(ctx context.Context) (struct{}, error) { return struct{}{}, k.growth.Read(ctx) })
 	return err
 }
 
 // awaitTopic is Bus.Compacted at the start.
-func (n kafkaStorage) awaitTopic(ctx context.Context, name string) (*bus.Compacted, error) {
-	return awaitKafka(ctx, n, func(ctx context.Context) (*bus.Compacted, error) { return n.cluster.bus.Compacted(ctx, name) })
+func (k *kafka) awaitTopic(ctx context.Context, name string) (*bus.Compacted, error) {
+	return awaitKafka(ctx, k, func(ctx context.Context) (*bus.Compacted, error) { return k.bus.Compacted(ctx, name) })
 }
 
 // awaitKept is keptOf at the start.
-func (n kafkaStorage) awaitKept(ctx context.Context, generation uint16, partitions int32) (*bus.Log, error) {
-	return awaitKafka(ctx, n, func(ctx context.Context) (*bus.Log, error) { return n.keptOf(ctx, generation, partitions) })
+func (k *kafka) awaitKept(ctx context.Context, generation uint16, partitions int32) (*bus.Log, error) {
+	return awaitKafka(ctx, k, func(ctx context.Context) (*bus.Log, error) { return k.keptOf(ctx, generation, partitions) })
 }
 
 // awaitKafka does something that needs Kafka's answer while the node starts. It tries again while Kafka does not answer,
 // and then /readyz and the log say what it waits for. It returns an error that only another setting ends, or that
 // of ctx.
-func awaitKafka[T any](ctx context.Context, n kafkaStorage, do func(context.Context) (T, error)) (T, error) {
-	defer n.waitingFor.Store(nil)
+func awaitKafka[T any](ctx context.Context, k *kafka, do func(context.Context) (T, error)) (T, error) {
+	defer k.waitingFor.Store(nil)
 	for {
 		try, cancel := context.WithTimeout(ctx, kafkaTry)
 		result, err := do(try)
@@ -143,83 +153,61 @@ func awaitKafka[T any](ctx context.Context, n kafkaStorage, do func(context.Cont
 			return result, err
 		}
 		reason := err.Error()
-		n.waitingFor.Store(&reason)
-		n.log.Warn().Err(err).Msg("Kafka does not answer yet: the node starts when it does")
+		k.waitingFor.Store(&reason)
+		k.log.Warn().Err(err).Msg("Kafka does not answer yet: the node starts when it does")
 	}
 }
 
 // keptOf opens a generation of the kept topic, or makes it with that number of
 // partitions. Generation 0 stands for the newest one, which may have another number
 // of partitions. A generation is opened once; later calls return the same log.
-func (n kafkaStorage) keptOf(ctx context.Context, generation uint16, partitions int32) (*bus.Log, error) {
-	c := n.cluster
-	c.keptMu.Lock()
-	defer c.keptMu.Unlock()
-	if kept := c.kept[generation]; kept != nil {
+func (k *kafka) keptOf(ctx context.Context, generation uint16, partitions int32) (*bus.Log, error) {
+	k.keptMu.Lock()
+	defer k.keptMu.Unlock()
+	if kept := k.kept[generation]; kept != nil {
 		return kept, nil
 	}
-	kept, err := c.bus.Log(ctx, bus.TopicOptions{
+	kept, err := k.bus.Log(ctx, bus.TopicOptions{
 		Name: "kept", Numbered: true, Generation: generation, Partitions: partitions, Lenient: generation == 0,
-		Retention: n.cfg.Kept.Retention, MinRetention: n.cfg.Kept.MaxTTL,
+		Retention: k.cfg.Kept.Retention, MinRetention: k.cfg.Kept.MaxTTL,
 	})
 	if err != nil {
 		return nil, err
 	}
-	if have := kept.Partitions(); have != int32(n.cfg.Kept.Partitions) {
-		n.log.Info().Int32("partitions", have).Int("setting", n.cfg.Kept.Partitions).
+	if have := kept.Partitions(); have != int32(k.cfg.Kept.Partitions) {
+		k.log.Info().Int32("partitions", have).Int("setting", k.cfg.Kept.Partitions).
 			Msg("the kept topic has another number of partitions than kept.partitions. The setting applies only when the topic is created")
 	}
-	c.kept[kept.Generation()] = kept
+	k.kept[kept.Generation()] = kept
 	return kept, nil
 }
 
-// storageOf returns the storage of a core that uses this generation of the kept
-// topic.
-func (n kafkaStorage) storageOf(ctx context.Context, kept *bus.Log) (storage, error) {
-	c := n.cluster
-	s := storage{kept: kept, remote: newRemoteRoles(n.name, kept, c.members, c.pool, &c.refreshing, n.log)}
-	posts := n.cfg.Runs(config.RoleJob) && len(n.cfg.Hooks) > 0
-	if n.cfg.Runs(config.RoleRouter) || n.cfg.Runs(config.RoleLogic) || posts {
-		var err error
-		if s.events, err = n.eventsOf(ctx, kept.Generation(), kept.Partitions()); err != nil {
-			return storage{}, err
-		}
-	}
-	if n.cfg.Runs(config.RoleJob) {
-		var err error
-		if s.group, err = c.bus.Group(ctx, bus.GroupOptions{Name: "job", Logs: []*bus.Log{kept, c.live}}); err != nil {
-			return storage{}, err
-		}
-	}
-	return s, nil
-}
-
 // eventsOf opens the events topic of a generation of the kept topic.
-func (n kafkaStorage) eventsOf(ctx context.Context, generation uint16, partitions int32) (*bus.Log, error) {
-	return n.cluster.bus.Log(ctx, bus.TopicOptions{
-		Name: "events", Numbered: true, Generation: generation, Partitions: partitions, Retention: n.cfg.Events.Retention,
+func (k *kafka) eventsOf(ctx context.Context, generation uint16, partitions int32) (*bus.Log, error) {
+	return k.bus.Log(ctx, bus.TopicOptions{
+		Name: "events", Numbered: true, Generation: generation, Partitions: partitions, Retention: k.cfg.Events.Retention,
 	})
 }
 
 // tls returns the TLS settings for connections to Kafka, or nil without TLS.
-func (n kafkaStorage) tls() (*tls.Config, error) {
-	k := n.cfg.Kafka
-	if !k.TLS {
+func (k *kafka) tls() (*tls.Config, error) {
+	cfg := k.cfg.Kafka
+	if !cfg.TLS {
 		return nil, nil
 	}
 	secure := &tls.Config{MinVersion: tls.VersionTLS12}
-	if k.TLSCA != "" {
-		pem, err := os.ReadFile(k.TLSCA)
+	if cfg.TLSCA != "" {
+		pem, err := os.ReadFile(cfg.TLSCA)
 		if err != nil {
 			return nil, fmt.Errorf("kafka.tls_ca: %w", err)
 		}
 		secure.RootCAs = x509.NewCertPool()
 		if !secure.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("kafka.tls_ca: %s has no certificate", k.TLSCA)
+			return nil, fmt.Errorf("kafka.tls_ca: %s has no certificate", cfg.TLSCA)
 		}
 	}
-	if k.TLSCert != "" {
-		pair, err := tls.LoadX509KeyPair(k.TLSCert, k.TLSKey)
+	if cfg.TLSCert != "" {
+		pair, err := tls.LoadX509KeyPair(cfg.TLSCert, cfg.TLSKey)
 		if err != nil {
 			return nil, fmt.Errorf("kafka.tls_cert and kafka.tls_key: %w", err)
 		}

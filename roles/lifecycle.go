@@ -4,17 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"slices"
 	"time"
 
 	"github.com/rs/zerolog"
-	"golang.org/x/net/netutil"
 
 	"imgo/config"
 	"imgo/envelope"
 	"imgo/internal/wait"
-	"imgo/roles/logic/httpapi"
 )
 
 // stage is one part of a node that runs until its context is done.
@@ -38,6 +35,22 @@ func (s *stage) waitFor() func() error {
 	return s.ready
 }
 
+// firstError returns the first error of a function of stages, with the name of its stage. The function may be nil.
+func firstError(stages []stage, of func(*stage) func() error) error {
+	for _, s := range stages {
+		check := of(&s)
+		if check == nil {
+			continue
+		}
+		if err := check(); err != nil && s.name != coreStage {
+			return fmt.Errorf("%s: %w", s.name, err)
+		} else if err != nil {
+			return err // The error names the role.
+		}
+	}
+	return nil
+}
+
 // coreStage is the name of the stage that runs the core.
 const coreStage = "roles"
 
@@ -46,27 +59,27 @@ const coreStage = "roles"
 // acknowledgements, and the log closes when no part appends any more.
 func (n *Node) stages() []stage {
 	all := []stage{{name: "memory", run: returnMemory}}
-	if n.db != nil {
-		all = append(all, stage{name: "data folder", run: n.db.Run, ready: n.db.WritesOK})
+	if n.stores.db != nil {
+		all = append(all, stage{name: "data folder", run: n.stores.db.Run, ready: n.stores.db.WritesOK})
 	}
-	all = append(all, stage{name: "live log", run: n.live.Run})
+	all = append(all, stage{name: "live log", run: n.stores.live.Run})
 	if n.cluster != nil {
 		all = append(all, n.cluster.stages()...)
-		all = append(all, stage{name: "version of records", run: n.watchRecords})
+		all = append(all, stage{name: "version of records", run: n.records.watch})
 	}
-	all = append(all, stage{name: coreStage, run: n.runCore, ready: n.coreReady, started: n.coreStarted})
+	all = append(all, stage{name: coreStage, run: n.cores.run, ready: n.cores.ready, started: n.cores.started})
 	if n.hooks != nil {
 		all = append(all, stage{name: "hooks", run: n.hooks.run})
 	}
-	all = append(all, stage{name: "http", run: n.serveHTTP})
+	all = append(all, stage{name: "http", run: n.http.serve})
 	if n.cluster != nil {
-		all = append(all, stage{name: "clocks", run: n.compareClocks})
+		all = append(all, stage{name: "clocks", run: n.cluster.status.compareClocks})
 	}
 	if n.cluster != nil && n.cfg.Runs(config.RoleRouter) {
 		all = append(all, stage{name: "kept log", run: n.cluster.pulse.run, ready: n.cluster.pulse.ready})
 	}
-	if n.adminListener != nil {
-		all = append(all, stage{name: "admin", run: n.serveAdmin})
+	if n.http.admin != nil {
+		all = append(all, stage{name: "admin", run: n.http.serveAdmin})
 	}
 	if n.comet != nil {
 		all = append(all, stage{name: config.RoleComet, run: n.comet.Run, ready: n.comet.Ready})
@@ -97,7 +110,7 @@ func (n *Node) Run(ctx context.Context) error {
 	case errors.Is(err, errKilled):
 		r.cancel()
 	case n.cluster != nil:
-		n.cluster.leaving(n.log)
+		n.cluster.leaving()
 	}
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
 		err = nil
@@ -106,49 +119,6 @@ func (n *Node) Run(ctx context.Context) error {
 		n.log.Info().Msg("stopped")
 	}
 	return err
-}
-
-// runCore runs the core, until ctx is done.
-func (n *Node) runCore(ctx context.Context) error {
-	replacer, r := coreReplacer{n}, newRunner(n.log)
-	err := r.start(ctx, n.core.Load().stages()...)
-	for err == nil && ctx.Err() == nil {
-		select {
-		case <-ctx.Done():
-		case err = <-r.failed:
-		case <-replacer.generationOver():
-			r, err = replacer.replace(ctx, r)
-		}
-	}
-	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		err = nil
-	}
-	// Run has its own limit, and its error names the part that does not stop.
-	return r.stop(err, n.cfg.Shutdown.Timeout)
-}
-
-// coreReady returns why the core cannot serve, or nil.
-func (n *Node) coreReady() error {
-	for _, s := range n.core.Load().stages() {
-		if s.ready != nil {
-			if err := s.ready(); err != nil {
-				return fmt.Errorf("%s: %w", s.name, err)
-			}
-		}
-	}
-	return nil
-}
-
-// coreStarted returns why the parts that use the core have to wait, or nil.
-func (n *Node) coreStarted() error {
-	for _, s := range n.core.Load().stages() {
-		if wait := s.waitFor(); wait != nil {
-			if err := wait(); err != nil {
-				return fmt.Errorf("%s: %w", s.name, err)
-			}
-		}
-	}
-	return nil
 }
 
 // runner runs stages, and knows in which order to stop them.
@@ -210,11 +180,11 @@ var errKilled = errors.New("the node was killed")
 // reach the disk. It may be called once.
 func (n *Node) Kill() {
 	close(n.killed)
-	n.cluster.close(n.log)
+	n.cluster.close()
 	if n.comet != nil {
 		n.comet.Close()
 	}
-	_ = n.listener.Close() // Run closes it again and returns the error
+	_ = n.http.listener.Close() // Run closes it again and returns the error
 }
 
 type runningStage struct {
@@ -277,62 +247,5 @@ func (n *Node) ready() error {
 	if !n.serving.Load() {
 		return envelope.Errorf(envelope.CodeUnavailable, "the node is starting or stopping")
 	}
-	for _, s := range n.stages() {
-		if s.ready != nil {
-			if err := s.ready(); err != nil {
-				if s.name == coreStage {
-					return err // The error names the role.
-				}
-				return fmt.Errorf("%s: %w", s.name, err)
-			}
-		}
-	}
-	return nil
-}
-
-// serveAdmin serves the admin listener until ctx is done. Nobody waits for its requests.
-func (n *Node) serveAdmin(ctx context.Context) error {
-	server := httpapi.NewServer(admin{n}.localMux(), n.log)
-	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
-	defer stop()
-	// Its only callers are programs of this machine, but a fault of one must not use up the descriptors.
-	if err := server.Serve(netutil.LimitListener(n.adminListener, maxAdminConns)); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve the admin pages: %w", err)
-	}
-	return nil
-}
-
-// maxAdminConns bounds the connections of the admin listener.
-const maxAdminConns = 64
-
-// startHTTP begins to serve the HTTP port, at first health and readiness only.
-func (n *Node) startHTTP() {
-	n.httpDone = make(chan struct{})
-	go func() {
-		defer close(n.httpDone)
-		n.httpErr = n.server.Serve(n.listener)
-	}()
-}
-
-// serveHTTP lets callers of the API in until ctx is done. Then it waits for the requests in progress.
-func (n *Node) serveHTTP(ctx context.Context) error {
-	n.apiOpen.Store(true)
-	select {
-	case <-n.httpDone:
-		return fmt.Errorf("serve the HTTP API: %w", n.httpErr)
-	case <-ctx.Done():
-	}
-	n.httpConns.end()
-	n.core.Load().endStreams()
-	grace, cancel := context.WithTimeout(context.Background(), n.cfg.Shutdown.Timeout/4)
-	defer cancel()
-	if err := n.server.Shutdown(grace); err != nil {
-		// A slow caller has used up its time.
-		_ = n.server.Close()
-	}
-	<-n.httpDone
-	if !errors.Is(n.httpErr, http.ErrServerClosed) {
-		return n.httpErr
-	}
-	return nil
+	return firstError(n.stages(), func(s *stage) func() error { return s.ready })
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"imgo/envelope"
+	"imgo/roles/comet"
 	"imgo/roles/logic/auth"
 	"imgo/transport"
 	"imgo/transport/tcp"
@@ -132,4 +133,24 @@ func (n clientSide) url(t clientTransport, address string) string {
 		return address
 	}
 	return t.tlsPrefix + address
+}
+
+// cometConfig returns the settings of this node's comet.
+func (n clientSide) cometConfig() (comet.Config, error) {
+	c := comet.DefaultConfig()
+	c.Name = n.name
+	c.Sockets, c.Protocol, c.Limits, c.Delivery = n.cfg.Comet.Sockets, n.cfg.Protocol, n.cfg.Limits.Limits, n.cfg.Delivery.Delivery
+	c.Shutdown, c.Expiry = n.cfg.Shutdown.Shutdown, n.cfg.Auth.Expiry
+	c.Upstream = n.cfg.Rules
+	c.Handshake = n.cfg.Auth.Mode == auth.ModeWebhook
+	c.Faults = n.opts.Faults.Comet
+	// The other parts need time to stop too. serveHTTP gets a quarter of the timeout.
+	c.DrainTimeout = n.cfg.Shutdown.Timeout * 3 / 10
+	c.CloseTimeout = min(c.DrainTimeout, c.CloseTimeout)
+	if n.cluster != nil {
+		c.Others = n.cluster.otherComets(n.cfg.Cluster.Zone)
+	}
+	var err error
+	c.Listen, err = n.listenFuncs()
+	return c, err
 }

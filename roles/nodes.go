@@ -24,13 +24,13 @@ func (s service) Nodes(ctx context.Context) []logic.NodeInfo {
 	if s.n.cluster == nil {
 		return []logic.NodeInfo{s.n.info()}
 	}
-	return s.n.cluster.status.nodes(ctx, s.n)
+	return s.n.cluster.status.nodes(ctx)
 }
 
 // info returns this node.
 func (n *Node) info() logic.NodeInfo {
 	return logic.NodeInfo{
-		Name: n.name, Roles: n.roles(), Address: n.listener.Addr().String(), Version: n.opts.Version,
+		Name: n.name, Roles: n.roles(), Address: n.http.listener.Addr().String(), Version: n.opts.Version,
 		StartMS: n.started.UnixMilli(), Ready: n.ready() == nil, Sessions: n.sessions(), Clients: clientSide{n}.addresses(),
 	}
 }
@@ -70,7 +70,7 @@ type statusReport struct {
 
 // nodes asks all nodes for their state, at most once in statusAge. The caller must
 // not change the result.
-func (c *statusReport) nodes(ctx context.Context, n *Node) []logic.NodeInfo {
+func (c *statusReport) nodes(ctx context.Context) []logic.NodeInfo {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if time.Since(c.at) < statusAge {
@@ -82,18 +82,18 @@ func (c *statusReport) nodes(ctx context.Context, n *Node) []logic.NodeInfo {
 	infos := make([]logic.NodeInfo, len(nodes))
 	var questions sync.WaitGroup
 	for i, node := range nodes {
-		if infos[i] = remoteInfo(node); node.Name == n.name {
-			info := n.info()
+		if infos[i] = remoteInfo(node); node.Name == c.cluster.name {
+			info := c.cluster.info()
 			infos[i].Ready, infos[i].Sessions = info.Ready, info.Sessions
 			continue
 		}
 		questions.Go(func() {
-			asked := n.now()
+			asked := c.cluster.now()
 			reply, err := c.cluster.pool.Node(node.Meta.GetRpc()).Status().Status(ctx, &envelope.StatusRequest{})
 			if err == nil {
 				infos[i].Ready, infos[i].Sessions = reply.GetReady(), int(reply.GetSessions())
 				// The other node read its clock about half way between question and answer.
-				here := asked.Add(n.now().Sub(asked) / 2)
+				here := asked.Add(c.cluster.now().Sub(asked) / 2)
 				infos[i].ClockMS = reply.GetNowMs() - here.UnixMilli()
 			}
 		})

@@ -37,16 +37,16 @@ type pulse struct {
 
 // newPulse returns the pulse of the kept log that the router reads. It asks for one partition after
 // the other, because they are on different brokers.
-func (n *Node) newPulse() *pulse {
+func (c *cluster) newPulse() *pulse {
 	return &pulse{
 		ask: func(ctx context.Context, try int32) error {
-			kept := n.opts.Faults.routerLog(n.core.Load().kept)
+			kept := c.opts.Faults.routerLog(c.cores.serving.Load().kept)
 			_, _, err := kept.Bounds(ctx, try%kept.Partitions())
 			return err
 		},
-		tell:  func(cut bool) error { return n.cluster.updateMeta(func(m *envelope.NodeMeta) { m.Cut = cut }) },
-		given: func() bool { owned, _ := n.cluster.remote.Load().owned(); return len(owned) == 0 },
-		log:   n.log,
+		tell:  func(cut bool) error { return c.updateMeta(func(m *envelope.NodeMeta) { m.Cut = cut }) },
+		given: func() bool { owned, _ := c.remote.Load().owned(); return len(owned) == 0 },
+		log:   c.log,
 	}
 }
 

@@ -1,35 +1,27 @@
 package roles
 
 import (
-	"cmp"
 	"context"
-	"fmt"
 	"strings"
 	"sync"
 
 	"imgo/cluster/members"
 	"imgo/envelope"
-	"imgo/store"
 )
 
 // recordGate lets a call append records of a newer version only when every node reads them. A router that
 // does not know a record skips it, and would derive another mailbox from then on. Safe for concurrent use.
 type recordGate struct {
-	n  *Node
+	*Node
 	mu sync.Mutex // one look at the nodes at a time
 	// embedded is the version in use on a node without a cluster.
 	embedded uint32
 }
 
-// readsRecords returns the highest version of records that this node reads.
-func (n *Node) readsRecords() uint32 {
-	return cmp.Or(n.opts.Faults.RecordVersion, envelope.RecordVersion)
-}
-
 // inUse returns the version of records in use, from 1.
 func (g *recordGate) inUse() uint32 {
-	if g.n.cluster != nil {
-		version, _ := g.n.cluster.growth.Records()
+	if g.cluster != nil {
+		version, _ := g.cluster.kafka.growth.Records()
 		return version
 	}
 	g.mu.Lock()
@@ -46,21 +38,21 @@ func (g *recordGate) Require(ctx context.Context, version uint32) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var old []string
-	if g.n.readsRecords() < version {
-		old = append(old, g.n.name)
+	if g.readsRecords() < version {
+		old = append(old, g.name)
 	}
-	if g.n.cluster != nil {
-		old = olderNodes(g.n.cluster.members.Snapshot().Nodes, version)
+	if g.cluster != nil {
+		old = olderNodes(g.cluster.members.Snapshot().Nodes, version)
 	}
 	if len(old) > 0 {
 		return envelope.Errorf(envelope.CodeUpgradeUnfinished,
 			"this call needs records of version %d, which these nodes do not read: %s; finish the upgrade of the cluster, then call again",
 			version, strings.Join(old, ", "))
 	}
-	if g.n.cluster != nil {
-		return g.n.cluster.growth.UseRecords(ctx, version)
+	if g.cluster != nil {
+		return g.cluster.kafka.growth.UseRecords(ctx, version)
 	}
-	if err := g.n.db.SetRecordsVersion(version); err != nil {
+	if err := g.stores.db.SetRecordsVersion(version); err != nil {
 		return err
 	}
 	g.embedded = version
@@ -77,29 +69,20 @@ func olderNodes(nodes []members.Node, version uint32) (names []string) {
 	return names
 }
 
-// checkRecords returns an error if records are in use that this node does not read.
-func (n *Node) checkRecords(inUse uint32) error {
-	if reads := n.readsRecords(); inUse > reads {
-		return fmt.Errorf("records of version %d are in use, this imgo (%s) reads records up to version %d: "+
-			"run a version that is at least as new as that of the other nodes", inUse, n.opts.Version, reads)
-	}
-	return nil
-}
-
-// openRecords reads the version of records in use on a node without a cluster.
-func (n *Node) openRecords(db *store.DB) (err error) {
-	if n.records.embedded, err = db.RecordsVersion(); err != nil {
+// open reads the version of records in use on a node without a cluster.
+func (g *recordGate) open() (err error) {
+	if g.embedded, err = g.stores.db.RecordsVersion(); err != nil {
 		return err
 	}
-	return n.checkRecords(n.records.embedded)
+	return g.checkRecords(g.embedded)
 }
 
-// watchRecords ends the node if the cluster begins to use records that it does not read. The gate holds
+// watch ends the node if the cluster begins to use records that it does not read. The gate holds
 // that back while gossip shows the node.
-func (n *Node) watchRecords(ctx context.Context) error {
+func (g *recordGate) watch(ctx context.Context) error {
 	for {
-		version, changed := n.cluster.growth.Records()
-		if err := n.checkRecords(version); err != nil {
+		version, changed := g.cluster.kafka.growth.Records()
+		if err := g.checkRecords(version); err != nil {
 			return err
 		}
 		select {

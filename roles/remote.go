@@ -263,6 +263,15 @@ func (l remoteLogics) try(ctx context.Context, call func(context.Context, rpc.Lo
 	return err
 }
 
+// ask is try for a call that has an answer.
+func ask[Q, A any](ctx context.Context, l remoteLogics, q Q, call func(rpc.Logic, context.Context, Q) (A, error)) (answer A, err error) {
+	err = l.try(ctx, func(ctx context.Context, to rpc.Logic) error {
+		answer, err = call(to, ctx, q)
+		return err
+	})
+	return answer, err
+}
+
 // once calls one logic. It gives the call half of the remaining time, and the last call all of it.
 func (l remoteLogics) once(ctx context.Context, to rpc.Logic, last bool, call func(context.Context, rpc.Logic) error) error {
 	if deadline, ok := ctx.Deadline(); ok && !last {
@@ -274,12 +283,8 @@ func (l remoteLogics) once(ctx context.Context, to rpc.Logic, last bool, call fu
 }
 
 // Connect authenticates a client.
-func (l remoteLogics) Connect(ctx context.Context, r *envelope.ConnectRequest) (reply *envelope.ConnectReply, err error) {
-	err = l.try(ctx, func(ctx context.Context, to rpc.Logic) error {
-		reply, err = to.Connect(ctx, r)
-		return err
-	})
-	return reply, err
+func (l remoteLogics) Connect(ctx context.Context, r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
+	return ask(ctx, l, r, rpc.Logic.Connect)
 }
 
 // CatchUp asks for the messages that are pending for a session.
@@ -293,12 +298,8 @@ func (l remoteLogics) Ack(ctx context.Context, r *envelope.AckRequest) error {
 }
 
 // Read makes it durable that a user has read messages.
-func (l remoteLogics) Read(ctx context.Context, r *envelope.ReadRequest) (reply *envelope.ReadReply, err error) {
-	err = l.try(ctx, func(ctx context.Context, to rpc.Logic) error {
-		reply, err = to.Read(ctx, r)
-		return err
-	})
-	return reply, err
+func (l remoteLogics) Read(ctx context.Context, r *envelope.ReadRequest) (*envelope.ReadReply, error) {
+	return ask(ctx, l, r, rpc.Logic.Read)
 }
 
 // Detach reports sessions that ended.
@@ -312,37 +313,21 @@ func (l remoteLogics) RoomOpened(ctx context.Context, r *envelope.RoomOpened) er
 }
 
 // Announce tells the owners of partitions that this comet is alive.
-func (l remoteLogics) Announce(ctx context.Context, r *envelope.AnnounceRequest) (reply *envelope.AnnounceReply, err error) {
-	err = l.try(ctx, func(ctx context.Context, to rpc.Logic) error {
-		reply, err = to.Announce(ctx, r)
-		return err
-	})
-	return reply, err
+func (l remoteLogics) Announce(ctx context.Context, r *envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {
+	return ask(ctx, l, r, rpc.Logic.Announce)
 }
 
 // Join asks whether a session may join a room.
-func (l remoteLogics) Join(ctx context.Context, r *envelope.JoinRequest) (reply *envelope.JoinReply, err error) {
-	err = l.try(ctx, func(ctx context.Context, to rpc.Logic) error {
-		reply, err = to.Join(ctx, r)
-		return err
-	})
-	return reply, err
+func (l remoteLogics) Join(ctx context.Context, r *envelope.JoinRequest) (*envelope.JoinReply, error) {
+	return ask(ctx, l, r, rpc.Logic.Join)
 }
 
 // Refresh brings a new token for a session.
-func (l remoteLogics) Refresh(ctx context.Context, r *envelope.RefreshRequest) (reply *envelope.RefreshReply, err error) {
-	err = l.try(ctx, func(ctx context.Context, to rpc.Logic) error {
-		reply, err = to.Refresh(ctx, r)
-		return err
-	})
-	return reply, err
+func (l remoteLogics) Refresh(ctx context.Context, r *envelope.RefreshRequest) (*envelope.RefreshReply, error) {
+	return ask(ctx, l, r, rpc.Logic.Refresh)
 }
 
 // Upstream brings a message of a client for the backend.
-func (l remoteLogics) Upstream(ctx context.Context, r *envelope.UpstreamRequest) (reply *envelope.UpstreamReply, err error) {
-	err = l.try(ctx, func(ctx context.Context, to rpc.Logic) error {
-		reply, err = to.Upstream(ctx, r)
-		return err
-	})
-	return reply, err
+func (l remoteLogics) Upstream(ctx context.Context, r *envelope.UpstreamRequest) (*envelope.UpstreamReply, error) {
+	return ask(ctx, l, r, rpc.Logic.Upstream)
 }

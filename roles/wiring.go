@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -13,7 +14,6 @@ import (
 	"imgo/roles/comet"
 	"imgo/roles/job"
 	"imgo/roles/logic"
-	"imgo/roles/logic/auth"
 	"imgo/roles/logic/httpapi"
 	"imgo/roles/router"
 	"imgo/store"
@@ -69,13 +69,13 @@ type wiring struct {
 }
 
 // wiringOf returns the roles and logs that the roles of a core call. No other function decides this.
-func (n *Node) wiringOf(c *core) wiring {
+func (n *cores) wiringOf(c *core) wiring {
 	if n.cluster != nil {
-		return n.cluster.wiringOf(n, c)
+		return n.cluster.wiringOf(c)
 	}
-	local := &localRoles{n, c}
+	local := &localRoles{n.Node, c}
 	return wiring{
-		routers: localRouters{local}, owners: local, rooms: local, comets: local, tokens: store.NewTokens(n.db),
+		routers: localRouters{local}, owners: local, rooms: local, comets: local, tokens: store.NewTokens(n.stores.db),
 		kept: c.kept, local: local,
 	}
 }
@@ -89,9 +89,15 @@ func (s storage) closeLogs() error {
 	return err
 }
 
+// cores makes the cores of a node, one for each generation of the kept topic, and runs the one that serves.
+type cores struct {
+	*Node
+	serving atomic.Pointer[core]
+}
+
 // newCore creates the roles of this process on a storage and connects them. The core closes the topic,
 // even if newCore fails.
-func (n *Node) newCore(ctx context.Context, s storage) (*core, wiring, error) {
+func (n *cores) newCore(ctx context.Context, s storage) (*core, wiring, error) {
 	c := &core{storage: s, metrics: prometheus.NewRegistry()}
 	w := n.wiringOf(c)
 	if err := n.makeRoles(ctx, c, w); err != nil {
@@ -102,12 +108,12 @@ func (n *Node) newCore(ctx context.Context, s storage) (*core, wiring, error) {
 }
 
 // makeRoles makes the roles of a core.
-func (n *Node) makeRoles(ctx context.Context, c *core, w wiring) (err error) {
+func (n *cores) makeRoles(ctx context.Context, c *core, w wiring) (err error) {
 	faults := n.opts.Faults
 	if n.cfg.Runs(config.RoleRouter) {
 		c.router, err = router.New(n.routerConfig(), router.Deps{
-			Kept: faults.routerLog(c.kept), Live: n.live, Topic: c.events,
-			Store: store.NewMailboxes(n.db).ForGeneration(c.kept.Generation()).DerivedBy(n.readsRecords()), Owned: w.owned,
+			Kept: faults.routerLog(c.kept), Live: n.stores.live, Topic: c.events,
+			Store: store.NewMailboxes(n.stores.db).ForGeneration(c.kept.Generation()).DerivedBy(n.readsRecords()), Owned: w.owned,
 			Growth: w.growth, Records: n.records.inUse(), Gate: &n.records, Log: n.log, Metrics: c.metrics, Notices: n.report, Now: n.now,
 		})
 		if err != nil {
@@ -116,7 +122,7 @@ func (n *Node) makeRoles(ctx context.Context, c *core, w wiring) (err error) {
 	}
 	if n.cfg.Runs(config.RoleJob) {
 		c.job, err = job.New(ctx, job.DefaultConfig(), job.Deps{
-			Kept: c.kept, Live: n.live, Owners: w.owners, Comets: faults.comets(w.comets), Local: w.local, Group: w.group,
+			Kept: c.kept, Live: n.stores.live, Owners: w.owners, Comets: faults.comets(w.comets), Local: w.local, Group: w.group,
 			Log: n.log, Metrics: c.metrics,
 		})
 		if err != nil {
@@ -124,17 +130,17 @@ func (n *Node) makeRoles(ctx context.Context, c *core, w wiring) (err error) {
 		}
 	}
 	if !n.cfg.Runs(config.RoleLogic) {
-		c.apiHandler, c.endStreams = http.HandlerFunc(admin{n}.refuseLogic), func() {}
+		c.apiHandler, c.endStreams = http.HandlerFunc(n.http.refuseLogic), func() {}
 		return nil
 	}
 	c.logic, err = logic.New(n.logicConfig(), logic.Deps{
-		Routers: w.routers, Kept: faults.logicLog(w.kept), Live: n.live, Comets: w.rooms, Tokens: w.tokens, Log: n.log, Metrics: c.metrics,
+		Routers: w.routers, Kept: faults.logicLog(w.kept), Live: n.stores.live, Comets: w.rooms, Tokens: w.tokens, Log: n.log, Metrics: c.metrics,
 		Now: n.now, Records: &n.records,
 	})
 	if err != nil {
 		return err
 	}
-	api, err := n.newAPI(c)
+	api, err := httpapi.New(n.cfg.HTTP.Config, service{c.logic, n.Node}, n.log, c.metrics)
 	if err != nil {
 		return err
 	}
@@ -142,15 +148,10 @@ func (n *Node) makeRoles(ctx context.Context, c *core, w wiring) (err error) {
 	return nil
 }
 
-// newAPI makes the HTTP API of a core's logic.
-func (n *Node) newAPI(c *core) (*httpapi.API, error) {
-	return httpapi.New(n.cfg.HTTP.Config, service{c.logic, n}, n.log, c.metrics)
-}
-
 // report passes a router's notice to the logic of this process, which shows it in GET /v1/notices.
 // Without a logic it is logged.
-func (n *Node) report(kind, user string, count int, detail string) {
-	if c := n.core.Load(); c != nil && c.logic != nil {
+func (n *cores) report(kind, user string, count int, detail string) {
+	if c := n.serving.Load(); c != nil && c.logic != nil {
 		c.logic.Report(kind, user, count, detail)
 		return
 	}
@@ -178,59 +179,29 @@ func (c *core) stages() []stage {
 	return all
 }
 
-// routerConfig returns the settings of this node's router.
-func (n *Node) routerConfig() router.Config {
-	c, d := router.DefaultConfig(), n.cfg.Delivery
-	c.SessionLimits, c.MailboxLimits, c.WatchTimes = n.cfg.Limits.SessionLimits, n.cfg.Kept.MailboxLimits, d.WatchTimes
-	c.WindowMessages, c.WindowBytes = d.CatchUpMessages, d.CatchUpBytes
-	c.CometTimeout = 3 * d.AnnounceInterval
-	c.EventsSource, c.Presence = n.eventsSource(), n.cfg.Presence
-	c.Faults = n.opts.Faults.Router
-	if n.cluster != nil {
-		// The log lives longer than this router's disk, and its producers repeat appends.
-		c.Retention, c.DedupeWarm = n.cfg.Kept.Retention, dedupeWarm
+// run runs the core, until ctx is done.
+func (n *cores) run(ctx context.Context) error {
+	r := newRunner(n.log)
+	err := r.start(ctx, n.serving.Load().stages()...)
+	for err == nil && ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case err = <-r.failed:
+		case <-n.generationOver():
+			r, err = n.replace(ctx, r)
+		}
 	}
-	return c
-}
-
-// eventsSource returns the source of the events of this cluster, as CloudEvents has it.
-func (n *Node) eventsSource() string {
-	if n.cluster == nil {
-		return "imgo/" + n.name
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		err = nil
 	}
-	return "imgo/" + n.cfg.Kafka.Prefix
+	// Run has its own limit, and its error names the part that does not stop.
+	return r.stop(err, n.cfg.Shutdown.Timeout)
 }
 
-// dedupeWarm is the number of records before its stored position that a cluster's router reads at the
-// start, to learn their ids. A producer repeats an append within kafka.write_timeout. The number
-// covers the records of that time.
-const dedupeWarm = 1 << 14
-
-// logicConfig returns the settings of this node's logic.
-func (n *Node) logicConfig() logic.Config {
-	c := logic.DefaultConfig()
-	c.Lifetimes, c.RoomRules, c.Auth, c.Reports = n.cfg.Kept.Lifetimes, n.cfg.RoomRules, n.cfg.Auth.Config, n.cfg.Events.Reports
-	c.Upstream = n.cfg.Rules
-	c.MaxUsers, c.MaxBody, c.Retention = n.cfg.HTTP.MaxUsers, n.cfg.Protocol.MaxBody, n.cfg.Kept.Retention
-	return c
+// ready returns why the core cannot serve, or nil.
+func (n *cores) ready() error {
+	return firstError(n.serving.Load().stages(), func(s *stage) func() error { return s.ready })
 }
 
-// cometConfig returns the settings of this node's comet.
-func (n *Node) cometConfig() (comet.Config, error) {
-	c := comet.DefaultConfig()
-	c.Name = n.name
-	c.Sockets, c.Protocol, c.Limits, c.Delivery = n.cfg.Comet.Sockets, n.cfg.Protocol, n.cfg.Limits.Limits, n.cfg.Delivery.Delivery
-	c.Shutdown, c.Expiry = n.cfg.Shutdown.Shutdown, n.cfg.Auth.Expiry
-	c.Upstream = n.cfg.Rules
-	c.Handshake = n.cfg.Auth.Mode == auth.ModeWebhook
-	c.Faults = n.opts.Faults.Comet
-	// The other parts need time to stop too. serveHTTP gets a quarter of the timeout.
-	c.DrainTimeout = n.cfg.Shutdown.Timeout * 3 / 10
-	c.CloseTimeout = min(c.DrainTimeout, c.CloseTimeout)
-	if n.cluster != nil {
-		c.Others = n.cluster.otherComets(n.cfg.Cluster.Zone)
-	}
-	var err error
-	c.Listen, err = clientSide{n}.listenFuncs()
-	return c, err
-}
+// started returns why the parts that use the core have to wait, or nil.
+func (n *cores) started() error { return firstError(n.serving.Load().stages(), (*stage).waitFor) }

@@ -10,13 +10,14 @@ import (
 // lives longer than its disk. The router needs the retention of devices. It must detect duplicate
 // records, also across a restart.
 func TestRouterOfAClusterKnowsItsLog(t *testing.T) {
-	n := &Node{cfg: config.Default(), cluster: &cluster{}}
-	c := n.routerConfig()
-	if c.Retention != n.cfg.Kept.Retention || c.Retention == 0 || c.DedupeWarm == 0 {
+	p := &process{cfg: config.Default()}
+	p.cfg.Cluster.Join = []string{"127.0.0.1:7946"}
+	c := p.routerConfig()
+	if c.Retention != p.cfg.Kept.Retention || c.Retention == 0 || c.DedupeWarm == 0 {
 		t.Errorf("in a cluster: retention %v, %d records are read again", c.Retention, c.DedupeWarm)
 	}
-	n.cluster = nil
-	if c := n.routerConfig(); c.Retention != 0 || c.DedupeWarm != 0 {
+	p.cfg.Cluster.Join = nil
+	if c := p.routerConfig(); c.Retention != 0 || c.DedupeWarm != 0 {
 		t.Errorf("alone, with a log that goes with the disk: retention %v, %d records are read again", c.Retention, c.DedupeWarm)
 	}
 }
