@@ -144,7 +144,7 @@ func (n clientSide) cometConfig() (comet.Config, error) {
 	c.Upstream = n.cfg.Rules
 	c.Handshake = n.cfg.Auth.Mode == auth.ModeWebhook
 	c.Faults = n.opts.Faults.Comet
-	// The other parts need time to stop too. serveHTTP gets a quarter of the timeout.
+	// The other parts need time to stop too. The HTTP side gets a quarter of the timeout.
 	c.DrainTimeout = n.cfg.Shutdown.Timeout * 3 / 10
 	c.CloseTimeout = min(c.DrainTimeout, c.CloseTimeout)
 	if n.cluster != nil {

@@ -59,10 +59,8 @@ type API struct {
 	// streams is done when streams of pushes have to end.
 	streams    context.Context
 	endStreams context.CancelFunc
-	// waiting has a place for each call that waits for events.
-	waiting chan struct{}
-	mux     *http.ServeMux
-	routes  []*route
+	mux        *http.ServeMux
+	routes     []*route
 }
 
 // New makes the API of a service. It returns an error for keys that cannot be told
@@ -95,7 +93,7 @@ func New(cfg Config, service Service, log zerolog.Logger, reg prometheus.Registe
 	a := &API{
 		cfg: cfg, service: guard{service}, log: log.With().Str("role", "logic").Logger(), keys: keys, metrics: m,
 		origins: origins, mux: http.NewServeMux(),
-		streams: streams, endStreams: endStreams, waiting: make(chan struct{}, maxWaiting),
+		streams: streams, endStreams: endStreams,
 	}
 	a.shared = httpcall.Shared{MaxBody: int64(cfg.MaxBody), Large: make(chan struct{}, cfg.MaxLarge), Report: a.report}
 	a.register()
@@ -106,6 +104,11 @@ func New(cfg Config, service Service, log zerolog.Logger, reg prometheus.Registe
 // form, so that the handler may be mounted at the root or beside others. It may
 // be called from any number of goroutines.
 func (a *API) Handler() http.Handler { return a.mux }
+
+// EndStreams ends all streams of pushes, and those that still begin: lines
+// that were read are pushed and get their results. Other calls are not
+// affected. It does not wait.
+func (a *API) EndStreams() { a.endStreams() }
 
 // Routes are the paths of /v1, each with its methods, as ServeMux patterns
 // ("/v1/users/{user}"). The OpenAPI document is tested against it.
@@ -134,7 +137,7 @@ func (a *API) Scopes() map[string]Scope {
 // errors in the route's form, and counts the request.
 func (a *API) serve(rt *route, w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
-	c := &call{Call: httpcall.New(&a.shared, w, r), api: a}
+	c := &call{Call: httpcall.New(&a.shared, w, r), metrics: a.metrics}
 	defer func() {
 		if v := recover(); v != nil {
 			if v == http.ErrAbortHandler { //nolint:errorlint // net/http compares it so, too
@@ -213,7 +216,7 @@ func (c *call) permit(s Scope) error {
 		return nil
 	}
 	if err := c.key.checkScope(s); err != nil {
-		c.api.metrics.callers.WithLabelValues(c.key.label(), "forbidden").Inc()
+		c.metrics.callers.WithLabelValues(c.key.label(), "forbidden").Inc()
 		return err
 	}
 	if c.key.limited() {
@@ -231,7 +234,7 @@ func (c *call) admit(now time.Time) error {
 	if err != nil {
 		outcome = "rate_limited"
 	}
-	c.api.metrics.callers.WithLabelValues(c.key.label(), outcome).Inc()
+	c.metrics.callers.WithLabelValues(c.key.label(), outcome).Inc()
 	return err
 }
 

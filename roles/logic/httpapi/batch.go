@@ -12,7 +12,7 @@ import (
 
 // batchRequest is the body of POST /v1/push/batch.
 type batchRequest struct {
-	pushes [][]byte
+	pushes [][]byte // valid JSON, but otherwise unchecked
 	max    int
 }
 
@@ -24,53 +24,35 @@ func (b *batchRequest) Field(r *jsonread.Reader, name string) (err error) {
 	return err
 }
 
-// parseBatch splits a batch, {"pushes":[…]}, into the bytes of its pushes. They
-// are valid JSON but otherwise unchecked.
-func parseBatch(data []byte, max int) ([][]byte, error) {
-	r := jsonread.New(data)
-	b := &batchRequest{max: max}
-	if err := r.Object(b); err != nil {
-		return nil, err
-	}
-	if err := r.End(); err != nil {
-		return nil, err
-	}
-	if len(b.pushes) == 0 {
-		return nil, envelope.Invalid("pushes", "is missing or empty")
-	}
-	return b.pushes, nil
-}
-
-// pushBatch answers POST /v1/push/batch. Each push gets the status and the body
+// batch answers POST /v1/push/batch. Each push gets the status and the body
 // that it would have got alone.
-func (a *API) pushBatch(c *call) error {
+func (h pushHandlers) batch(c *call) error {
 	if c.R.Header.Get("Idempotency-Key") != "" {
 		return envelope.Invalid("Idempotency-Key", "is not a header for a batch: give each push its own idempotency_key")
 	}
-	data, err := c.ReadBody()
-	if err != nil {
+	req := &batchRequest{max: h.cfg.MaxBatch}
+	if err := c.decode(req); err != nil {
 		return err
 	}
-	raws, err := parseBatch(data, a.cfg.MaxBatch)
-	if err != nil {
-		return err
+	if len(req.pushes) == 0 {
+		return envelope.Invalid("pushes", "is missing or empty")
 	}
-	items := make([]*pushItem, len(raws))
+	items := make([]*pushItem, len(req.pushes))
 	var order pushOrder
 	receivers := 0
-	for i, raw := range raws {
-		items[i] = newPushItem(raw, a.cfg.MaxUsers)
+	for i, raw := range req.pushes {
+		items[i] = newPushItem(raw, h.cfg.MaxUsers)
 		if items[i].err == nil {
 			order.add(items[i])
 			receivers += items[i].push.receivers()
 		}
 		// Each receiver costs some hundred bytes until the answer is written.
-		if receivers > a.cfg.MaxUsers {
+		if receivers > h.cfg.MaxUsers {
 			return &envelope.Error{Code: envelope.CodeTooLarge, Field: "pushes",
-				Message: fmt.Sprintf("name more than %d users and keys in all (http.max_users): send several batches", a.cfg.MaxUsers)}
+				Message: fmt.Sprintf("name more than %d users and keys in all (http.max_users): send several batches", h.cfg.MaxUsers)}
 		}
 	}
-	c.run(items)
+	h.run(c, items)
 
 	if err := c.R.Context().Err(); err != nil {
 		return fmt.Errorf("push a batch: %w", err) // nobody is left to tell
@@ -90,8 +72,8 @@ func (a *API) pushBatch(c *call) error {
 // run pushes the items, at most Config.Concurrency at once, and returns when
 // all are done. An item only waits for earlier ones, and takes one of the slots
 // after that wait, so that items cannot wait for one another.
-func (c *call) run(items []*pushItem) {
-	slots := make(chan struct{}, c.api.cfg.Concurrency)
+func (h pushHandlers) run(c *call, items []*pushItem) {
+	slots := make(chan struct{}, h.cfg.Concurrency)
 	var wg sync.WaitGroup
 	for _, item := range items {
 		if item.err != nil {
@@ -102,7 +84,7 @@ func (c *call) run(items []*pushItem) {
 			item.wait()
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			item.run(c.Ctx, c.api.service, c.key)
+			item.run(c.Ctx, h.service, c.key)
 		})
 	}
 	wg.Wait()

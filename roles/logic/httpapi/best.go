@@ -26,7 +26,7 @@ const (
 // bestNodes answers GET /v1/nodes/best?transport=&zone=&n= with the addresses to
 // which a client should connect, best first. Clients call it, so it needs no API
 // key and any page may read the answer. It shows public addresses only.
-func (a *API) bestNodes(c *call) error {
+func (h serverHandlers) bestNodes(c *call) error {
 	if err := c.Known("transport", "zone", "n"); err != nil {
 		return err
 	}
@@ -39,7 +39,7 @@ func (a *API) bestNodes(c *call) error {
 		return err
 	}
 	addresses := []string{}
-	for _, node := range best(views.Comets(a.service.Nodes(c.Ctx)), zone) {
+	for _, node := range best(views.Comets(h.service.Nodes(c.Ctx)), zone) {
 		if address := advertised(node, transport); address != "" && len(addresses) < int(n) && !slices.Contains(addresses, address) {
 			addresses = append(addresses, address)
 		}

@@ -21,18 +21,27 @@ const (
 	maxWaiting = 256
 )
 
-// events answers GET /v1/events: what became of messages. It is a window on the events topic: next is what to ask
+// eventHandlers answer the calls about events.
+type eventHandlers struct {
+	service Events
+	// ends is done when calls must not wait any more.
+	ends context.Context
+	// waiting has a place for each call that waits for events.
+	waiting chan struct{}
+}
+
+// list answers GET /v1/events: what became of messages. It is a window on the events topic: next is what to ask
 // after next time.
-func (a *API) events(c *call) error {
-	q, err := a.eventsQuery(c)
+func (h eventHandlers) list(c *call) error {
+	q, err := c.eventsQuery()
 	if err != nil {
 		return err
 	}
 	ctx := c.Ctx
 	if q.Wait > 0 {
 		select {
-		case a.waiting <- struct{}{}:
-			defer func() { <-a.waiting }()
+		case h.waiting <- struct{}{}:
+			defer func() { <-h.waiting }()
 		default:
 			return envelope.Errorf(envelope.CodeUnavailable, "as many calls wait for events as are allowed (%d)", maxWaiting)
 		}
@@ -40,10 +49,10 @@ func (a *API) events(c *call) error {
 		var stop context.CancelFunc
 		ctx, stop = context.WithCancel(c.Ctx)
 		defer stop()
-		defer context.AfterFunc(a.streams, stop)()
+		defer context.AfterFunc(h.ends, stop)()
 	}
-	page, err := a.service.Events(ctx, q)
-	if err != nil && a.streams.Err() != nil && c.Ctx.Err() == nil {
+	page, err := h.service.Events(ctx, q)
+	if err != nil && h.ends.Err() != nil && c.Ctx.Err() == nil {
 		return envelope.Errorf(envelope.CodeUnavailable, "the server is about to stop waiting; ask again")
 	}
 	if err != nil {
@@ -53,7 +62,7 @@ func (a *API) events(c *call) error {
 	return nil
 }
 
-func (a *API) eventsQuery(c *call) (q events.Query, err error) {
+func (c *call) eventsQuery() (q events.Query, err error) {
 	if err := c.Known("after", "limit", "types", "user", "wait"); err != nil {
 		return q, err
 	}

@@ -1,10 +1,11 @@
 package httpapi
 
 import (
-	"cmp"
 	"fmt"
 	"math"
 	"net/http"
+
+	"github.com/rs/zerolog"
 
 	"imgo/envelope"
 	"imgo/internal/jsonread"
@@ -16,12 +17,18 @@ type hooksReply struct {
 	Hooks []logic.Hook `json:"hooks"`
 }
 
-// hooks answers GET /v1/hooks.
-func (a *API) hooks(c *call) error {
+// hookHandlers answer the calls about hooks.
+type hookHandlers struct {
+	service Hooks
+	log     zerolog.Logger
+}
+
+// list answers GET /v1/hooks.
+func (h hookHandlers) list(c *call) error {
 	if err := c.Known(); err != nil {
 		return err
 	}
-	list, err := a.service.Hooks(c.Ctx)
+	list, err := h.service.Hooks(c.Ctx)
 	if err != nil {
 		return err
 	}
@@ -39,14 +46,10 @@ func (q *replayRequest) Field(r *jsonread.Reader, name string) (err error) {
 	return err
 }
 
-// replayHook answers POST /v1/hooks/{hook}/replay.
-func (a *API) replayHook(c *call) error {
-	data, err := c.ReadBody()
-	if err != nil {
-		return err
-	}
+// replay answers POST /v1/hooks/{hook}/replay.
+func (h hookHandlers) replay(c *call) error {
 	req := &replayRequest{}
-	if err := jsonread.Object(data, req); err != nil {
+	if err := c.decode(req); err != nil {
 		return err
 	}
 	if req.fromMS == 0 {
@@ -56,32 +59,32 @@ func (a *API) replayHook(c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := a.service.ReplayHook(c.Ctx, hook, req.fromMS); err != nil {
+	if err := h.service.ReplayHook(c.Ctx, hook, req.fromMS); err != nil {
 		return fmt.Errorf("replay the hook: %w", err)
 	}
-	a.log.Warn().Str("hook", hook).Str("key", c.Caller).Msg("a replay is asked for")
+	h.log.Warn().Str("hook", hook).Str("key", c.Caller).Msg("a replay is asked for")
 	return c.Reply(http.StatusAccepted, struct{}{})
 }
 
-// retryHook answers POST /v1/hooks/{hook}/retry: the dead letters are posted again.
-func (a *API) retryHook(c *call) error {
-	hook, err := c.PathName("hook")
-	if err := cmp.Or(err, c.Known()); err != nil {
+// retry answers POST /v1/hooks/{hook}/retry: the dead letters are posted again.
+func (h hookHandlers) retry(c *call) error {
+	hook, err := c.name("hook")
+	if err != nil {
 		return err
 	}
-	if err := a.service.RetryHook(c.Ctx, hook); err != nil {
+	if err := h.service.RetryHook(c.Ctx, hook); err != nil {
 		return fmt.Errorf("post the dead letters again: %w", err)
 	}
 	return c.Reply(http.StatusAccepted, struct{}{})
 }
 
-// resumeHook answers POST /v1/hooks/{hook}/resume.
-func (a *API) resumeHook(c *call) error {
-	hook, err := c.PathName("hook")
-	if err := cmp.Or(err, c.Known()); err != nil {
+// resume answers POST /v1/hooks/{hook}/resume.
+func (h hookHandlers) resume(c *call) error {
+	hook, err := c.name("hook")
+	if err != nil {
 		return err
 	}
-	if err := a.service.ResumeHook(c.Ctx, hook); err != nil {
+	if err := h.service.ResumeHook(c.Ctx, hook); err != nil {
 		return fmt.Errorf("resume the hook: %w", err)
 	}
 	return c.Reply(http.StatusOK, struct{}{})

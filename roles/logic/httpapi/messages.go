@@ -99,9 +99,12 @@ func viewDevices(m *envelope.WaitingMessage) []messageDevice {
 // maxMessages bounds the messages of one answer.
 const maxMessages = 1000
 
-// messages answers GET /v1/users/{user}/messages and /v1/user/messages?user=…: those that wait, oldest first.
-func (a *API) messages(c *call) error {
-	user, err := c.userName("cursor", "limit", "bodies")
+// messageHandlers answer the calls about a user's messages.
+type messageHandlers struct{ service Users }
+
+// list answers GET /v1/users/{user}/messages and /v1/user/messages?user=…: those that wait, oldest first.
+func (h messageHandlers) list(c *call) error {
+	user, err := c.name("user", "cursor", "limit", "bodies")
 	if err != nil {
 		return err
 	}
@@ -119,7 +122,7 @@ func (a *API) messages(c *call) error {
 	if err != nil {
 		return err
 	}
-	r, err := a.service.Messages(c.Ctx, &envelope.MessagesRequest{User: user, After: after, MaxMessages: uint32(limit), Bodies: bodies})
+	r, err := h.service.Messages(c.Ctx, &envelope.MessagesRequest{User: user, After: after, MaxMessages: uint32(limit), Bodies: bodies})
 	if err != nil {
 		return err
 	}
@@ -137,18 +140,18 @@ func (a *API) messages(c *call) error {
 	return c.Reply(http.StatusOK, answer)
 }
 
-// message answers GET /v1/users/{user}/messages/{id} and /v1/user/messages/{id}?user=…: one that waits, with what is known
+// get answers GET /v1/users/{user}/messages/{id} and /v1/user/messages/{id}?user=…: one that waits, with what is known
 // of it on each device.
-func (a *API) message(c *call) error {
-	user, err := c.userName()
+func (h messageHandlers) get(c *call) error {
+	user, err := c.name("user")
 	if err != nil {
 		return err
 	}
-	id, err := pathMessageID(c)
+	id, err := messageID("id", c.R.PathValue("id"))
 	if err != nil {
 		return err
 	}
-	r, err := a.service.Messages(c.Ctx, &envelope.MessagesRequest{User: user, Id: id, MaxMessages: 1, Bodies: true})
+	r, err := h.service.Messages(c.Ctx, &envelope.MessagesRequest{User: user, Id: id, MaxMessages: 1, Bodies: true})
 	if err != nil {
 		return err
 	}
@@ -164,24 +167,21 @@ func (a *API) message(c *call) error {
 
 // explain answers GET /v1/users/{user}/messages/{id}/explain and /v1/user/messages/{id}/explain?user=…: what became of a
 // message, whether it waits or not.
-func (a *API) explain(c *call) error {
-	user, err := c.userName()
+func (h messageHandlers) explain(c *call) error {
+	user, err := c.name("user")
 	if err != nil {
 		return err
 	}
-	id, err := pathMessageID(c)
+	id, err := messageID("id", c.R.PathValue("id"))
 	if err != nil {
 		return err
 	}
-	x, err := a.service.Explain(c.Ctx, user, id)
+	x, err := h.service.Explain(c.Ctx, user, id)
 	if err != nil {
 		return err
 	}
 	return c.Reply(http.StatusOK, x)
 }
-
-// pathMessageID reads the id of a message in the path.
-func pathMessageID(c *call) (uint64, error) { return messageID("id", c.R.PathValue("id")) }
 
 // messageID reads the id of a message: digits. No message has an id of more than 64 bits, so such a number is
 // the largest id.

@@ -3,15 +3,23 @@ package httpapi
 import (
 	"net/http"
 
+	"github.com/rs/zerolog"
+
 	"imgo/roles/logic"
 )
 
+// serverHandlers answer the calls about the server as a whole.
+type serverHandlers struct {
+	service Overview
+	log     zerolog.Logger
+}
+
 // stats answers GET /v1/stats.
-func (a *API) stats(c *call) error {
+func (h serverHandlers) stats(c *call) error {
 	if err := c.Known(); err != nil {
 		return err
 	}
-	s, err := a.service.Stats(c.Ctx)
+	s, err := h.service.Stats(c.Ctx)
 	if err != nil {
 		return err
 	}
@@ -25,11 +33,11 @@ func (a *API) stats(c *call) error {
 }
 
 // nodes answers GET /v1/nodes.
-func (a *API) nodes(c *call) error {
+func (h serverHandlers) nodes(c *call) error {
 	if err := c.Known(); err != nil {
 		return err
 	}
-	list := append([]logic.NodeInfo{}, a.service.Nodes(c.Ctx)...)
+	list := append([]logic.NodeInfo{}, h.service.Nodes(c.Ctx)...)
 	for i := range list {
 		if list[i].Roles == nil {
 			list[i].Roles = []string{}
@@ -43,7 +51,7 @@ const maxNotices = 1000
 
 // notices answers GET /v1/notices?after=: "last" is what to ask after next time.
 // The newest 1,000 are held, by the logic that was asked, since its start.
-func (a *API) notices(c *call) error {
+func (h serverHandlers) notices(c *call) error {
 	if err := c.Known("after", "limit"); err != nil {
 		return err
 	}
@@ -55,7 +63,7 @@ func (a *API) notices(c *call) error {
 	if err != nil {
 		return err
 	}
-	list := a.service.Notices(uint64(after), int(limit)) // number bounds it from 0
+	list := h.service.Notices(uint64(after), int(limit)) // number bounds it from 0
 	if list == nil {
 		list = []logic.Notice{}
 	}

@@ -21,11 +21,11 @@ func (g *growRequest) Field(r *jsonread.Reader, name string) (err error) {
 }
 
 // partitions answers GET /v1/partitions.
-func (a *API) partitions(c *call) error {
+func (h serverHandlers) partitions(c *call) error {
 	if err := c.Known(); err != nil {
 		return err
 	}
-	p, err := a.service.Partitions(c.Ctx)
+	p, err := h.service.Partitions(c.Ctx)
 	if err != nil {
 		return err
 	}
@@ -33,20 +33,16 @@ func (a *API) partitions(c *call) error {
 }
 
 // grow answers POST /v1/partitions: it is begun, not done.
-func (a *API) grow(c *call) error {
-	data, err := c.ReadBody()
-	if err != nil {
-		return err
-	}
+func (h serverHandlers) grow(c *call) error {
 	req := &growRequest{}
-	if err := jsonread.Object(data, req); err != nil {
+	if err := c.decode(req); err != nil {
 		return err
 	}
 	if req.kept == 0 {
 		return envelope.Invalid("kept", "is missing: how many partitions there are to be")
 	}
-	a.log.Warn().Int64("kept", req.kept).Str("key", c.Caller).Msg("more partitions are asked for")
-	p, err := a.service.Grow(c.Ctx, int(req.kept))
+	h.log.Warn().Int64("kept", req.kept).Str("key", c.Caller).Msg("more partitions are asked for")
+	p, err := h.service.Grow(c.Ctx, int(req.kept))
 	if err != nil {
 		return fmt.Errorf("give the kept topic %d partitions: %w", req.kept, err)
 	}

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -241,13 +242,23 @@ func (p *pushRequest) blame(err error) error {
 	return err
 }
 
-// push answers POST /v1/push.
-func (a *API) push(c *call) error {
+// pushHandlers answer the calls that push.
+type pushHandlers struct {
+	cfg     Config
+	service Pusher
+	shared  *httpcall.Shared
+	metrics *metrics
+	// ends is done when streams of pushes have to end.
+	ends context.Context
+}
+
+// one answers POST /v1/push.
+func (h pushHandlers) one(c *call) error {
 	data, err := c.ReadBody()
 	if err != nil {
 		return err
 	}
-	p, err := parsePush(data, a.cfg.MaxUsers)
+	p, err := parsePush(data, h.cfg.MaxUsers)
 	if err != nil {
 		return err
 	}
@@ -260,7 +271,7 @@ func (a *API) push(c *call) error {
 		}
 		p.idempotencyKey = header
 	}
-	result, err := a.service.Push(c.Ctx, p.command(c.key))
+	result, err := h.service.Push(c.Ctx, p.command(c.key))
 	if err != nil {
 		return p.blame(err)
 	}

@@ -57,11 +57,11 @@ func (i *pushItem) run(ctx context.Context, service Pusher, key *caller) {
 	}
 }
 
-// runWithin is run with the bound of a single push.
-func (i *pushItem) runWithin(ctx context.Context, a *API, key *caller) {
-	ctx, cancel := lazyctx.Timeout(ctx, a.cfg.Timeout)
+// runWithin runs an item with the bound of a single push.
+func (h pushHandlers) runWithin(ctx context.Context, i *pushItem, key *caller) {
+	ctx, cancel := lazyctx.Timeout(ctx, h.cfg.Timeout)
 	defer cancel()
-	i.run(ctx, a.service, key)
+	i.run(ctx, h.service, key)
 }
 
 // appendItem appends an item's answer: that of a single push, or {"error"},

@@ -41,17 +41,13 @@ func (q *readRequest) Field(r *jsonread.Reader, name string) (err error) {
 }
 
 // read answers POST /v1/users/{user}/read and POST /v1/user/read?user=…: the user has read messages.
-func (a *API) read(c *call) error {
-	user, err := c.userName()
-	if err != nil {
-		return err
-	}
-	data, err := c.ReadBody()
+func (h userHandlers) read(c *call) error {
+	user, err := c.name("user")
 	if err != nil {
 		return err
 	}
 	req := &readRequest{}
-	if err := jsonread.Object(data, req); err != nil {
+	if err := c.decode(req); err != nil {
 		return err
 	}
 	req.read.User = user
@@ -59,7 +55,7 @@ func (a *API) read(c *call) error {
 		return envelope.Invalid("ids",
 			`is missing or empty, and so is up_to: name the messages that were read, such as {"up_to":"281474976710657"}`)
 	}
-	reply, err := a.service.Read(c.Ctx, &envelope.ReadRequest{Read: &req.read})
+	reply, err := h.service.Read(c.Ctx, &envelope.ReadRequest{Read: &req.read})
 	if err != nil {
 		return err
 	}

@@ -15,42 +15,31 @@ type removedView struct {
 	LogUntilMS int64 `json:"log_until_ms"`
 }
 
-// forgetDevice answers DELETE /v1/users/{user}/devices/{device}.
-func (a *API) forgetDevice(c *call) error {
-	device, err := c.PathName("device")
-	if err != nil {
-		return err
-	}
-	return c.remove(func(user string) (logic.Removed, error) { return a.service.ForgetDevice(c.Ctx, user, device) })
-}
-
-// forgetDeviceByQuery answers DELETE /v1/user/devices?user=…&device=…. An empty device
-// is the one without a name.
-func (a *API) forgetDeviceByQuery(c *call) error {
+// forgetDevice answers DELETE /v1/users/{user}/devices/{device} and /v1/user/devices?user=…&device=…. In the query, an
+// empty device is the one without a name.
+func (h userHandlers) forgetDevice(c *call) (err error) {
 	device := ""
 	if c.Param("device") != "" || !c.Params().Has("device") {
-		var err error
-		if device, err = c.QueryName("device"); err != nil {
+		if device, err = c.name("device", "user"); err != nil {
 			return err
 		}
 	}
-	forget := func(user string) (logic.Removed, error) { return a.service.ForgetDevice(c.Ctx, user, device) }
-	return c.remove(forget, "device")
+	return c.remove(func(user string) (logic.Removed, error) { return h.service.ForgetDevice(c.Ctx, user, device) }, "device")
 }
 
 // purge answers DELETE /v1/users/{user}/messages and /v1/user/messages?user=….
-func (a *API) purge(c *call) error {
-	return c.remove(func(user string) (logic.Removed, error) { return a.service.Purge(c.Ctx, user) })
+func (h messageHandlers) purge(c *call) error {
+	return c.remove(func(user string) (logic.Removed, error) { return h.service.Purge(c.Ctx, user) })
 }
 
-// eraseUser answers DELETE /v1/users/{user} and /v1/user?user=….
-func (a *API) eraseUser(c *call) error {
-	return c.remove(func(user string) (logic.Removed, error) { return a.service.Erase(c.Ctx, user) })
+// erase answers DELETE /v1/users/{user} and /v1/user?user=….
+func (h userHandlers) erase(c *call) error {
+	return c.remove(func(user string) (logic.Removed, error) { return h.service.Erase(c.Ctx, user) })
 }
 
 // remove does a removal. more are parameters of the call beside the user.
 func (c *call) remove(do func(user string) (logic.Removed, error), more ...string) error {
-	user, err := c.userName(more...)
+	user, err := c.name("user", more...)
 	if err != nil {
 		return err
 	}

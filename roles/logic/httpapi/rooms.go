@@ -12,8 +12,11 @@ const (
 	maxMembers = 10_000
 )
 
-// rooms answers GET /v1/rooms with the rooms that have members, the fullest first.
-func (a *API) rooms(c *call) error {
+// roomHandlers answer the calls about rooms and their members.
+type roomHandlers struct{ service Rooms }
+
+// list answers GET /v1/rooms with the rooms that have members, the fullest first.
+func (h roomHandlers) list(c *call) error {
 	if err := c.Known("prefix", "limit"); err != nil {
 		return err
 	}
@@ -21,7 +24,7 @@ func (a *API) rooms(c *call) error {
 	if err != nil {
 		return err
 	}
-	counts, err := a.service.Rooms(c.Ctx)
+	counts, err := h.service.Rooms(c.Ctx)
 	if err != nil {
 		return err
 	}
@@ -30,38 +33,18 @@ func (a *API) rooms(c *call) error {
 	return c.Reply(http.StatusOK, map[string]any{"rooms": list[:min(len(list), int(limit))], "total": total})
 }
 
-// room answers GET /v1/rooms/{room}. An empty room is no error, since rooms are
+// get answers GET /v1/rooms/{room} and GET /v1/room?room=…. An empty room is no error, since rooms are
 // neither made nor deleted.
-func (a *API) room(c *call) error {
-	room, err := c.PathName("room")
+func (h roomHandlers) get(c *call) error {
+	room, err := c.name("room", "limit")
 	if err != nil {
 		return err
 	}
-	if err := c.Known("limit"); err != nil {
-		return err
-	}
-	return c.replyRoom(room)
-}
-
-// roomByQuery answers GET /v1/room?room=…, which takes every name. A proxy that
-// decodes paths, or mends them, makes another name of "live://1" in a path.
-func (a *API) roomByQuery(c *call) error {
-	if err := c.Known("room", "limit"); err != nil {
-		return err
-	}
-	room, err := c.QueryName("room")
-	if err != nil {
-		return err
-	}
-	return c.replyRoom(room)
-}
-
-func (c *call) replyRoom(room string) error {
 	limit, err := c.Number("limit", 100, 0, maxMembers)
 	if err != nil {
 		return err
 	}
-	members, total, err := c.api.service.Room(c.Ctx, room, int(limit))
+	members, total, err := h.service.Room(c.Ctx, room, int(limit))
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"slices"
 
+	"imgo/internal/jsonread"
 	"imgo/roles/logic/httpapi/goim"
 	"imgo/roles/logic/httpapi/imgo2016"
 	"imgo/roles/logic/httpapi/internal/httpcall"
@@ -15,9 +16,31 @@ type handler func(*call) error
 // call is one request under way, with what only /v1 needs of it.
 type call struct {
 	*httpcall.Call
-	api *API
+	metrics *metrics
 	// key is the caller's API key, nil where no keys are set.
 	key *caller
+}
+
+// name returns the user, room or device that a call is about. The path has it, or the query, which takes every name: a
+// path cannot carry ".", for example. more are further parameters of the call.
+func (c *call) name(field string, more ...string) (string, error) {
+	inPath := func(name string) bool { return c.R.PathValue(name) != "" }
+	if err := c.Known(slices.DeleteFunc(append(more, field), inPath)...); err != nil {
+		return "", err
+	}
+	if inPath(field) {
+		return c.PathName(field)
+	}
+	return c.QueryName(field)
+}
+
+// decode reads the body, a JSON object.
+func (c *call) decode(into jsonread.Fields) error {
+	data, err := c.ReadBody()
+	if err != nil {
+		return err
+	}
+	return jsonread.Object(data, into)
 }
 
 // route is one path.
@@ -91,77 +114,81 @@ func (rt *route) allowed() []string {
 	return methods
 }
 
+// endpoint is one method of a path.
+type endpoint struct {
+	verb string
+	method
+}
+
+func get(scope Scope, h handler) endpoint    { return endpoint{http.MethodGet, method{scope, h}} }
+func put(scope Scope, h handler) endpoint    { return endpoint{http.MethodPut, method{scope, h}} }
+func post(scope Scope, h handler) endpoint   { return endpoint{http.MethodPost, method{scope, h}} }
+func remove(scope Scope, h handler) endpoint { return endpoint{http.MethodDelete, method{scope, h}} }
+
+// v1 returns a route of /v1.
+func v1(path string, endpoints ...endpoint) *route {
+	rt := &route{path: path, form: v1Form(), methods: make(methods)}
+	for _, e := range endpoints {
+		rt.methods[e.verb] = e.method
+	}
+	return rt
+}
+
+// v1Own is v1 with own set.
+func v1Own(path string, endpoints ...endpoint) *route {
+	rt := v1(path, endpoints...)
+	rt.own = true
+	return rt
+}
+
 func (a *API) register() {
-	get := func(scope Scope, h handler) methods { return methods{http.MethodGet: {scope, h}} }
-	post := func(scope Scope, h handler) methods { return methods{http.MethodPost: {scope, h}} }
-	remove := func(h handler) methods { return methods{http.MethodDelete: {httpcall.ScopeUsers, h}} }
-	v1 := v1Form()
+	const readScope, userScope, roomScope = httpcall.ScopeRead, httpcall.ScopeUsers, httpcall.ScopeRooms
+	push := pushHandlers{cfg: a.cfg, service: a.service, shared: &a.shared, metrics: a.metrics, ends: a.streams}
+	users, messages, rooms := userHandlers{a.service, a.cfg.MaxUsers}, messageHandlers{a.service}, roomHandlers{a.service}
+	tokens, hooks, server := tokenHandlers{a.service}, hookHandlers{a.service, a.log}, serverHandlers{a.service, a.log}
+	events := eventHandlers{service: a.service, ends: a.streams, waiting: make(chan struct{}, maxWaiting)}
 
 	a.routes = []*route{
-		{path: "/v1/push", form: v1, own: true, methods: post(httpcall.ScopePush, a.push)},
-		{path: "/v1/push/batch", form: v1, own: true, methods: post(httpcall.ScopePush, a.pushBatch)},
-		{path: "/v1/push/stream", form: v1, own: true, methods: post(httpcall.ScopePush, a.pushStream)},
-		{path: "/v1/users", form: v1, own: true, methods: get(httpcall.ScopeRead, a.usersOnline)},
-		{path: "/v1/users/online", form: v1, own: true, methods: post(httpcall.ScopeRead, a.usersOnlineList)},
-		{path: "/v1/users/{user}", form: v1, methods: methods{
-			http.MethodGet:    {httpcall.ScopeRead, a.user},
-			http.MethodDelete: {httpcall.ScopeUsers, a.eraseUser},
-		}},
-		{path: "/v1/users/{user}/devices/{device}", form: v1, methods: remove(a.forgetDevice)},
-		{path: "/v1/users/{user}/tokens", form: v1, methods: get(httpcall.ScopeTokens, a.userTokens)},
-		{path: "/v1/users/{user}/messages", form: v1, methods: methods{
-			http.MethodGet:    {httpcall.ScopeRead, a.messages},
-			http.MethodDelete: {httpcall.ScopeUsers, a.purge},
-		}},
-		{path: "/v1/users/{user}/messages/{id}", form: v1, methods: get(httpcall.ScopeRead, a.message)},
-		{path: "/v1/users/{user}/messages/{id}/explain", form: v1, methods: get(httpcall.ScopeRead, a.explain)},
-		{path: "/v1/user", form: v1, methods: methods{
-			http.MethodGet:    {httpcall.ScopeRead, a.user},
-			http.MethodDelete: {httpcall.ScopeUsers, a.eraseUser},
-		}},
-		{path: "/v1/user/devices", form: v1, methods: remove(a.forgetDeviceByQuery)},
-		{path: "/v1/user/tokens", form: v1, methods: get(httpcall.ScopeTokens, a.userTokens)},
-		{path: "/v1/user/messages", form: v1, methods: methods{
-			http.MethodGet:    {httpcall.ScopeRead, a.messages},
-			http.MethodDelete: {httpcall.ScopeUsers, a.purge},
-		}},
-		{path: "/v1/user/messages/{id}", form: v1, methods: get(httpcall.ScopeRead, a.message)},
-		{path: "/v1/user/messages/{id}/explain", form: v1, methods: get(httpcall.ScopeRead, a.explain)},
-		{path: "/v1/user/read", form: v1, methods: post(httpcall.ScopeUsers, a.read)},
-		{path: "/v1/user/kick", form: v1, methods: post(httpcall.ScopeUsers, a.kick)},
-		{path: "/v1/users/{user}/rooms", form: v1, methods: get(httpcall.ScopeRead, a.userRooms)},
-		{path: "/v1/users/{user}/read", form: v1, methods: post(httpcall.ScopeUsers, a.read)},
-		{path: "/v1/users/{user}/kick", form: v1, methods: post(httpcall.ScopeUsers, a.kick)},
-		{path: "/v1/rooms", form: v1, own: true, methods: get(httpcall.ScopeRead, a.rooms)},
-		{path: "/v1/rooms/{room}", form: v1, methods: get(httpcall.ScopeRead, a.room)},
-		{path: "/v1/room", form: v1, methods: get(httpcall.ScopeRead, a.roomByQuery)},
-		{path: "/v1/rooms/{room}/users/{user}", form: v1, methods: methods{
-			http.MethodPut:    {httpcall.ScopeRooms, a.addMember},
-			http.MethodDelete: {httpcall.ScopeRooms, a.removeMember},
-		}},
-		{path: "/v1/memberships", form: v1, methods: methods{
-			http.MethodGet:    {httpcall.ScopeRead, a.userRoomsByQuery},
-			http.MethodPut:    {httpcall.ScopeRooms, a.addMemberByQuery},
-			http.MethodDelete: {httpcall.ScopeRooms, a.removeMemberByQuery},
-		}},
-		{path: "/v1/stats", form: v1, own: true, methods: get(httpcall.ScopeRead, a.stats)},
-		{path: "/v1/nodes", form: v1, own: true, methods: get(httpcall.ScopeRead, a.nodes)},
-		{path: "/v1/nodes/best", form: v1, methods: get(httpcall.ScopeOpen, a.bestNodes), anyPage: true},
-		{path: "/v1/hooks", form: v1, methods: get(httpcall.ScopeRead, a.hooks)},
-		{path: "/v1/hooks/{hook}/replay", form: v1, methods: post(httpcall.ScopeAdmin, a.replayHook)},
-		{path: "/v1/hooks/{hook}/retry", form: v1, methods: post(httpcall.ScopeAdmin, a.retryHook)},
-		{path: "/v1/hooks/{hook}/resume", form: v1, methods: post(httpcall.ScopeAdmin, a.resumeHook)},
-		{path: "/v1/partitions", form: v1, own: true, methods: methods{
-			http.MethodGet:  {httpcall.ScopeRead, a.partitions},
-			http.MethodPost: {httpcall.ScopeAdmin, a.grow},
-		}},
-		{path: "/v1/notices", form: v1, methods: get(httpcall.ScopeRead, a.notices)},
-		{path: "/v1/events", form: v1, methods: get(httpcall.ScopeRead, a.events)},
-		{path: "/v1/tokens", form: v1, own: true, methods: post(httpcall.ScopeTokens, a.newToken)},
-		{path: "/v1/tokens/revoke", form: v1, own: true, methods: post(httpcall.ScopeTokens, a.revokeTokens)},
-		{path: "/v1/openapi.json", form: v1, methods: get(httpcall.ScopeOpen, openapiJSON)},
-		{path: "/v1/openapi.yaml", form: v1, methods: get(httpcall.ScopeOpen, openapiYAML)},
-		{path: "/", form: v1},
+		v1Own("/v1/push", post(httpcall.ScopePush, push.one)),
+		v1Own("/v1/push/batch", post(httpcall.ScopePush, push.batch)),
+		v1Own("/v1/push/stream", post(httpcall.ScopePush, push.stream)),
+		v1Own("/v1/users", get(readScope, users.online)),
+		v1Own("/v1/users/online", post(readScope, users.onlineList)),
+		v1("/v1/users/{user}/devices/{device}", remove(userScope, users.forgetDevice)),
+		v1("/v1/user/devices", remove(userScope, users.forgetDevice)),
+		v1Own("/v1/rooms", get(readScope, rooms.list)),
+		v1("/v1/rooms/{room}", get(readScope, rooms.get)),
+		v1("/v1/room", get(readScope, rooms.get)),
+		v1("/v1/rooms/{room}/users/{user}", put(roomScope, rooms.addMember), remove(roomScope, rooms.removeMember)),
+		v1("/v1/users/{user}/rooms", get(readScope, rooms.ofUser)),
+		v1("/v1/memberships", get(readScope, rooms.ofUser), put(roomScope, rooms.addMember), remove(roomScope, rooms.removeMember)),
+		v1Own("/v1/stats", get(readScope, server.stats)),
+		v1Own("/v1/nodes", get(readScope, server.nodes)),
+		{path: "/v1/nodes/best", form: v1Form(), methods: methods{http.MethodGet: {httpcall.ScopeOpen, server.bestNodes}}, anyPage: true},
+		v1("/v1/hooks", get(readScope, hooks.list)),
+		v1("/v1/hooks/{hook}/replay", post(httpcall.ScopeAdmin, hooks.replay)),
+		v1("/v1/hooks/{hook}/retry", post(httpcall.ScopeAdmin, hooks.retry)),
+		v1("/v1/hooks/{hook}/resume", post(httpcall.ScopeAdmin, hooks.resume)),
+		v1Own("/v1/partitions", get(readScope, server.partitions), post(httpcall.ScopeAdmin, server.grow)),
+		v1("/v1/notices", get(readScope, server.notices)),
+		v1("/v1/events", get(readScope, events.list)),
+		v1Own("/v1/tokens", post(httpcall.ScopeTokens, tokens.make)),
+		v1Own("/v1/tokens/revoke", post(httpcall.ScopeTokens, tokens.revoke)),
+		v1("/v1/openapi.json", get(httpcall.ScopeOpen, openapiJSON)),
+		v1("/v1/openapi.yaml", get(httpcall.ScopeOpen, openapiYAML)),
+		{path: "/", form: v1Form()},
+	}
+	// The calls about one user have two paths: with the name in the path, and in the query.
+	for _, path := range []string{"/v1/users/{user}", "/v1/user"} {
+		a.routes = append(a.routes,
+			v1(path, get(readScope, users.get), remove(userScope, users.erase)),
+			v1(path+"/tokens", get(httpcall.ScopeTokens, tokens.ofUser)),
+			v1(path+"/messages", get(readScope, messages.list), remove(userScope, messages.purge)),
+			v1(path+"/messages/{id}", get(readScope, messages.get)),
+			v1(path+"/messages/{id}/explain", get(readScope, messages.explain)),
+			v1(path+"/read", post(userScope, users.read)),
+			v1(path+"/kick", post(userScope, users.kick)),
+		)
 	}
 	imgo := imgo2016.New(imgo2016.Config{MaxUsers: a.cfg.MaxUsers, MaxTake: a.cfg.MaxTake}, a.service)
 	a.routes = append(a.routes, ancestorRoutes("/1/", imgo2016.Form(), imgo.Routes())...)

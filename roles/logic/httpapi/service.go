@@ -17,6 +17,8 @@ type Service interface {
 	Users
 	Rooms
 	Tokens
+	Hooks
+	Events
 	Overview
 }
 
@@ -39,6 +41,8 @@ type Users interface {
 	Messages(ctx context.Context, r *envelope.MessagesRequest) (*envelope.MessagesReply, error)
 	// Read makes it durable that a user has read messages.
 	Read(ctx context.Context, r *envelope.ReadRequest) (*envelope.ReadReply, error)
+	// Explain says what became of a message that was pushed to a user.
+	Explain(ctx context.Context, user string, id uint64) (*logic.Explanation, error)
 	// ForgetDevice forgets a device, Purge drops all waiting messages, and Erase takes
 	// away all that is known of the user.
 	ForgetDevice(ctx context.Context, user, device string) (logic.Removed, error)
@@ -72,21 +76,8 @@ type Tokens interface {
 	RevokeUser(ctx context.Context, user string, closeSessions bool) (int, error)
 }
 
-// Overview shows the server as a whole.
-type Overview interface {
-	Stats(ctx context.Context) (logic.Stats, error)
-	Nodes(ctx context.Context) []logic.NodeInfo
-	// Events returns events of messages.
-	Events(ctx context.Context, q events.Query) (*events.Page, error)
-	// Notices returns at most max notices with a Seq above after, oldest first.
-	Notices(after uint64, max int) []logic.Notice
-	// Partitions returns how many partitions the kept topic has, and the
-	// progress of its growth.
-	Partitions(ctx context.Context) (logic.Partitions, error)
-	// Grow begins to add partitions, and returns the progress.
-	Grow(ctx context.Context, kept int) (logic.Partitions, error)
-	// Explain says what became of a message that was pushed to a user.
-	Explain(ctx context.Context, user string, id uint64) (*logic.Explanation, error)
+// Hooks shows and changes the posting of events.
+type Hooks interface {
 	// Hooks returns what the hooks have done and have to do, by name.
 	Hooks(ctx context.Context) ([]logic.Hook, error)
 	// ReplayHook makes a hook post again what the topic has from a time on, in Unix milliseconds. RetryHook
@@ -94,6 +85,25 @@ type Overview interface {
 	ReplayHook(ctx context.Context, hook string, fromMS int64) error
 	RetryHook(ctx context.Context, hook string) error
 	ResumeHook(ctx context.Context, hook string) error
+}
+
+// Events shows what became of messages.
+type Events interface {
+	// Events returns events of messages.
+	Events(ctx context.Context, q events.Query) (*events.Page, error)
+}
+
+// Overview shows the server as a whole.
+type Overview interface {
+	Stats(ctx context.Context) (logic.Stats, error)
+	Nodes(ctx context.Context) []logic.NodeInfo
+	// Notices returns at most max notices with a Seq above after, oldest first.
+	Notices(after uint64, max int) []logic.Notice
+	// Partitions returns how many partitions the kept topic has, and the
+	// progress of its growth.
+	Partitions(ctx context.Context) (logic.Partitions, error)
+	// Grow begins to add partitions, and returns the progress.
+	Grow(ctx context.Context, kept int) (logic.Partitions, error)
 	// CountByComet returns each comet's number of sessions.
 	CountByComet(ctx context.Context) (map[string]int, error)
 	// ForgetComet drops the records of a comet's sessions, and returns how

@@ -56,6 +56,7 @@ var (
 // workers push them, and the handler's goroutine writes the results in the
 // order of the lines.
 type pushStream struct {
+	pushHandlers
 	call *call
 	conn *http.ResponseController
 	// items has the lines in their order. The reader closes it. Its capacity
@@ -85,24 +86,19 @@ type streamItem struct {
 	large  bool // it holds a place for large bodies until it was pushed
 }
 
-// pushStream answers POST /v1/push/stream: one push a line, one result a line.
-func (a *API) pushStream(c *call) error {
+// stream answers POST /v1/push/stream: one push a line, one result a line.
+func (h pushHandlers) stream(c *call) error {
 	if c.R.Header.Get("Idempotency-Key") != "" {
 		return envelope.Invalid("Idempotency-Key", "is not a header for a stream: give each push its own idempotency_key")
 	}
 	s := &pushStream{
-		call: c, conn: http.NewResponseController(c.W),
+		pushHandlers: h, call: c, conn: http.NewResponseController(c.W),
 		items:  make(chan streamItem, streamWindow/streamMinWeight+1),
 		window: semaphore.NewWeighted(streamWindow), work: make(chan streamItem),
 	}
 	s.serve()
 	return nil
 }
-
-// EndStreams ends all streams of pushes, and those that still begin: lines
-// that were read are pushed and get their results. Other calls are not
-// affected. It does not wait.
-func (a *API) EndStreams() { a.endStreams() }
 
 // serve runs the stream until all its results are written, or cannot be.
 func (s *pushStream) serve() {
@@ -122,7 +118,7 @@ func (s *pushStream) serve() {
 		_ = s.write(nil)
 	}
 
-	detach := context.AfterFunc(s.call.api.streams, func() { s.stopReading(errStreamEnds) })
+	detach := context.AfterFunc(s.ends, func() { s.stopReading(errStreamEnds) })
 	defer detach()
 	go s.readLines()
 	defer s.finish()
@@ -222,7 +218,7 @@ func (s *pushStream) readLines() {
 // readLine reads one line. The item holds its part of the window, and a large
 // line's place, also when there is an error.
 func (s *pushStream) readLine(lines *bufio.Reader) (item streamItem, line []byte, err error) {
-	limit := int64(s.call.api.cfg.MaxBody)
+	limit := int64(s.cfg.MaxBody)
 	part, err := lines.ReadSlice('\n')
 	if errors.Is(err, bufio.ErrBufferFull) {
 		return s.readLargeLine(lines, part)
@@ -237,7 +233,7 @@ func (s *pushStream) readLine(lines *bufio.Reader) (item streamItem, line []byte
 
 // readLargeLine reads the rest of a line that does not fit the buffer.
 func (s *pushStream) readLargeLine(lines *bufio.Reader, part []byte) (item streamItem, line []byte, err error) {
-	limit := int64(s.call.api.cfg.MaxBody)
+	limit := int64(s.cfg.MaxBody)
 	item = streamItem{weight: streamWindow, large: true}
 	s.acquire(item)
 	// A place is not for a caller that sends slowly.
@@ -262,7 +258,7 @@ func (s *pushStream) readLargeLine(lines *bufio.Reader, part []byte) (item strea
 func (s *pushStream) acquire(item streamItem) {
 	_ = s.window.Acquire(context.Background(), item.weight)
 	if item.large {
-		s.call.api.shared.Large <- struct{}{}
+		s.shared.Large <- struct{}{}
 	}
 }
 
@@ -272,11 +268,10 @@ func lineTooLarge(limit int64) error {
 
 // accept has one line pushed, or refuses it.
 func (s *pushStream) accept(item streamItem, line []byte) {
-	a := s.call.api
 	if err := s.call.admit(time.Now()); err != nil {
 		item.pushItem = &pushItem{err: err, done: make(chan struct{})}
 	} else {
-		item.pushItem = newPushItem(line, a.cfg.MaxUsers)
+		item.pushItem = newPushItem(line, s.cfg.MaxUsers)
 	}
 	if item.err != nil {
 		s.freePlace(item)
@@ -301,21 +296,21 @@ func (s *pushStream) push(item streamItem) {
 	ctx := context.WithoutCancel(s.call.R.Context())
 	for more := true; more; item, more = <-s.work {
 		item.wait()
-		item.runWithin(ctx, s.call.api, s.call.key)
+		s.runWithin(ctx, item.pushItem, s.call.key)
 		s.freePlace(item)
 	}
 }
 
 func (s *pushStream) freePlace(item streamItem) {
 	if item.large {
-		<-s.call.api.shared.Large
+		<-s.shared.Large
 	}
 }
 
 // writeResults writes the results in order. They are flushed when the next one
 // is not there yet.
 func (s *pushStream) writeResults() {
-	a, c := s.call.api, s.call
+	c := s.call
 	w := &resultWriter{stream: s}
 	for {
 		item, open := w.next()
@@ -331,7 +326,7 @@ func (s *pushStream) writeResults() {
 	}
 	if s.end != nil && !w.failed {
 		p := httpcall.Explain(s.end)
-		a.metrics.problem(&p)
+		s.metrics.problem(&p)
 		w.buf = append(appendItemProblem(w.buf, &p, `,"end":true`), '\n')
 	}
 	w.flush()

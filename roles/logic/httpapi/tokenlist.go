@@ -9,13 +9,13 @@ type tokenInfoView struct {
 	ExpiresMS int64 `json:"expires_ms"`
 }
 
-// userTokens answers GET /v1/users/{user}/tokens and /v1/user/tokens?user=….
-func (a *API) userTokens(c *call) error {
-	user, err := c.userName()
+// ofUser answers GET /v1/users/{user}/tokens and /v1/user/tokens?user=….
+func (h tokenHandlers) ofUser(c *call) error {
+	user, err := c.name("user")
 	if err != nil {
 		return err
 	}
-	list, err := a.service.UserTokens(c.Ctx, user)
+	list, err := h.service.UserTokens(c.Ctx, user)
 	if err != nil {
 		return err
 	}

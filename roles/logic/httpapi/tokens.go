@@ -40,21 +40,20 @@ type tokenView struct {
 	ExpiresMS int64  `json:"expires_ms"`
 }
 
-// newToken answers POST /v1/tokens. The token is shown this once. The server
+// tokenHandlers answer the calls about opaque client tokens.
+type tokenHandlers struct{ service Tokens }
+
+// make answers POST /v1/tokens. The token is shown this once. The server
 // stores its hash only.
-func (a *API) newToken(c *call) error {
-	data, err := c.ReadBody()
-	if err != nil {
-		return err
-	}
+func (h tokenHandlers) make(c *call) error {
 	req := &tokenRequest{}
-	if err := jsonread.Object(data, req); err != nil {
+	if err := c.decode(req); err != nil {
 		return err
 	}
 	if err := envelope.CheckName("user", req.User); err != nil {
 		return err
 	}
-	token, err := a.service.NewToken(c.Ctx, req.TokenRequest)
+	token, err := h.service.NewToken(c.Ctx, req.TokenRequest)
 	if err != nil {
 		return err
 	}
@@ -86,26 +85,23 @@ func (t *revokeRequest) Field(r *jsonread.Reader, name string) (err error) {
 	return err
 }
 
-// revokeTokens answers POST /v1/tokens/revoke, for one token or all of a user's.
+// revoke answers POST /v1/tokens/revoke, for one token or all of a user's.
 // Sessions are closed unless "close" is false, since a lost token must not keep
 // the connection that it opened.
-func (a *API) revokeTokens(c *call) error {
-	data, err := c.ReadBody()
-	if err != nil {
-		return err
-	}
+func (h tokenHandlers) revoke(c *call) error {
 	req := &revokeRequest{}
-	if err := jsonread.Object(data, req); err != nil {
+	if err := c.decode(req); err != nil {
 		return err
 	}
 	var n int
+	var err error
 	switch {
 	case req.token != "" && req.user != "":
 		return envelope.Invalid("user", "cannot be there beside token: name one of them")
 	case req.token != "":
-		n, err = a.service.RevokeToken(c.Ctx, req.token, !req.keepOpen)
+		n, err = h.service.RevokeToken(c.Ctx, req.token, !req.keepOpen)
 	case req.user != "":
-		n, err = a.service.RevokeUser(c.Ctx, req.user, !req.keepOpen)
+		n, err = h.service.RevokeUser(c.Ctx, req.user, !req.keepOpen)
 	default:
 		return envelope.Invalid("token", "is missing: name a token or a user")
 	}

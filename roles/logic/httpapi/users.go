@@ -52,22 +52,6 @@ func viewSessions(sessions []*envelope.SessionInfo) []sessionView {
 	return views
 }
 
-// userName returns the user whom a call is about. A path below /v1/users/{user}
-// names it, and one below /v1/user has it in the query, which takes every name: a
-// path cannot carry ".", for example. more are further parameters of the call.
-func (c *call) userName(more ...string) (string, error) {
-	if c.R.PathValue("user") != "" {
-		if err := c.Known(more...); err != nil {
-			return "", err
-		}
-		return c.PathName("user")
-	}
-	if err := c.Known(append(more, "user")...); err != nil {
-		return "", err
-	}
-	return c.QueryName("user")
-}
-
 // userView is GET /v1/users/{user}.
 type userView struct {
 	User     string        `json:"user"`
@@ -94,14 +78,20 @@ type deviceView struct {
 	Pending    uint32 `json:"pending"`
 }
 
-// user answers GET /v1/users/{user} and GET /v1/user?user=…. An unknown user looks
+// userHandlers answer the calls about users, but those about their messages and tokens.
+type userHandlers struct {
+	service Users
+	max     int // users in one call
+}
+
+// get answers GET /v1/users/{user} and GET /v1/user?user=…. An unknown user looks
 // like any user who is offline, since the server keeps no list of users.
-func (a *API) user(c *call) error {
-	user, err := c.userName()
+func (h userHandlers) get(c *call) error {
+	user, err := c.name("user")
 	if err != nil {
 		return err
 	}
-	r, err := a.service.User(c.Ctx, user)
+	r, err := h.service.User(c.Ctx, user)
 	if err != nil {
 		return err
 	}
@@ -133,9 +123,9 @@ type onlineView struct {
 // maxIDs bounds the users in the query of GET /v1/users.
 const maxIDs = 1000
 
-// usersOnline answers GET /v1/users?ids=a,b (also ids=a&ids=b, for names that
+// online answers GET /v1/users?ids=a,b (also ids=a&ids=b, for names that
 // have a comma).
-func (a *API) usersOnline(c *call) error {
+func (h userHandlers) online(c *call) error {
 	if err := c.Known("ids"); err != nil {
 		return err
 	}
@@ -150,7 +140,7 @@ func (a *API) usersOnline(c *call) error {
 	case len(users) > maxIDs:
 		return envelope.Invalid("ids", fmt.Sprintf("has more than %d entries; POST /v1/users/online takes more", maxIDs))
 	}
-	return c.replyOnline("ids", users)
+	return h.replyOnline(c, "ids", users)
 }
 
 // onlineRequest is the body of POST /v1/users/online.
@@ -167,29 +157,25 @@ func (o *onlineRequest) Field(r *jsonread.Reader, name string) (err error) {
 	return err
 }
 
-// usersOnlineList answers POST /v1/users/online.
-func (a *API) usersOnlineList(c *call) error {
-	data, err := c.ReadBody()
-	if err != nil {
-		return err
-	}
-	req := &onlineRequest{max: a.cfg.MaxUsers}
-	if err := jsonread.Object(data, req); err != nil {
+// onlineList answers POST /v1/users/online.
+func (h userHandlers) onlineList(c *call) error {
+	req := &onlineRequest{max: h.max}
+	if err := c.decode(req); err != nil {
 		return err
 	}
 	if len(req.users) == 0 {
 		return envelope.Invalid("users", "is missing or empty")
 	}
-	return c.replyOnline("users", req.users)
+	return h.replyOnline(c, "users", req.users)
 }
 
-func (c *call) replyOnline(field string, users []string) error {
+func (h userHandlers) replyOnline(c *call, field string, users []string) error {
 	for i, user := range users {
 		if err := envelope.CheckName(field, user); err != nil {
 			return envelope.CheckName(fmt.Sprintf("%s[%d]", field, i), user)
 		}
 	}
-	online, err := c.api.service.Online(c.Ctx, users)
+	online, err := h.service.Online(c.Ctx, users)
 	if err != nil {
 		return err
 	}
@@ -229,8 +215,8 @@ func (k *kickRequest) Field(r *jsonread.Reader, name string) (err error) {
 
 // kick answers POST /v1/users/{user}/kick and POST /v1/user/kick?user=…. It closes
 // the user's sessions that match, and all of them if the request has no body.
-func (a *API) kick(c *call) error {
-	user, err := c.userName()
+func (h userHandlers) kick(c *call) error {
+	user, err := c.name("user")
 	if err != nil {
 		return err
 	}
@@ -247,7 +233,7 @@ func (a *API) kick(c *call) error {
 	if req.filter.Device != "" && req.filter.Session != "" {
 		return envelope.Invalid("session", "cannot be there beside device: name one of them, or neither for all sessions")
 	}
-	n, err := a.service.Kick(c.Ctx, user, req.filter)
+	n, err := h.service.Kick(c.Ctx, user, req.filter)
 	if err != nil {
 		return err
 	}
