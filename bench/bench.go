@@ -24,39 +24,39 @@ type scenario struct {
 	extra bool
 	// once scenarios take long, so only the first run includes them.
 	once bool
-	run  func(*bench, context.Context, *recorder) error
+	run  func(context.Context, *trial) error
 }
 
 // on returns run bound to one kind of connection.
-func on(kind string, run func(*bench, context.Context, *recorder, string) error) func(*bench, context.Context, *recorder) error {
-	return func(b *bench, ctx context.Context, r *recorder) error { return run(b, ctx, r, kind) }
+func on(kind string, run func(context.Context, *trial, string) error) func(context.Context, *trial) error {
+	return func(ctx context.Context, t *trial) error { return run(ctx, t, kind) }
 }
 
 func scenarios() []scenario {
 	return []scenario{
-		{name: "idle-tcp", what: "memory of an idle TCP connection, user and kernel; CPU a connect", run: on(load.TCP, (*bench).idle)},
-		{name: "idle-ws", what: "the same, WebSocket", run: on(load.WS, (*bench).idle)},
+		{name: "idle-tcp", what: "memory of an idle TCP connection, user and kernel; CPU a connect", run: on(load.TCP, idle)},
+		{name: "idle-ws", what: "the same, WebSocket", run: on(load.WS, idle)},
 		{name: "broadcast-tcp", what: "CPU a delivery to all TCP connections, beside plain writes; GC pauses",
-			run: on(load.TCP, (*bench).broadcast)},
-		{name: "broadcast-ws", what: "the same, WebSocket", run: on(load.WS, (*bench).broadcast)},
-		{name: "window", what: "the same at 40/s with a flush window of 500 ms, beside one write of 20 messages", run: (*bench).window},
-		{name: "max", what: "the most deliveries a second without a loss, beside two raw writer threads", run: (*bench).most},
-		{name: "max-window", what: "the same with the flush window", run: (*bench).mostWindow},
-		{name: "sizes", what: "CPU a delivery at 1,000, 5,000 and 19,000 connections", run: (*bench).sizes},
-		{name: "room", what: "from push to receipt in a room of 10, at 40/s", run: (*bench).room},
-		{name: "latency", what: "from HTTP push to client receipt, beside a bare HTTP server and a sync of the disk", run: (*bench).latency},
-		{name: "throughput", what: "pushes accepted a second, and their CPU", run: (*bench).throughput},
-		{name: "events", what: "what reports cost: CPU of a kept push with one, events a second, deliveries of a hook", run: (*bench).events},
-		{name: "replay", what: "reconnect and replay of 1,000 kept messages", run: (*bench).replay},
-		{name: "storm", what: "all clients connect at once: how they are let in", run: (*bench).storm},
-		{name: "start", what: "from `imgo` typed to the first delivery", run: (*bench).start},
-		{name: "stalled", what: "clients that never read among those that do: memory, latency of the others", run: (*bench).stalled},
+			run: on(load.TCP, broadcast)},
+		{name: "broadcast-ws", what: "the same, WebSocket", run: on(load.WS, broadcast)},
+		{name: "window", what: "the same at 40/s with a flush window of 500 ms, beside one write of 20 messages", run: window},
+		{name: "max", what: "the most deliveries a second without a loss, beside two raw writer threads", run: most},
+		{name: "max-window", what: "the same with the flush window", run: mostWindow},
+		{name: "sizes", what: "CPU a delivery at 1,000, 5,000 and 19,000 connections", run: sizes},
+		{name: "room", what: "from push to receipt in a room of 10, at 40/s", run: room},
+		{name: "latency", what: "from HTTP push to client receipt, beside a bare HTTP server and a sync of the disk", run: latency},
+		{name: "throughput", what: "pushes accepted a second, and their CPU", run: throughput},
+		{name: "events", what: "what reports cost: CPU of a kept push with one, events a second, deliveries of a hook", run: events},
+		{name: "replay", what: "reconnect and replay of 1,000 kept messages", run: replay},
+		{name: "storm", what: "all clients connect at once: how they are let in", run: storm},
+		{name: "start", what: "from `imgo` typed to the first delivery", run: start},
+		{name: "stalled", what: "clients that never read among those that do: memory, latency of the others", run: stalled},
 		{name: "scale", what: "a cluster with many comets, on the Kafka of --kafka: what a connection and a delivery cost as it grows",
-			extra: true, once: true, run: (*bench).scale},
-		{name: "idle-tls", what: "idle-tcp with TLS", extra: true, run: on(load.TLS, (*bench).idle)},
-		{name: "idle-wss", what: "idle-ws with TLS", extra: true, run: on(load.WSS, (*bench).idle)},
-		{name: "broadcast-tls", what: "broadcast-tcp with TLS", extra: true, run: on(load.TLS, (*bench).broadcast)},
-		{name: "broadcast-wss", what: "broadcast-ws with TLS", extra: true, run: on(load.WSS, (*bench).broadcast)},
+			extra: true, once: true, run: scale},
+		{name: "idle-tls", what: "idle-tcp with TLS", extra: true, run: on(load.TLS, idle)},
+		{name: "idle-wss", what: "idle-ws with TLS", extra: true, run: on(load.WSS, idle)},
+		{name: "broadcast-tls", what: "broadcast-tcp with TLS", extra: true, run: on(load.TLS, broadcast)},
+		{name: "broadcast-wss", what: "broadcast-ws with TLS", extra: true, run: on(load.WSS, broadcast)},
 	}
 }
 
@@ -196,12 +196,12 @@ func (b *bench) round(ctx context.Context, report *report, n int) error {
 			continue
 		}
 		b.say("run %d of %d: %s", n+1, b.runs, s.name)
-		r := &recorder{report: report, scenario: s.name, say: b.say}
+		t := &trial{b, &recorder{report: report, scenario: s.name}}
 		meter := startMachine()
-		if err := s.run(b, ctx, r); err != nil {
+		if err := s.run(ctx, t); err != nil {
 			return fmt.Errorf("run %d, %s: %w", n+1, s.name, err)
 		}
-		r.others(meter.others())
+		t.others(meter.others())
 	}
 	return nil
 }

@@ -122,26 +122,3 @@ func (c *child) stop() error {
 	}
 	return nil
 }
-
-// limits measures what the machine can do without imgo.
-type limits struct{ *bench }
-
-// limit starts a child that listens, and sends it the requests that must precede the
-// first connection. It returns the child and its address.
-func (b limits) limit(kind string, requests ...any) (*child, string, error) {
-	c, err := b.spawn(kind)
-	if err != nil {
-		return nil, "", err
-	}
-	for _, request := range requests {
-		err = errors.Join(err, c.send(request))
-	}
-	var a limit.Addr
-	if err == nil {
-		err = c.answer(statsTimeout, &a)
-	}
-	if err != nil {
-		return nil, "", errors.Join(err, c.stop())
-	}
-	return c, a.Addr, nil
-}

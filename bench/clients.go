@@ -173,6 +173,11 @@ func (h *clients) waitFor(quietLimit time.Duration, enough func(load.Stats) bool
 	}
 }
 
+// settled waits until nothing arrives any more.
+func (h *clients) settled() (load.Stats, error) {
+	return h.waitFor(quiet, func(load.Stats) bool { return false })
+}
+
 func (h *clients) stop() error {
 	for _, c := range h.all {
 		_ = c.in.Close() // so that all end at the same time; stop reports an error

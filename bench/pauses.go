@@ -70,28 +70,25 @@ func parseCollections(text string) (c collections, err error) {
 }
 
 // pauseTimes returns the number of broadcasts during the repeated collections.
-func (b *bench) pauseTimes() int {
-	return max(1, int(min(pauseFor, b.duration).Seconds()*float64(b.broadcasts)))
+func (t *trial) pauseTimes() int {
+	return max(1, int(min(pauseFor, t.duration).Seconds()*float64(t.broadcasts)))
 }
 
 // pausesOnOne measures pauses with GOMAXPROCS=1. Then a pause never waits for a thread
 // that the kernel has suspended in favour of a client.
-func (b *bench) pausesOnOne(ctx context.Context, r *recorder) (err error) {
-	f, err := b.fanout(ctx, load.TCP, b.conns, serverOptions{env: []string{"GOMAXPROCS=1"}})
-	if err != nil {
+func pausesOnOne(ctx context.Context, t *trial) error {
+	return t.broadcastTo(ctx, load.TCP, t.conns, serverOptions{env: []string{"GOMAXPROCS=1"}}, func(f *fleet) error {
+		if _, err := f.broadcast(ctx, float64(t.broadcasts), warmBroadcasts, drainTimeout); err != nil {
+			return err
+		}
+		_, err := f.pauses(ctx, "GC pause with GOMAXPROCS=1")
 		return err
-	}
-	defer func() { err = errors.Join(err, f.stop()) }()
-	if _, err := f.broadcast(ctx, float64(b.broadcasts), warmBroadcasts, drainTimeout); err != nil {
-		return err
-	}
-	_, err = f.pauses(ctx, r, "GC pause with GOMAXPROCS=1")
-	return err
+	})
 }
 
 // pauses runs garbage collections under the load of broadcasts and records the pauses.
 // every is the mean time between two collections.
-func (f *fanout) pauses(ctx context.Context, r *recorder, name string) (every time.Duration, err error) {
+func (f *fleet) pauses(ctx context.Context, name string) (every time.Duration, err error) {
 	before, err := f.collections(ctx)
 	if err != nil {
 		return 0, err
@@ -103,7 +100,7 @@ func (f *fanout) pauses(ctx context.Context, r *recorder, name string) (every ti
 		all, seen = append(all, now.since(seen)...), now.count
 		return err
 	}
-	until := min(pauseFor, f.b.duration)
+	until := min(pauseFor, f.duration)
 	done := make(chan error, 1)
 	go func() {
 		for begun, n := time.Now(), 1; time.Since(begun) < until && ctx.Err() == nil; n++ {
@@ -118,14 +115,14 @@ func (f *fanout) pauses(ctx context.Context, r *recorder, name string) (every ti
 		}
 		done <- look()
 	}()
-	_, err = f.broadcast(ctx, float64(f.b.broadcasts), f.b.pauseTimes(), drainTimeout)
+	_, err = f.broadcast(ctx, float64(f.broadcasts), f.pauseTimes(), drainTimeout)
 	if err := errors.Join(err, <-done); err != nil {
 		return 0, err
 	}
 	if len(all) == 0 {
 		return 0, errors.New("no garbage was collected")
 	}
-	r.pauses(name, all, false)
+	f.recorder.pauses(name, all, false)
 	return until / time.Duration(len(all)), nil
 }
 

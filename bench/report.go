@@ -93,7 +93,6 @@ func newReport(ctx context.Context, b *bench) *report {
 type recorder struct {
 	report   *report
 	scenario string
-	say      func(format string, args ...any)
 }
 
 // add records a figure of this run.

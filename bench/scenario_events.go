@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"imgo/bench/load"
-	"imgo/bench/process"
 )
 
 const (
@@ -32,139 +31,113 @@ const (
 
 // events measures what reports cost: the CPU time of a kept push with the report "each" beside one without, how many
 // events a second the server tells, and how many a second a hook takes, one in a call and in batches.
-func (b *bench) events(ctx context.Context, r *recorder) error {
-	if !strings.Contains(b.settings, "[[hooks]]") {
-		r.note("this version of imgo has no hooks")
+func events(ctx context.Context, t *trial) error {
+	if !strings.Contains(t.settings, "[[hooks]]") {
+		t.note("this version of imgo has no hooks")
 		return nil
 	}
-	if err := b.reports(ctx, r); err != nil {
+	if err := t.connected(ctx, serverOptions{}, t.receivers(), func(f *fleet) error { return f.reports(ctx) }); err != nil {
 		return err
 	}
 	for _, batch := range []int{1, hookBatch} {
-		if err := b.hook(ctx, r, batch); err != nil {
+		if err := hook(ctx, t, batch); err != nil {
 			return fmt.Errorf("a hook with %d events a call: %w", batch, err)
 		}
 	}
-	web, addr, err := limits{b}.limit(childHTTP)
-	if err != nil {
-		return err
-	}
-	nothing := func() error { return nil }
-	l, err := load.Flood(ctx, addr, load.PushCall(true), hookCallers, b.users, min(warmLoad, b.duration), b.duration, nothing)
-	if err = errors.Join(err, web.stop()); err != nil {
-		return fmt.Errorf("bare HTTP: %w", err)
-	}
-	r.limit(fmt.Sprintf("bare HTTP server, %d callers, calls", hookCallers), "1/s", float64(l.Accepted)/l.Seconds)
-	return nil
+	return t.listening(childHTTP, func(_ *child, addr string) error {
+		l, err := load.Flood(ctx, addr, load.PushCall(true), hookCallers, t.users, min(warmLoad, t.duration), t.duration, nothing)
+		if err != nil {
+			return fmt.Errorf("bare HTTP: %w", err)
+		}
+		t.limit(fmt.Sprintf("bare HTTP server, %d callers, calls", hookCallers), "1/s", float64(l.Accepted)/l.Seconds)
+		return nil
+	})
 }
 
+// nothing is the mark of a flood whose warm-up needs none.
+func nothing() error { return nil }
+
 // reports measures kept pushes with and without a report.
-func (b *bench) reports(ctx context.Context, r *recorder) (err error) {
-	s, err := b.serve(ctx, serverOptions{})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.stop()) }()
-	h, err := b.hold(load.HoldRequest{Addr: s.tcp, Kind: load.TCP, Count: b.users, Ack: true, Window: politeWindow})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, h.stop()) }()
-	none, err := b.reported(ctx, r, s, h, "no report", load.PushCall(true))
+func (f *fleet) reports(ctx context.Context) error {
+	none, err := f.reported(ctx, "no report", load.PushCall(true))
 	if err != nil {
 		return fmt.Errorf("no report: %w", err)
 	}
-	each, err := b.reported(ctx, r, s, h, "report each", load.ReportCall())
+	each, err := f.reported(ctx, "report each", load.ReportCall())
 	if err != nil {
 		return fmt.Errorf("report each: %w", err)
 	}
-	r.add("report each over no report, CPU", "", ratio(each, none))
+	f.add("report each over no report, CPU", "", ratio(each, none))
 	return nil
 }
 
 // reported floods with kept pushes until they are acknowledged and their events are told. It returns the CPU time of the
 // server for each push, in µs.
-func (b *bench) reported(ctx context.Context, r *recorder, s *server, h *clients, name string, call load.Call) (float64, error) {
-	nothing := func() error { return nil }
-	if _, err := load.Flood(ctx, s.HTTP, call, b.callers, b.users, 0, min(warmLoad, b.duration), nothing); err != nil {
+func (f *fleet) reported(ctx context.Context, name string, call load.Call) (float64, error) {
+	if _, err := load.Flood(ctx, f.HTTP, call, f.callers, f.users, 0, min(warmLoad, f.duration), nothing); err != nil {
 		return 0, fmt.Errorf("warm up: %w", err)
 	}
-	was, err := h.waitFor(quiet, func(load.Stats) bool { return false })
+	was, err := f.settled()
 	if err != nil {
 		return 0, err
 	}
-	cursor, _, err := s.events(ctx, "now")
+	cursor, _, err := f.events(ctx, "now")
 	if err != nil {
 		return 0, err
 	}
-	before, err := process.CPU(s.pid())
+	var l *load.Flooded
+	var got load.Stats
+	cpu, err := cpuOf(f.pid(), func() (err error) {
+		wait := f.profileCPU(ctx, f.profile, "events-"+name, f.duration)
+		l, err = load.Flood(ctx, f.HTTP, call, f.callers, f.users, 0, f.duration, nothing)
+		if err = errors.Join(err, wait()); err != nil {
+			return err
+		}
+		// The calls that were under way at the end count too: take the number from the clients.
+		got, err = f.settled()
+		return err
+	})
 	if err != nil {
-		return 0, err
-	}
-	wait := s.profileCPU(ctx, b.profile, "events-"+name, b.duration)
-	l, err := load.Flood(ctx, s.HTTP, call, b.callers, b.users, 0, b.duration, nothing)
-	if err = errors.Join(err, wait()); err != nil {
 		return 0, err
 	}
 	if l.Refused > 0 {
-		r.note("%s: %d pushes were refused, the first with %s", name, l.Refused, l.Why)
-	}
-	// The calls that were under way at the end count too: take the number from the clients.
-	got, err := h.waitFor(quiet, func(load.Stats) bool { return false })
-	if err != nil {
-		return 0, err
-	}
-	after, err := process.CPU(s.pid())
-	if err != nil {
-		return 0, err
+		f.note("%s: %d pushes were refused, the first with %s", name, l.Refused, l.Why)
 	}
 	pushes := float64(got.Packets - was.Packets)
-	cost := us(after-before) / pushes
-	r.add(name+", accepted", "pushes/s", float64(l.Accepted)/l.Seconds)
-	r.add(name+", server CPU a push", "µs", cost)
-	told, err := s.told(ctx, cursor)
+	cost := us(cpu) / pushes
+	f.add(name+", accepted", "pushes/s", float64(l.Accepted)/l.Seconds)
+	f.add(name+", server CPU a push", "µs", cost)
+	told, err := f.told(ctx, cursor)
 	if err != nil {
 		return 0, err
 	}
 	want := 0
 	if call.Reports() {
 		want = int(pushes) * eventsOfPush
-		r.add("events told", "1/s", float64(told.count)/told.last.Sub(told.first).Seconds())
+		f.add("events told", "1/s", float64(told.count)/told.last.Sub(told.first).Seconds())
 	}
 	if told.count != want {
-		r.note("%s: %d events of %.0f pushes, not %d", name, told.count, pushes, want)
+		f.note("%s: %d events of %.0f pushes, not %d", name, told.count, pushes, want)
 	}
 	return cost, nil
 }
 
-// hook measures how fast a hook posts what the topic has. It has the hook post everything again, so that the server does
-// nothing else meanwhile.
-func (b *bench) hook(ctx context.Context, r *recorder, batch int) (err error) {
-	c, err := b.spawn(childHook)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, c.stop()) }()
-	var at load.Receiving
-	if err := c.answer(statsTimeout, &at); err != nil {
-		return err
-	}
-	settings := filepath.Join(b.tmp, fmt.Sprintf("hook-%d.toml", batch))
-	text := fmt.Sprintf("[[hooks]]\nname = \"bench\"\nurl = \"http://%s/\"\nsecrets = [%q]\nbatch = %d\n", at.Addr, hookSecret, batch)
-	if err := os.WriteFile(settings, []byte(text), 0o600); err != nil {
-		return fmt.Errorf("write the settings of the hook: %w", err)
-	}
-	s, err := b.serve(ctx, serverOptions{env: []string{"IMGO_CONFIG=" + settings}})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.stop()) }()
-	h, err := b.hold(load.HoldRequest{Addr: s.tcp, Kind: load.TCP, Count: b.users, Ack: true, Window: politeWindow})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, h.stop()) }()
-	l, err := load.Flood(ctx, s.HTTP, load.ReportCall(), b.callers, b.users, 0, b.duration, func() error { return nil })
+// hook measures how fast a hook posts what the topic has.
+func hook(ctx context.Context, t *trial, batch int) error {
+	return t.listening(childHook, func(c *child, addr string) error {
+		settings := filepath.Join(t.tmp, fmt.Sprintf("hook-%d.toml", batch))
+		text := fmt.Sprintf("[[hooks]]\nname = \"bench\"\nurl = \"http://%s/\"\nsecrets = [%q]\nbatch = %d\n", addr, hookSecret, batch)
+		if err := os.WriteFile(settings, []byte(text), 0o600); err != nil {
+			return fmt.Errorf("write the settings of the hook: %w", err)
+		}
+		o := serverOptions{env: []string{"IMGO_CONFIG=" + settings}}
+		return t.connected(ctx, o, t.receivers(), func(f *fleet) error { return f.replayHook(ctx, c, batch) })
+	})
+}
+
+// replayHook has the hook post everything a second time, so that the server does nothing else meanwhile.
+func (f *fleet) replayHook(ctx context.Context, c *child, batch int) error {
+	l, err := load.Flood(ctx, f.HTTP, load.ReportCall(), f.callers, f.users, 0, f.duration, nothing)
 	if err != nil {
 		return err
 	}
@@ -172,18 +145,14 @@ func (b *bench) hook(ctx context.Context, r *recorder, batch int) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := s.post(ctx, "/v1/hooks/bench/replay", `{"from_ms":1}`); err != nil {
+	if err := f.post(ctx, "/v1/hooks/bench/replay", `{"from_ms":1}`); err != nil {
 		return err
 	}
-	before, err := process.CPU(s.pid())
-	if err != nil {
+	var again load.Taken
+	cpu, err := cpuOf(f.pid(), func() (err error) {
+		again, err = posted(ctx, c, once.Events)
 		return err
-	}
-	again, err := posted(ctx, c, once.Events)
-	if err != nil {
-		return err
-	}
-	after, err := process.CPU(s.pid())
+	})
 	if err != nil {
 		return err
 	}
@@ -191,13 +160,13 @@ func (b *bench) hook(ctx context.Context, r *recorder, batch int) (err error) {
 	if batch > 1 {
 		name = fmt.Sprintf("hook, up to %d events a call", batch)
 	}
-	r.add(name+", deliveries", "events/s", float64(again.Events)/again.Last.Sub(again.First).Seconds())
-	r.add(name+", server CPU an event", "µs", us(after-before)/float64(again.Events))
+	f.add(name+", deliveries", "events/s", float64(again.Events)/again.Last.Sub(again.First).Seconds())
+	f.add(name+", server CPU an event", "µs", us(cpu)/float64(again.Events))
 	if batch > 1 {
-		r.add(name+", events a call", "", float64(again.Events)/float64(again.Calls))
+		f.add(name+", events a call", "", float64(again.Events)/float64(again.Calls))
 	}
 	if once.Disordered+again.Disordered > 0 {
-		r.note("%s: %d events came out of order", name, once.Disordered+again.Disordered)
+		f.note("%s: %d events came out of order", name, once.Disordered+again.Disordered)
 	}
 	return nil
 }

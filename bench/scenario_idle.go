@@ -28,8 +28,8 @@ const (
 // idle measures the cost of idle connections: resident bytes, kernel memory,
 // goroutines, and the CPU time of connecting. For comparison, a single thread accepts
 // as many connections and reads and writes the same bytes.
-func (b *bench) idle(ctx context.Context, r *recorder, kind string) (err error) {
-	welcome, err := b.idleImgo(ctx, r, kind)
+func idle(ctx context.Context, t *trial, kind string) error {
+	welcome, err := idleImgo(ctx, t, kind)
 	if err != nil || welcome == nil {
 		return err
 	}
@@ -37,24 +37,22 @@ func (b *bench) idle(ctx context.Context, r *recorder, kind string) (err error) 
 	if kind == load.WS {
 		answers = [][]byte{[]byte(upgraded), load.ServerFrame(welcome)}
 	}
-	d, addr, err := limits{b}.limit(childDoor, limit.DoorRequest{Answers: answers})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, d.stop()) }()
-	before, err := process.CPU(d.pid())
-	if err != nil {
-		return err
-	}
-	h, err := b.hold(load.HoldRequest{Addr: addr, Kind: kind, Count: b.conns, Window: politeWindow})
+	err = t.listening(childDoor, func(d *child, addr string) error {
+		before, err := process.CPU(d.pid())
+		if err != nil {
+			return err
+		}
+		return t.holding(load.HoldRequest{Addr: addr, Kind: kind, Count: t.conns, Window: politeWindow}, func(*clients) error {
+			after, err := process.CPU(d.pid())
+			if err == nil {
+				t.limit("accept, read and write alone, CPU a connect", "µs", us(after-before)/float64(t.conns))
+			}
+			return err
+		})
+	}, limit.DoorRequest{Answers: answers})
 	if err != nil {
 		return fmt.Errorf("accept, read and write alone: %w", err)
 	}
-	after, err := process.CPU(d.pid())
-	if err := errors.Join(err, h.stop()); err != nil {
-		return err
-	}
-	r.limit("accept, read and write alone, CPU a connect", "µs", us(after-before)/float64(b.conns))
 	return nil
 }
 
@@ -65,74 +63,67 @@ const upgraded = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConn
 // idleImgo measures imgo. It returns the bytes that imgo sends to a TCP client on
 // admission. It returns nil for TLS, because plain writes are no fair comparison for
 // that.
-func (b *bench) idleImgo(ctx context.Context, r *recorder, kind string) (_ []byte, err error) {
-	s, err := b.serveFor(ctx, kind, serverOptions{})
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, s.stop()) }()
-	before, err := s.restingMemory(ctx)
-	if err != nil {
-		return nil, err
-	}
-	cpu, err := process.CPU(s.pid())
-	if err != nil {
-		return nil, err
-	}
-	tcp, slab := kernelMemory()
-	wait := s.profileCPU(ctx, b.profile, "connect-"+kind, connectProfile)
-	h, err := b.hold(load.HoldRequest{Addr: s.addr(kind), Kind: kind, Count: b.conns, Ack: true, Window: politeWindow})
-	if err != nil {
-		return nil, errors.Join(err, wait())
-	}
-	defer func() { err = errors.Join(err, h.stop()) }()
-	cpuAfter, err := process.CPU(s.pid())
-	if err != nil {
-		return nil, err
-	}
-	rss, err := rssOf(s.pid())
-	if err != nil {
-		return nil, err
-	}
-	if err := wait(); err != nil {
-		return nil, err
-	}
-	after, err := s.restingMemory(ctx)
-	if err != nil {
-		return nil, err
-	}
-	tcpAfter, slabAfter := kernelMemory()
-	if err := s.profileHeap(ctx, b.profile, "idle-"+kind); err != nil {
-		return nil, err
-	}
-	stats, err := h.stats()
-	if err != nil {
-		return nil, err
-	}
-	if stats.Closed > 0 || h.refused > 0 {
-		r.note("of %d clients %d were refused at first and %d disconnected", b.conns, h.refused, stats.Closed)
-	}
-	n := float64(b.conns)
-	r.add("resident memory a connection, settled", "bytes", (after.rss-before.rss)/n)
-	r.add("resident memory a connection, just connected", "bytes", (float64(rss)-before.rss)/n)
-	r.add("of it Go's heap in use, settled", "bytes", (after.heap-before.heap)/n)
-	r.add("of it Go's stacks in use, settled", "bytes", (after.stacks-before.stacks)/n)
-	r.add("kernel memory a connection, both ends, data", "bytes", float64(tcpAfter-tcp)/n)
-	r.add("kernel memory a connection, both ends, slab", "bytes", float64(slabAfter-slab)/n)
-	r.add("goroutines a connection", "", (after.goroutines-before.goroutines)/n)
-	r.add("resident memory without connections", "MiB", before.rss/(1<<20))
-	r.add("connected a second, with auth", "1/s", n/h.took.Seconds())
-	r.add("server CPU a connect, with auth", "µs", us(cpuAfter-cpu)/n)
-	if kind == load.TLS || kind == load.WSS {
-		return nil, nil
-	}
-	var welcome bytes.Buffer
-	c, err := connectInto(ctx, s.tcp, load.UserID(0), &welcome)
-	if err != nil {
-		return nil, err
-	}
-	c.close()
-	return welcome.Bytes(), nil
+func idleImgo(ctx context.Context, t *trial, kind string) (welcome []byte, err error) {
+	err = t.serving(ctx, kind, serverOptions{}, func(s *server) (err error) {
+		before, err := s.restingMemory(ctx)
+		if err != nil {
+			return err
+		}
+		cpu, err := process.CPU(s.pid())
+		if err != nil {
+			return err
+		}
+		tcp, slab := kernelMemory()
+		wait := s.profileCPU(ctx, t.profile, "connect-"+kind, connectProfile)
+		h, err := t.hold(load.HoldRequest{Addr: s.addr(kind), Kind: kind, Count: t.conns, Ack: true, Window: politeWindow})
+		if err != nil {
+			return errors.Join(err, wait())
+		}
+		defer func() { err = errors.Join(err, h.stop()) }()
+		cpuAfter, cpuErr := process.CPU(s.pid())
+		rss, rssErr := rssOf(s.pid())
+		if err := errors.Join(cpuErr, rssErr, wait()); err != nil {
+			return err
+		}
+		after, err := s.restingMemory(ctx)
+		if err != nil {
+			return err
+		}
+		tcpAfter, slabAfter := kernelMemory()
+		if err := s.profileHeap(ctx, t.profile, "idle-"+kind); err != nil {
+			return err
+		}
+		stats, err := h.stats()
+		if err != nil {
+			return err
+		}
+		if stats.Closed > 0 || h.refused > 0 {
+			t.note("of %d clients %d were refused at first and %d disconnected", t.conns, h.refused, stats.Closed)
+		}
+		n := float64(t.conns)
+		t.add("resident memory a connection, settled", "bytes", (after.rss-before.rss)/n)
+		t.add("resident memory a connection, just connected", "bytes", (float64(rss)-before.rss)/n)
+		t.add("of it Go's heap in use, settled", "bytes", (after.heap-before.heap)/n)
+		t.add("of it Go's stacks in use, settled", "bytes", (after.stacks-before.stacks)/n)
+		t.add("kernel memory a connection, both ends, data", "bytes", float64(tcpAfter-tcp)/n)
+		t.add("kernel memory a connection, both ends, slab", "bytes", float64(slabAfter-slab)/n)
+		t.add("goroutines a connection", "", (after.goroutines-before.goroutines)/n)
+		t.add("resident memory without connections", "MiB", before.rss/(1<<20))
+		t.add("connected a second, with auth", "1/s", n/h.took.Seconds())
+		t.add("server CPU a connect, with auth", "µs", us(cpuAfter-cpu)/n)
+		if kind == load.TLS || kind == load.WSS {
+			return nil
+		}
+		var received bytes.Buffer
+		c, err := connectInto(ctx, s.tcp, load.UserID(0), &received)
+		if err != nil {
+			return err
+		}
+		c.close()
+		welcome = received.Bytes()
+		return nil
+	})
+	return welcome, err
 }
 
 // footprint is the memory of a server at rest, in bytes, and its number of goroutines.
@@ -175,38 +166,31 @@ func (s *server) restingMemory(ctx context.Context) (f footprint, err error) {
 
 // storm connects all clients at the same moment, as after a restart, and measures
 // their admission.
-func (b *bench) storm(ctx context.Context, r *recorder) error {
+func storm(ctx context.Context, t *trial) error {
 	for _, kind := range []string{load.TCP, load.WS} {
-		if err := b.stormOf(ctx, r, kind); err != nil {
+		if err := t.serving(ctx, kind, serverOptions{}, func(s *server) error { return stormOf(ctx, t, s, kind) }); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (b *bench) stormOf(ctx context.Context, r *recorder, kind string) (err error) {
-	s, err := b.serve(ctx, serverOptions{})
-	if err != nil {
-		return err
+func stormOf(ctx context.Context, t *trial, s *server, kind string) (err error) {
+	var h *clients
+	cpu, err := cpuOf(s.pid(), func() (err error) {
+		wait := s.profileCPU(ctx, t.profile, "storm-"+kind, connectProfile)
+		h, err = t.hold(load.HoldRequest{Addr: s.addr(kind), Kind: kind, Count: t.conns, Ack: true})
+		return errors.Join(err, wait())
+	})
+	if h != nil {
+		defer func() { err = errors.Join(err, h.stop()) }()
 	}
-	defer func() { err = errors.Join(err, s.stop()) }()
-	cpu, err := process.CPU(s.pid())
-	if err != nil {
-		return err
-	}
-	wait := s.profileCPU(ctx, b.profile, "storm-"+kind, connectProfile)
-	h, err := b.hold(load.HoldRequest{Addr: s.addr(kind), Kind: kind, Count: b.conns, Ack: true})
-	if err := errors.Join(err, wait()); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, h.stop()) }()
-	after, err := process.CPU(s.pid())
 	if err != nil {
 		return err
 	}
 	// The connections before 5 % and after 95 % are left out, because they are the start
 	// and the stragglers.
-	n := float64(b.conns)
+	n := float64(t.conns)
 	var grid []float64
 	from, to := -1, 0
 	for i, in := range h.admitted {
@@ -225,13 +209,13 @@ func (b *bench) stormOf(ctx context.Context, r *recorder, kind string) (err erro
 		}
 		longest = max(longest, still)
 	}
-	r.add(kind+", all are in after", "s", h.took.Seconds())
-	r.add(kind+", to be let in, p50", "ms", ms(h.connects.Quantile(0.5)))
-	r.add(kind+", to be let in, p99", "ms", ms(h.connects.Quantile(0.99)))
-	r.add(kind+", longest pause of admission", "ms", ms(time.Duration(longest)*load.Step))
-	r.add(kind+", refused and tried again", "", float64(h.refused))
-	r.add(kind+", server CPU a connect, with auth", "µs", us(after-cpu)/n)
-	r.line("clients that are in, "+kind, "s", "clients", grid, floats(h.admitted))
+	t.add(kind+", all are in after", "s", h.took.Seconds())
+	t.add(kind+", to be let in, p50", "ms", ms(h.connects.Quantile(0.5)))
+	t.add(kind+", to be let in, p99", "ms", ms(h.connects.Quantile(0.99)))
+	t.add(kind+", longest pause of admission", "ms", ms(time.Duration(longest)*load.Step))
+	t.add(kind+", refused and tried again", "", float64(h.refused))
+	t.add(kind+", server CPU a connect, with auth", "µs", us(cpu)/n)
+	t.line("clients that are in, "+kind, "s", "clients", grid, floats(h.admitted))
 	return nil
 }
 

@@ -4,7 +4,6 @@ package bench
 
 import (
 	"context"
-	"errors"
 	"math"
 	"time"
 
@@ -30,50 +29,50 @@ const (
 )
 
 // most searches for the highest rate of broadcasts that reach everyone in time.
-func (b *bench) most(ctx context.Context, r *recorder) error {
-	two, err := limits{b}.rawRate(r, 2, 1)
-	if err != nil {
-		return err
-	}
-	r.limit("two raw writer threads, deliveries", "1/s", two)
-	best, err := b.search(ctx, r, serverOptions{}, 0, two/float64(b.conns))
-	if err != nil {
-		return err
-	}
-	r.add("deliveries without a loss", "1/s", best*float64(b.conns))
-	return nil
+func most(ctx context.Context, t *trial) error {
+	return mostOf(ctx, t, serverOptions{}, 0, "two raw writer threads, deliveries", 1, 0)
 }
 
 // mostWindow is like most, with a flush window.
-func (b *bench) mostWindow(ctx context.Context, r *recorder) error {
-	o, ok := b.windowed(r)
+func mostWindow(ctx context.Context, t *trial) error {
+	o, ok := t.windowed()
 	if !ok {
 		return nil
 	}
-	two, err := limits{b}.rawRate(r, 2, windowBatch)
+	return mostOf(ctx, t, o, flushWindow, "two raw writer threads, writes of 20 messages, deliveries", windowBatch, targetMostWindow)
+}
+
+// mostOf measures the limit first, with batch messages in a write. The search begins at the limit, and at least at from
+// deliveries a second.
+func mostOf(ctx context.Context, t *trial, o serverOptions, window time.Duration, limit string, batch int, from float64) error {
+	two, err := rawRate(t, 2, batch)
 	if err != nil {
 		return err
 	}
-	r.limit("two raw writer threads, writes of 20 messages, deliveries", "1/s", two)
-	best, err := b.search(ctx, r, o, flushWindow, max(two, targetMostWindow)/float64(b.conns))
+	t.limit(limit, "1/s", two)
+	var best float64
+	err = t.broadcastTo(ctx, load.TCP, t.conns, o, func(f *fleet) (err error) {
+		best, err = f.search(ctx, window, max(two, from)/float64(t.conns))
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	r.add("deliveries without a loss", "1/s", best*float64(b.conns))
+	t.add("deliveries without a loss", "1/s", best*float64(t.conns))
 	return nil
 }
 
 // rawRate returns the number of messages a second that raw writers deliver to the
 // readers, with batch messages in a write.
-func (b limits) rawRate(r *recorder, threads, batch int) (perSecond float64, err error) {
+func rawRate(t *trial, threads, batch int) (perSecond float64, err error) {
 	times := 12 // enough for 10,000 connections; each further try connects all of them again
 	for {
-		done, err := b.plain(r, load.TCP, b.conns, limit.WriteRequest{Times: times, Payload: frame(load.TCP, batch), Threads: threads}, 0)
+		done, err := t.plain(load.TCP, t.conns, limit.WriteRequest{Times: times, Payload: frame(load.TCP, batch), Threads: threads}, 0)
 		if err != nil {
 			return 0, err
 		}
 		perSecond = float64(done.writes*int64(batch)) / done.took.Seconds()
-		want := min(blastFor, b.duration)
+		want := min(blastFor, t.duration)
 		if done.took >= want/2 {
 			return perSecond, nil
 		}
@@ -83,16 +82,11 @@ func (b limits) rawRate(r *recorder, threads, batch int) (perSecond float64, err
 
 // search returns the highest rate, in broadcasts a second, at which the server keeps
 // up. It starts at first. It returns 0 if the server kept up with no tried rate.
-func (b *bench) search(ctx context.Context, r *recorder, o serverOptions, window time.Duration, first float64) (_ float64, err error) {
-	f, err := b.fanout(ctx, load.TCP, b.conns, o)
-	if err != nil {
+func (f *fleet) search(ctx context.Context, window time.Duration, first float64) (float64, error) {
+	if _, err := f.broadcast(ctx, float64(f.broadcasts), warmBroadcasts, drainTimeout); err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(err, f.stop()) }()
-	if _, err := f.broadcast(ctx, float64(b.broadcasts), warmBroadcasts, drainTimeout); err != nil {
-		return 0, err
-	}
-	d := min(b.duration, probeFor)
+	d := min(f.duration, probeFor)
 	low, high, shared := 0.0, math.Inf(1), 0.0
 	rate := first
 	for range probes {
@@ -103,10 +97,10 @@ func (b *bench) search(ctx context.Context, r *recorder, o serverOptions, window
 		}
 		should := time.Duration(float64(times) / rate * float64(time.Second))
 		ok := sp.lost == 0 && sp.took <= should+window+probeGrace
-		r.say("%s broadcasts/s: %s lost, the last after %.2f s of %.2f s: %s", digits(rate), grouped(sp.lost),
+		f.say("%s broadcasts/s: %s lost, the last after %.2f s of %.2f s: %s", digits(rate), grouped(sp.lost),
 			sp.took.Seconds(), should.Seconds(), map[bool]string{true: "kept up", false: "too much"}[ok])
 		if sp.closed > 0 {
-			r.note("%d clients were disconnected at %s broadcasts/s", sp.closed, digits(rate))
+			f.note("%d clients were disconnected at %s broadcasts/s", sp.closed, digits(rate))
 			break
 		}
 		if ok {
@@ -115,7 +109,7 @@ func (b *bench) search(ctx context.Context, r *recorder, o serverOptions, window
 		low, high, rate = nextProbe(low, high, rate, ok)
 	}
 	// Messages that arrive faster than the server writes to a socket share the next write.
-	r.add("messages a read of the clients", "", shared)
+	f.add("messages a read of the clients", "", shared)
 	return low, nil
 }
 

@@ -13,7 +13,6 @@ import (
 
 	"imgo/bench/limit"
 	"imgo/bench/load"
-	"imgo/bench/process"
 	"imgo/protocol"
 )
 
@@ -28,65 +27,62 @@ const (
 // replay pushes kept messages to a user that is offline. It then measures how long a
 // client that acknowledges nothing waits for all of them, again and again. The time
 // runs from the write of its auth packet to the read of the last message.
-func (b *bench) replay(ctx context.Context, r *recorder) error {
-	received, err := b.replayImgo(ctx, r)
+func replay(ctx context.Context, t *trial) error {
+	received, err := replayImgo(ctx, t)
 	if err != nil {
 		return err
 	}
 	// For comparison, a server without any logic writes the same bytes.
-	d, addr, err := limits{b}.limit(childDoor, limit.DoorRequest{Answers: [][]byte{received}})
-	if err != nil {
+	err = t.listening(childDoor, func(d *child, addr string) error {
+		all, cpu, err := replays(ctx, t, addr, d.pid())
+		if err == nil {
+			t.percentiles("accept, read and write the same alone, auth to the last message", &all, true)
+			t.limit("accept, read and write the same alone, CPU", "ms", ms(cpu))
+		}
 		return err
-	}
-	all, cpu, err := b.replays(ctx, addr, d.pid())
-	if err := errors.Join(err, d.stop()); err != nil {
+	}, limit.DoorRequest{Answers: [][]byte{received}})
+	if err != nil {
 		return fmt.Errorf("the same bytes by plain writes: %w", err)
 	}
-	r.percentiles("accept, read and write the same alone, auth to the last message", &all, true)
-	r.limit("accept, read and write the same alone, CPU", "ms", ms(cpu))
 	return nil
 }
 
 // replayImgo measures imgo. It returns all bytes that a client receives in one replay.
-func (b *bench) replayImgo(ctx context.Context, r *recorder) (_ []byte, err error) {
-	s, err := b.serve(ctx, serverOptions{})
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, s.stop()) }()
-	if err := pushMany(ctx, s.HTTP, b.replayed); err != nil {
-		return nil, fmt.Errorf("push what is to be replayed: %w", err)
-	}
+func replayImgo(ctx context.Context, t *trial) ([]byte, error) {
 	var received bytes.Buffer
-	if _, err := replayOnce(ctx, s.tcp, b.replayed, &received); err != nil { // this also warms up the server
-		return nil, err
-	}
-	wait := s.profileCPU(ctx, b.profile, "replay", b.duration)
-	all, cpu, err := b.replays(ctx, s.tcp, s.pid())
-	if err := errors.Join(err, wait(), s.profileAllocs(ctx, b.profile, "replay")); err != nil {
-		return nil, err
-	}
-	r.percentiles("auth to the last message", &all, false)
-	r.add("server CPU a replay", "ms", ms(cpu))
-	return received.Bytes(), nil
+	err := t.serving(ctx, load.TCP, serverOptions{}, func(s *server) error {
+		if err := pushMany(ctx, s.HTTP, t.replayed); err != nil {
+			return fmt.Errorf("push what is to be replayed: %w", err)
+		}
+		if _, err := replayOnce(ctx, s.tcp, t.replayed, &received); err != nil { // this also warms up the server
+			return err
+		}
+		wait := s.profileCPU(ctx, t.profile, "replay", t.duration)
+		all, cpu, err := replays(ctx, t, s.tcp, s.pid())
+		if err := errors.Join(err, wait(), s.profileAllocs(ctx, t.profile, "replay")); err != nil {
+			return err
+		}
+		t.percentiles("auth to the last message", &all, false)
+		t.add("server CPU a replay", "ms", ms(cpu))
+		return nil
+	})
+	return received.Bytes(), err
 }
 
 // replays repeats the replay. It returns the duration of each replay, and the CPU time
 // of process pid for each.
-func (b *bench) replays(ctx context.Context, addr string, pid int) (all load.Histogram, cpu time.Duration, err error) {
-	before, err := process.CPU(pid)
-	if err != nil {
-		return all, 0, err
-	}
-	for begun := time.Now(); time.Since(begun) < b.duration && ctx.Err() == nil; load.Sleep(ctx, replayPause) {
-		took, err := replayOnce(ctx, addr, b.replayed, nil)
-		if err != nil {
-			return all, 0, err
+func replays(ctx context.Context, t *trial, addr string, pid int) (all load.Histogram, cpu time.Duration, err error) {
+	cpu, err = cpuOf(pid, func() error {
+		for begun := time.Now(); time.Since(begun) < t.duration && ctx.Err() == nil; load.Sleep(ctx, replayPause) {
+			took, err := replayOnce(ctx, addr, t.replayed, nil)
+			if err != nil {
+				return err
+			}
+			all.Add(took)
 		}
-		all.Add(took)
-	}
-	after, err := process.CPU(pid)
-	return all, (after - before) / time.Duration(max(all.N, 1)), err
+		return nil
+	})
+	return all, cpu / time.Duration(max(all.N, 1)), err
 }
 
 // pushMany pushes count kept messages to user 0.

@@ -24,7 +24,7 @@ const (
 )
 
 // reconnectAll disconnects all clients at once, and then connects as many again at once.
-func (c *scaled) reconnectAll(ctx context.Context, r *recorder) error {
+func (c *scaled) reconnectAll(ctx context.Context) error {
 	var errs []error
 	for _, h := range c.clients {
 		errs = append(errs, h.stop())
@@ -39,7 +39,7 @@ func (c *scaled) reconnectAll(ctx context.Context, r *recorder) error {
 	}
 	var waits []func() error
 	for _, s := range c.nodes[:min(len(c.nodes), 4)] { // one of each role
-		waits = append(waits, s.server.profileCPU(ctx, c.b.profile, "return-"+s.role, returnProfile))
+		waits = append(waits, s.server.profileCPU(ctx, c.profile, "return-"+s.role, returnProfile))
 	}
 	all, errs := c.holdAll()
 	for _, wait := range waits {
@@ -47,51 +47,51 @@ func (c *scaled) reconnectAll(ctx context.Context, r *recorder) error {
 	}
 	if err := errors.Join(errs...); err != nil {
 		// The figures that were measured before remain valid.
-		r.note("not all clients came back: %v", err)
+		c.note("not all clients came back: %v", err)
 		return nil
 	}
-	if err := c.refusals(ctx, r); err != nil {
+	if err := c.refusals(ctx); err != nil {
 		return err
 	}
 	after, err := c.cpuByRole()
 	if err != nil {
 		return err
 	}
-	n := float64(len(c.comets) * c.b.perComet)
-	r.add("all come back: everyone is in after", "s", all.took.Seconds())
-	r.add("all come back: to be let in, p50", "s", all.connects.Quantile(0.5).Seconds())
-	r.add("all come back: to be let in, p99", "s", all.connects.Quantile(0.99).Seconds())
-	r.add("all come back: refused and tried again", "", float64(all.refused))
+	n := float64(len(c.comets) * c.perComet)
+	c.add("all come back: everyone is in after", "s", all.took.Seconds())
+	c.add("all come back: to be let in, p50", "s", all.connects.Quantile(0.5).Seconds())
+	c.add("all come back: to be let in, p99", "s", all.connects.Quantile(0.99).Seconds())
+	c.add("all come back: refused and tried again", "", float64(all.refused))
 	total := time.Duration(0)
 	for _, role := range slices.Sorted(maps.Keys(after)) {
 		total += after[role] - before[role]
-		r.add("all come back: CPU of "+role+" a connect, the old session's end included", "µs", us(after[role]-before[role])/n)
+		c.add("all come back: CPU of "+role+" a connect, the old session's end included", "µs", us(after[role]-before[role])/n)
 	}
-	r.add("all come back: CPU of all nodes a connect, the old session's end included", "µs", us(total)/n)
+	c.add("all come back: CPU of all nodes a connect, the old session's end included", "µs", us(total)/n)
 	var grid []float64
 	for i := range all.admitted {
 		grid = append(grid, load.Step.Seconds()*float64(i+1))
 	}
-	r.lineIn("return", "clients that are in", "s", "clients", grid, floats(all.admitted))
+	c.lineIn("return", "clients that are in", "s", "clients", grid, floats(all.admitted))
 	rates := perSecond(all.admitted)
 	var seconds []float64
 	for i := range rates {
 		seconds = append(seconds, float64(i+1))
 	}
-	r.lineIn("rate", "clients that are let in, all comets", "s", "clients/s", seconds, rates)
+	c.lineIn("rate", "clients that are let in, all comets", "s", "clients/s", seconds, rates)
 	// The first seconds are spent on making sockets, and the last one is incomplete.
 	first := slices.IndexFunc(rates, func(in float64) bool { return in >= 0.01*n }) + 1
 	if first > 0 && len(rates)-1 > first {
 		rates = slices.Sorted(slices.Values(rates[first : len(rates)-1]))
-		r.add("all come back: let in a second, the least", "1/s", rates[0])
-		r.add("all come back: let in a second, the middle", "1/s", rates[len(rates)/2])
-		r.add("all come back: let in a second, the most", "1/s", rates[len(rates)-1])
+		c.add("all come back: let in a second, the least", "1/s", rates[0])
+		c.add("all come back: let in a second, the middle", "1/s", rates[len(rates)/2])
+		c.add("all come back: let in a second, the most", "1/s", rates[len(rates)-1])
 	}
 	return nil
 }
 
 // refusals records why clients were refused, and which calls between nodes failed.
-func (c *scaled) refusals(ctx context.Context, r *recorder) error {
+func (c *scaled) refusals(ctx context.Context) error {
 	sum := make(map[string]float64)
 	for _, s := range c.nodes {
 		all, err := s.metrics(ctx)
@@ -107,7 +107,7 @@ func (c *scaled) refusals(ctx context.Context, r *recorder) error {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(sum)) {
-		r.note("since the start: %s %.0f", name, sum[name])
+		c.note("since the start: %s %.0f", name, sum[name])
 	}
 	return nil
 }

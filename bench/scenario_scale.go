@@ -35,11 +35,11 @@ const (
 // scale fills one comet after another. At each size it measures the cost of a
 // connection and of a delivery, and the time of a broadcast to everyone. Finally all
 // clients disconnect at once and come back at once.
-func (b *bench) scale(ctx context.Context, r *recorder) (err error) {
-	if b.kafka == "" {
+func scale(ctx context.Context, t *trial) (err error) {
+	if t.kafka == "" {
 		return usageError{errors.New("the scenario scale needs --kafka: the address of a Kafka (make scale starts one)")}
 	}
-	c := &scaled{b: b, prefix: fmt.Sprintf("bench-%d", time.Now().UnixNano())}
+	c := &scaled{trial: t, prefix: fmt.Sprintf("bench-%d", time.Now().UnixNano())}
 	defer func() {
 		if err != nil {
 			c.logTails()
@@ -52,7 +52,7 @@ func (b *bench) scale(ctx context.Context, r *recorder) (err error) {
 		}
 	}
 	api := c.nodes[2].server
-	for range b.comets {
+	for range t.comets {
 		s, err := c.start(ctx, "comet")
 		if err != nil {
 			return err
@@ -70,17 +70,17 @@ func (b *bench) scale(ctx context.Context, r *recorder) (err error) {
 	}
 	tcp, slab := kernelMemory()
 	var at, user, kernel, cpu, reach []float64
-	for _, size := range sizesUpTo(b.comets) {
+	for _, size := range sizesUpTo(t.comets) {
 		if err := c.fill(size); err != nil {
 			return err
 		}
-		n := float64(len(c.clients) * b.perComet)
+		n := float64(len(c.clients) * t.perComet)
 		m, err := c.memory(ctx)
 		if err != nil {
 			return err
 		}
 		tcpNow, slabNow := kernelMemory()
-		cost, took, err := c.broadcasts(ctx, r, api)
+		cost, took, err := c.broadcastAll(ctx, api)
 		if err != nil {
 			return err
 		}
@@ -88,17 +88,18 @@ func (b *bench) scale(ctx context.Context, r *recorder) (err error) {
 		user, kernel = append(user, (m-base)/n), append(kernel, float64(tcpNow-tcp+slabNow-slab)/n)
 		cpu, reach = append(cpu, cost), append(reach, ms(took))
 		name := fmt.Sprintf("%d comets, %s connections, ", size, grouped(int64(n)))
-		r.add(name+"resident memory of all nodes, a connection", "bytes", user[len(user)-1])
-		r.add(name+"kernel memory, both ends, a connection", "bytes", kernel[len(kernel)-1])
-		r.add(name+"CPU of all nodes, a delivery", "µs", cost)
-		r.add(name+"one broadcast reaches everyone, p50", "ms", ms(took))
-		r.say("%s%s bytes a connection, %s µs a delivery, everyone within %s ms", name, digits(user[len(user)-1]), digits(cost), digits(ms(took)))
+		t.add(name+"resident memory of all nodes, a connection", "bytes", user[len(user)-1])
+		t.add(name+"kernel memory, both ends, a connection", "bytes", kernel[len(kernel)-1])
+		t.add(name+"CPU of all nodes, a delivery", "µs", cost)
+		t.add(name+"one broadcast reaches everyone, p50", "ms", ms(took))
+		t.say("%s%s bytes a connection, %s µs a delivery, everyone within %s ms",
+			name, digits(user[len(user)-1]), digits(cost), digits(ms(took)))
 	}
-	r.line("resident bytes a connection", "connections", "bytes", at, user)
-	r.line("kernel bytes a connection, both ends", "connections", "bytes", at, kernel)
-	r.lineIn("cpu", "CPU a delivery, all nodes", "connections", "µs", at, cpu)
-	r.lineIn("reach", "one broadcast reaches everyone, p50", "connections", "ms", at, reach)
-	return c.reconnectAll(ctx, r)
+	t.line("resident bytes a connection", "connections", "bytes", at, user)
+	t.line("kernel bytes a connection, both ends", "connections", "bytes", at, kernel)
+	t.lineIn("cpu", "CPU a delivery, all nodes", "connections", "µs", at, cpu)
+	t.lineIn("reach", "one broadcast reaches everyone, p50", "connections", "ms", at, reach)
+	return c.reconnectAll(ctx)
 }
 
 // sizesUpTo returns the numbers of comets at which the scenario measures.
@@ -113,7 +114,7 @@ func sizesUpTo(most int) (sizes []int) {
 
 // scaled is the cluster of the scenario.
 type scaled struct {
-	b       *bench
+	*trial
 	prefix  string
 	nodes   []member
 	comets  []*server
@@ -141,12 +142,12 @@ func (c *scaled) start(ctx context.Context, role string) (*server, error) {
 		c.join = ports[0]
 	}
 	o := serverOptions{host: host, ports: ports[2:], env: []string{
-		"IMGO_ROLES=" + role, "IMGO_NODE_ID=" + fmt.Sprintf("%s-%d", role, len(c.nodes)), "IMGO_JOIN=" + c.join, "IMGO_KAFKA=" + c.b.kafka,
+		"IMGO_ROLES=" + role, "IMGO_NODE_ID=" + fmt.Sprintf("%s-%d", role, len(c.nodes)), "IMGO_JOIN=" + c.join, "IMGO_KAFKA=" + c.kafka,
 		"IMGO_KAFKA_PREFIX=" + c.prefix, "IMGO_GOSSIP=" + ports[0], "IMGO_RPC=" + ports[1],
 		// With dozens of processes a core, heartbeats between nodes are often late.
 		"IMGO_CLUSTER_DEAD_AFTER=30s",
 	}}
-	s, err := c.b.exec(o)
+	s, err := c.exec(o)
 	if err != nil {
 		return nil, err
 	}
@@ -161,7 +162,7 @@ func (c *scaled) start(ctx context.Context, role string) (*server, error) {
 func (c *scaled) logTails() {
 	for _, s := range c.nodes {
 		if text := s.Tail(400); text != "" {
-			c.b.say("%s: …%s", s.role, text)
+			c.say("%s: …%s", s.role, text)
 		}
 	}
 }
@@ -201,8 +202,8 @@ func (c *scaled) hold(i, window int) (*clients, error) {
 	sources := []string{fmt.Sprintf("127.2.%d.1", i), fmt.Sprintf("127.2.%d.2", i)}
 	// There are already more comets than cores. So one process holds all clients of a
 	// comet if the limit of open files allows it.
-	return c.b.holdIn(load.HoldRequest{
-		Addr: c.comets[i].tcp, Kind: load.TCP, First: i * c.b.perComet, Count: c.b.perComet, Sources: sources,
+	return c.holdIn(load.HoldRequest{
+		Addr: c.comets[i].tcp, Kind: load.TCP, First: i * c.perComet, Count: c.perComet, Sources: sources,
 		Window: window, Within: returnWithin,
 	}, mostFiles())
 }
@@ -215,7 +216,7 @@ func (c *scaled) fill(size int) error {
 			return fmt.Errorf("comet %d: %w", i+1, err)
 		}
 		c.clients = append(c.clients, h)
-		c.b.say("%s clients are in", grouped(int64((i+1)*c.b.perComet)))
+		c.say("%s clients are in", grouped(int64((i+1)*c.perComet)))
 	}
 	return nil
 }
@@ -253,10 +254,10 @@ func (c *scaled) cpuByRole() (map[string]time.Duration, error) {
 	return sum, nil
 }
 
-// broadcasts pushes to everyone several times, each time after the previous broadcast
+// broadcastAll pushes to everyone several times, each time after the previous broadcast
 // has reached all clients. cost is the CPU time of all nodes for each delivery, in µs.
-func (c *scaled) broadcasts(ctx context.Context, r *recorder, api *server) (cost float64, took time.Duration, err error) {
-	n := int64(len(c.clients) * c.b.perComet)
+func (c *scaled) broadcastAll(ctx context.Context, api *server) (cost float64, took time.Duration, err error) {
+	n := int64(len(c.clients) * c.perComet)
 	caller, err := load.DialCaller(ctx, api.HTTP)
 	if err != nil {
 		return 0, 0, err
@@ -295,14 +296,14 @@ func (c *scaled) broadcasts(ctx context.Context, r *recorder, api *server) (cost
 			}
 		}
 		all.Add(time.Since(begun))
-		load.Sleep(ctx, min(scalePause, c.b.duration))
+		load.Sleep(ctx, min(scalePause, c.duration))
 	}
 	after, err := c.cpu()
 	if err != nil {
 		return 0, 0, err
 	}
 	if got, err := c.packets(); err == nil && got-before > scaleBroadcasts*n {
-		r.note("%d deliveries came twice", got-before-scaleBroadcasts*n)
+		c.note("%d deliveries came twice", got-before-scaleBroadcasts*n)
 	}
 	return us(after-cpu) / float64(scaleBroadcasts*n), all.Quantile(0.5), nil
 }

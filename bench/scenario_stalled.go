@@ -4,7 +4,6 @@ package bench
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -26,49 +25,43 @@ const (
 // stalled broadcasts to clients that read, and then also to as many clients that never
 // read. It measures the effect on the latency of the reading clients and on the memory
 // of the server.
-func (b *bench) stalled(ctx context.Context, r *recorder) (err error) {
-	s, err := b.serve(ctx, serverOptions{env: []string{
+func stalled(ctx context.Context, t *trial) error {
+	o := serverOptions{env: []string{
 		fmt.Sprintf("IMGO_LIMITS_PENDING_BYTES=%dKiB", pendingBytes>>10),
 		"IMGO_LIMITS_SLOW_TIMEOUT=30m", // the stalled clients must stay connected to the end
-	}})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.stop()) }()
-	healthy, err := b.hold(load.HoldRequest{Addr: s.tcp, Kind: load.TCP, Count: b.sleepers, Stamped: true, Window: politeWindow})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, healthy.stop()) }()
-	call := load.StampedAllCall(stalledBody)
-	without := min(b.stall, max(b.duration, b.stall/4))
-	if _, err := load.Pace(ctx, s.HTTP, call, broadcastCallers, 0, stalledRate, stalledRate); err != nil {
-		return fmt.Errorf("warm up: %w", err)
-	}
-	if _, err := healthy.waitFor(quiet, func(load.Stats) bool { return false }); err != nil {
-		return err
-	}
-	before, err := b.stallFor(ctx, r, s, healthy, without)
-	if err != nil {
-		return err
-	}
-	rest, err := s.restingMemory(ctx)
-	if err != nil {
-		return err
-	}
-	lazy, err := b.hold(load.HoldRequest{Addr: s.tcp, Kind: load.TCP, First: b.sleepers, Count: b.sleepers, Stalled: true,
-		Window: politeWindow})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, lazy.stop()) }()
-	w := s.watch(ctx)
-	after, err := b.stallFor(ctx, r, s, healthy, b.stall)
+	}}
+	reading := load.HoldRequest{Kind: load.TCP, Count: t.sleepers, Stamped: true, Window: politeWindow}
+	return t.connected(ctx, o, reading, func(f *fleet) error {
+		call := load.StampedAllCall(stalledBody)
+		if _, err := load.Pace(ctx, f.HTTP, call, broadcastCallers, 0, stalledRate, stalledRate); err != nil {
+			return fmt.Errorf("warm up: %w", err)
+		}
+		if _, err := f.settled(); err != nil {
+			return err
+		}
+		before, err := f.stallFor(ctx, min(t.stall, max(t.duration, t.stall/4)))
+		if err != nil {
+			return err
+		}
+		rest, err := f.restingMemory(ctx)
+		if err != nil {
+			return err
+		}
+		lazy := load.HoldRequest{Addr: f.tcp, Kind: load.TCP, First: t.sleepers, Count: t.sleepers, Stalled: true, Window: politeWindow}
+		return t.holding(lazy, func(*clients) error { return f.withStalled(ctx, before, rest) })
+	})
+}
+
+// withStalled measures the clients that read while others do not. before and rest are the latencies and the memory without
+// the others.
+func (f *fleet) withStalled(ctx context.Context, before load.Histogram, rest footprint) error {
+	w := f.watch(ctx)
+	after, err := f.stallFor(ctx, f.stall)
 	seconds, rss := w.stop()
 	if err != nil {
 		return err
 	}
-	m, err := s.metrics(ctx)
+	m, err := f.metrics(ctx)
 	if err != nil {
 		return err
 	}
@@ -76,33 +69,33 @@ func (b *bench) stalled(ctx context.Context, r *recorder) (err error) {
 	for _, v := range rss {
 		most = max(most, v)
 	}
-	bound := float64(pendingBytes) * float64(b.sleepers)
-	r.percentiles("the others without them, push to receipt", &before, false)
-	r.percentiles("the others with them, push to receipt", &after, false)
-	r.add("p99 of the others, with over without", "×", ratio(ms(after.Quantile(0.99)), ms(before.Quantile(0.99))))
-	r.add("resident memory before them", "MiB", rest.rss/(1<<20))
-	r.add("resident memory with them, most", "MiB", most/(1<<20))
-	r.limit("what limits.pending_bytes allows them", "MiB", bound/(1<<20))
-	r.add("memory that came with them, over what is allowed", "×", (most-rest.rss)/bound)
-	r.add("stalled clients still connected at the end", "", sumOf(m, "imgo_comet_sessions")-float64(b.sleepers))
-	r.line("resident memory with clients that never read", "s", "MiB", seconds, mebi(rss))
+	bound := float64(pendingBytes) * float64(f.sleepers)
+	f.percentiles("the others without them, push to receipt", &before, false)
+	f.percentiles("the others with them, push to receipt", &after, false)
+	f.add("p99 of the others, with over without", "×", ratio(ms(after.Quantile(0.99)), ms(before.Quantile(0.99))))
+	f.add("resident memory before them", "MiB", rest.rss/(1<<20))
+	f.add("resident memory with them, most", "MiB", most/(1<<20))
+	f.limit("what limits.pending_bytes allows them", "MiB", bound/(1<<20))
+	f.add("memory that came with them, over what is allowed", "×", (most-rest.rss)/bound)
+	f.add("stalled clients still connected at the end", "", sumOf(m, "imgo_comet_sessions")-float64(f.sleepers))
+	f.line("resident memory with clients that never read", "s", "MiB", seconds, mebi(rss))
 	return nil
 }
 
 // stallFor broadcasts for d. It returns the latencies of the reading clients.
-func (b *bench) stallFor(ctx context.Context, r *recorder, s *server, healthy *clients, d time.Duration) (load.Histogram, error) {
-	was, err := healthy.stats()
+func (f *fleet) stallFor(ctx context.Context, d time.Duration) (load.Histogram, error) {
+	was, err := f.stats()
 	if err != nil {
 		return load.Histogram{}, err
 	}
 	times := max(1, int(d.Seconds()*stalledRate))
-	if _, err := load.Pace(ctx, s.HTTP, load.StampedAllCall(stalledBody), broadcastCallers, 0, stalledRate, times); err != nil {
+	if _, err := load.Pace(ctx, f.HTTP, load.StampedAllCall(stalledBody), broadcastCallers, 0, stalledRate, times); err != nil {
 		return load.Histogram{}, fmt.Errorf("broadcast: %w", err)
 	}
-	want := int64(times) * int64(healthy.count)
-	got, err := healthy.waitFor(drainTimeout, func(s load.Stats) bool { return s.Packets-was.Packets >= want })
+	want := int64(times) * int64(f.count)
+	got, err := f.waitFor(drainTimeout, func(s load.Stats) bool { return s.Packets-was.Packets >= want })
 	if n := got.Packets - was.Packets; err == nil && (n != want || got.Closed > 0) {
-		r.note("of those who read %d deliveries were lost of %d, and %d disconnected", want-n, want, got.Closed)
+		f.note("of those who read %d deliveries were lost of %d, and %d disconnected", want-n, want, got.Closed)
 	}
 	return got.Latency, err
 }

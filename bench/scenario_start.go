@@ -26,9 +26,9 @@ const retryPause = 200 * time.Microsecond
 
 // start measures the time from the execution of imgo in an empty directory to the
 // first delivery to a listening client.
-func (b *bench) start(ctx context.Context, r *recorder) error {
+func start(ctx context.Context, t *trial) error {
 	for range startsPerRun {
-		if err := b.startOnce(ctx, r); err != nil {
+		if err := startOnce(ctx, t); err != nil {
 			return err
 		}
 	}
@@ -38,11 +38,11 @@ func (b *bench) start(ctx context.Context, r *recorder) error {
 // startTimeout bounds one start with its first push.
 const startTimeout = 30 * time.Second
 
-func (b *bench) startOnce(ctx context.Context, r *recorder) (err error) {
+func startOnce(ctx context.Context, t *trial) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	begun := time.Now()
-	s, err := b.exec(serverOptions{})
+	s, err := t.exec(serverOptions{})
 	if err != nil {
 		return err
 	}
@@ -70,9 +70,9 @@ func (b *bench) startOnce(ctx context.Context, r *recorder) (err error) {
 		}
 	}
 	delivered := time.Since(begun)
-	r.add("a client is connected", "ms", ms(connected))
-	r.add("the first kept push is accepted", "ms", ms(accepted))
-	r.add("the first push is delivered", "ms", ms(delivered))
+	t.add("a client is connected", "ms", ms(connected))
+	t.add("the first kept push is accepted", "ms", ms(accepted))
+	t.add("the first push is delivered", "ms", ms(delivered))
 	return nil
 }
 

@@ -89,7 +89,7 @@ func (v *Verifier) Progress() Progress {
 		s := j.Stats()
 		p.Events, p.Untold = s.Received[streamFollower], int64(s.Open)
 		p.Violations += s.Violations
-		p.Absent = v.absent()
+		p.Absent = v.events.absentUsers()
 	}
 	v.mu.Lock()
 	p.Problems = v.nProblem

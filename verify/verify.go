@@ -402,7 +402,7 @@ func (v *Verifier) Run(ctx context.Context) (*Report, error) {
 	v.events.settle(work, v.emptied.Load())
 	v.enter(work, PhaseLingering)
 	_ = wait.Sleep(work, v.cfg.Linger) // only the end of Run cancels work, so this cannot fail
-	v.events.absent = v.settlePresence(work)
+	v.events.settlePresence(work)
 	v.enter(work, PhaseDone)
 	evidence := v.evidence(work)
 	report := v.report(pushed, settled, evidence)
