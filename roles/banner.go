@@ -54,11 +54,7 @@ func (n *Node) banner() string {
 		}
 		line(strings.ToUpper(t.scheme), address, "clients")
 	}
-	scheme := "http"
-	if n.cfg.HTTP.TLSCert != "" {
-		scheme = "https"
-	}
-	home := scheme + "://" + hostOr(n.http.listener.Addr().String(), "localhost")
+	home := n.http.home()
 	line("HTTP", home+"/", "push API /v1, a page to try it, /metrics, /readyz")
 	line("data", n.cfg.DataDir, "kept messages, mailboxes, tokens")
 	line("roles", strings.Join(config.AllRoles(), " "), "")
@@ -91,11 +87,7 @@ func (n *Node) demoText() string {
 	if key == "" {
 		return ""
 	}
-	scheme := "http"
-	if n.cfg.HTTP.TLSCert != "" {
-		scheme = "https"
-	}
-	curl := fmt.Sprintf("curl -s -H 'Authorization: Bearer %s' %s://%s", key, scheme, hostOr(n.http.listener.Addr().String(), "localhost"))
+	curl := fmt.Sprintf("curl -s -H 'Authorization: Bearer %s' %s", key, n.http.home())
 	return fmt.Sprintf(`
 This is a demo. Its API key is new at each start:
 
@@ -110,6 +102,15 @@ Make a token with which a client of the user connects:
     %s/v1/tokens -d '{"user":"123"}'
 
 `, key, curl, curl)
+}
+
+// home returns the URL of the HTTP port for programs of this machine.
+func (n *httpSide) home() string {
+	scheme := "http"
+	if n.cfg.HTTP.TLSCert != "" {
+		scheme = "https"
+	}
+	return scheme + "://" + hostOr(n.listener.Addr().String(), "localhost")
 }
 
 // hostOr returns addr with its host replaced by host, if addr has none or stands for every address.

@@ -1,6 +1,7 @@
 package roles
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -127,13 +128,10 @@ func (c *cluster) join() (err error) {
 	if err != nil {
 		return fmt.Errorf("%w%s", err, listenHint(err, "--gossip"))
 	}
-	meta.Rpc = cfg.RPCAddress
-	if meta.Rpc == "" {
-		if meta.Rpc = reachable(c.server.Addr()); meta.Rpc == "" {
-			host, _, _ := net.SplitHostPort(c.members.Advertised())
-			_, port, _ := net.SplitHostPort(c.server.Addr().String())
-			meta.Rpc = net.JoinHostPort(host, port)
-		}
+	if meta.Rpc = cmp.Or(cfg.RPCAddress, reachable(c.server.Addr())); meta.Rpc == "" {
+		host, _, _ := net.SplitHostPort(c.members.Advertised())
+		_, port, _ := net.SplitHostPort(c.server.Addr().String())
+		meta.Rpc = net.JoinHostPort(host, port)
 	}
 	c.meta, c.remote.Load().members = meta, c.members
 	return c.members.UpdateMeta(meta)

@@ -42,9 +42,6 @@ func (t *eventTopics) Open(ctx context.Context, generation uint16) (events.Log, 
 	if err != nil {
 		return nil, err
 	}
-	if t.older == nil {
-		t.older = make(map[uint16]eventsLog)
-	}
 	t.older[generation] = log
 	return log, nil
 }

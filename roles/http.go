@@ -290,13 +290,9 @@ func (n *httpSide) readyz(w http.ResponseWriter, _ *http.Request) {
 			disk = err.Error()
 		}
 	}
-	status, reason := http.StatusOK, ""
+	status, reply := http.StatusOK, map[string]any{"ready": true, "roles": roles, "disk": disk}
 	if err := n.ready(); err != nil {
-		status, reason = http.StatusServiceUnavailable, err.Error()
-	}
-	reply := map[string]any{"ready": status == http.StatusOK, "roles": roles, "disk": disk}
-	if reason != "" {
-		reply["reason"] = reason
+		status, reply["ready"], reply["reason"] = http.StatusServiceUnavailable, false, err.Error()
 	}
 	writeJSON(w, status, reply)
 }

@@ -1,6 +1,7 @@
 package roles
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"strings"
@@ -115,11 +116,7 @@ func (n clientSide) endpoints() []*envelope.Endpoint {
 	}
 	var list []*envelope.Endpoint
 	for _, t := range n.transports() {
-		address := t.advertise
-		if address == "" {
-			address = reachable(n.ClientAddr(t.scheme))
-		}
-		if address != "" {
+		if address := cmp.Or(t.advertise, reachable(n.ClientAddr(t.scheme))); address != "" {
 			list = append(list, &envelope.Endpoint{Scheme: t.scheme, Address: n.url(t, address)})
 		}
 	}

@@ -90,7 +90,8 @@ func New(ctx context.Context, cfg config.Config, opts RunOptions) (_ *Node, err 
 	}
 	n := &Node{process: &process{cfg: cfg, opts: opts, name: nodeName(cfg.NodeID), started: time.Now(), metrics: prometheus.NewRegistry()},
 		killed: make(chan struct{})}
-	n.http.Node, n.stores.process, n.records.Node, n.cores.Node, n.topics.Node = n, n.process, n, n, n
+	n.http.Node, n.stores.process, n.records.Node, n.cores.Node = n, n.process, n, n
+	n.topics = eventTopics{Node: n, older: make(map[uint16]eventsLog)}
 	if n.log, err = newLogger(cfg.Logging, opts); err != nil {
 		return nil, err
 	}

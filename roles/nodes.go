@@ -122,8 +122,7 @@ func remoteInfo(node members.Node) logic.NodeInfo {
 func (c *cluster) otherComets(zone string) func(scheme string) []string {
 	return func(scheme string) []string {
 		p := c.remote.Load()
-		var out []string
-		var rest []string
+		var out, rest []string
 		nodes := slices.Clone(p.state.Load().nodes)
 		rand.Shuffle(len(nodes), func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })
 		for _, node := range nodes {
