@@ -24,13 +24,16 @@ func publishFaults() map[string]fault {
 		"rounds published ids": {
 			scenario: "publish_ids_of_64_bits", packet: sent(func(p *transport.Packet) { p.ID = uint64(float64(p.ID)) }),
 		},
-		"has no base":                {scenario: "publish_base", packet: sent(func(p *transport.Packet) { p.ID -= 7 })},
+		"has no base":                {scenario: "publish_base", packet: sent(func(p *transport.Packet) { p.ID = 1 })},
+		"begins like the one before": {scenario: "publish_next_process", packet: since(func(p *transport.Packet, first uint64) { p.ID = first })},
 		"sends again with a new id":  {scenario: "publish_reply_lost", packet: renumber()},
 		"does not send again":        {scenario: "publish_without_reply", options: func(o options) { o["request_timeout_ms"] = 3_600_000 }},
 		"gives up":                   {scenario: "publish_unavailable", options: backoff(86_400_000)},
 		"does not wait for its turn": {scenario: "publish_unavailable_waits", options: backoff(1)},
 		"hides refusals":             {scenario: "publish_refused", event: falsify(func(e *driver.Event) { e.Code = "" })},
-		"sends what has arrived":     {scenario: "publish_arrived", packet: sent(func(p *transport.Packet) { p.ID = min(p.ID, 42) })},
+		"sends what has arrived": {
+			scenario: "publish_arrived", packet: since(func(p *transport.Packet, first uint64) { p.ID = min(p.ID, first+1) }),
+		},
 		"publishes without end": {scenario: "outbox_full", event: falsify(func(e *driver.Event) {
 			e.Event = strings.Replace(e.Event, "failed", "done", 1)
 		})},
@@ -53,6 +56,15 @@ func alter(op int32, change func(p *transport.Packet)) func(transport.Packet) []
 		}
 		return []transport.Packet{p}
 	}
+}
+
+// since changes each packet with operation 4. first is the id of the first one.
+func since(change func(p *transport.Packet, first uint64)) func(transport.Packet) []transport.Packet {
+	var first atomic.Uint64
+	return alter(4, func(p *transport.Packet) {
+		first.CompareAndSwap(0, p.ID)
+		change(p, first.Load())
+	})
 }
 
 // double follows each packet with an operation by another one.

@@ -65,26 +65,26 @@ func playOutboxRestart(w *world) {
 	s := w.server()
 	c := w.client(s, o)
 	c.connect()
-	conn := s.sessionWith(authReply{Published: "100"})
+	conn := s.sessionWith(authReply{Published: 100})
 	for n := range uint64(5) {
 		c.publish(int32(1000*(n%2)+4*((n+1)%2)), n+1) // operations 4 and 1000
 	}
-	conn.answer(conn.published(4, 101, 1), `{}`)
-	conn.answer(conn.published(1000, 102, 2), `{}`)
+	conn.answer(conn.published(4, 1), `{}`)
+	conn.answer(conn.published(1000, 2), `{}`)
 	c.gone(1, []byte(`{}`))
 	c.gone(2, []byte(`{}`))
-	conn.published(4, 103, 3)
+	conn.published(4, 3)
 	w.kill()
 	conn.end()
 
 	c = w.client(s, o)
 	c.publish(4, 6)
 	c.connect()
-	conn = s.sessionWith(authReply{Published: "103"})
+	conn = s.sessionWith(authReply{Published: s.outbox.upTo(3)})
 	c.gone(3, nil)
-	conn.answer(conn.published(1000, 104, 4), `{}`)
-	conn.answer(conn.published(4, 105, 5), `{}`)
-	conn.answer(conn.published(4, 106, 6), `{}`)
+	conn.answer(conn.published(1000, 4), `{}`)
+	conn.answer(conn.published(4, 5), `{}`)
+	conn.answer(conn.published(4, 6), `{}`)
 	for n := uint64(4); n <= 6; n++ {
 		c.gone(n, []byte(`{}`))
 	}
@@ -94,11 +94,11 @@ func playOutboxRestart(w *world) {
 	// Nothing waits, and the numbers go on.
 	c = w.client(s, o)
 	c.connect()
-	conn = s.sessionWith(authReply{Published: "106"})
+	conn = s.sessionWith(authReply{Published: s.outbox.upTo(6)})
 	c.publish(4, 7)
-	conn.answer(conn.published(4, 107, 7), `{}`)
+	conn.answer(conn.published(4, 7), `{}`)
 	c.gone(7, []byte(`{}`))
-	conn.onlySent(107)
+	conn.onlySent(7)
 }
 
 func playOutboxKilled(w *world) {
@@ -115,7 +115,7 @@ func playOutboxKilled(w *world) {
 	c.connect()
 	conn := s.session()
 	for n := range uint64(rounds * each) {
-		conn.answer(conn.published(4, n+1, n+1), `{}`)
+		conn.answer(conn.published(4, n+1), `{}`)
 		c.gone(n+1, []byte(`{}`))
 	}
 }
@@ -131,28 +131,28 @@ func playOutboxThatFails(w *world) {
 	// set_base: nothing is sent before it is saved.
 	c.set("fail_outbox", fields{"count": 2})
 	c.connect()
-	conn := s.sessionWith(authReply{Published: "20"})
+	conn := s.sessionWith(authReply{Published: 20})
 	c.problem("storage")
 	c.problem("storage")
-	first := conn.published(4, 21, 1)
+	first := conn.published(4, 1)
 	// remove: the message is not told before it is removed, and it is not sent again.
 	c.set("fail_outbox", fields{"count": 2})
 	conn.answer(first, `{"for":1}`)
 	c.problem("storage")
 	c.problem("storage")
 	c.gone(1, []byte(`{"for":1}`))
-	second := conn.published(4, 22, 2)
-	conn.onlySent(21, 22)
+	second := conn.published(4, 2)
+	conn.onlySent(1, 2)
 	// remove of messages that have arrived.
 	c.publish(4, 3)
 	c.set("fail_outbox", fields{"count": 1})
 	conn.Reset()
-	conn = s.sessionWith(authReply{Published: idText(second.ID)})
+	conn = s.sessionWith(authReply{Published: second.ID})
 	c.problem("storage")
 	c.gone(2, nil)
-	conn.answer(conn.published(4, 23, 3), `{}`)
+	conn.answer(conn.published(4, 3), `{}`)
 	c.gone(3, []byte(`{}`))
-	conn.onlySent(23)
+	conn.onlySent(3)
 	if n := c.publishedEvents(); n != 3 {
 		w.Errorf("%d published events, want 3", n)
 	}
@@ -168,9 +168,9 @@ func playOutboxFull(w *world) {
 	c.fails(c.start("publish", sendBody(0)), "too_many")
 	c.connect()
 	conn := s.session()
-	conn.answer(conn.published(4, 1, 1), `{}`)
+	conn.answer(conn.published(4, 1), `{}`)
 	c.gone(1, []byte(`{}`))
-	conn.published(4, 2, 2)
+	conn.published(4, 2)
 	// There is room for one.
 	c.publish(4, most+1)
 	c.fails(c.start("publish", sendBody(0)), "too_many")
@@ -209,7 +209,7 @@ func playOutboxTorn(w *world) {
 	c.connect()
 	conn := s.session()
 	for n := range uint64(3) {
-		conn.answer(conn.published(4, n+1, n+1), `{}`)
+		conn.answer(conn.published(4, n+1), `{}`)
 		c.gone(n+1, []byte(`{}`))
 	}
 }
@@ -228,25 +228,25 @@ func playOutboxBounded(w *world) {
 		w.Errorf("the outbox is empty and has %d bytes after %d messages of %d bytes", n, count, size)
 	}
 	c.publish(4, count+1)
-	conn.answer(conn.published(4, count+1, count+1), `{}`)
+	conn.answer(conn.published(4, count+1), `{}`)
 	c.gone(count+1, []byte(`{}`)) // nothing writes to the file when its folder is removed
 }
 
 func playOutboxAfterClose(w *world) {
 	o := device(options{"outbox": outboxPath(w)})
-	s, c, conn := live(w, o, authReply{Published: "5"})
+	s, c, conn := live(w, o, authReply{Published: 5})
 	c.publish(4, 1)
 	c.publish(4, 2)
-	conn.answer(conn.published(4, 6, 1), `{}`)
+	conn.answer(conn.published(4, 1), `{}`)
 	c.gone(1, []byte(`{}`))
-	conn.published(4, 7, 2)
+	conn.published(4, 2)
 	c.close()
 	again := w.client(s, o)
 	again.publish(4, 3)
 	again.connect()
-	conn = s.sessionWith(authReply{Published: "6"})
-	conn.answer(conn.published(4, 7, 2), `{}`)
-	conn.answer(conn.published(4, 8, 3), `{}`)
+	conn = s.sessionWith(authReply{Published: s.outbox.upTo(1)})
+	conn.answer(conn.published(4, 2), `{}`)
+	conn.answer(conn.published(4, 3), `{}`)
 	again.gone(2, []byte(`{}`))
 	again.gone(3, []byte(`{}`))
 }

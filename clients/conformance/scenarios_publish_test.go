@@ -23,7 +23,11 @@ func publishScenarios() []scenario {
 		},
 		{
 			name: "publish_base", play: playPublishBase,
-			about: "the base of the ids is published of the first auth reply, and stays",
+			about: "the base of the ids is the larger one of published of the first auth reply and the clock, and stays",
+		},
+		{
+			name: "publish_next_process", own: true, play: playPublishNextProcess,
+			about: "a process does not number its messages like those that its predecessor may still have under way",
 		},
 		{
 			name: "publish_while_away", play: playPublishWhileAway,
@@ -104,10 +108,37 @@ func (c *client) publishedEvents() int {
 	return c.count(func(e driver.Event) bool { return e.Event == "published" })
 }
 
+// outbox is what a server knows of the outbox of its client.
+type outbox struct {
+	published uint64    // of the auth reply of its first session
+	asked     time.Time // before that auth reply
+	base      uint64    // of the ids of its messages; 0: not known yet
+}
+
+// begin takes published of an auth reply that is about to be sent. Only that of the first session counts.
+func (o *outbox) begin(published uint64) {
+	if o.asked.IsZero() {
+		o.published, o.asked = published, time.Now().Truncate(time.Millisecond) // the precision of a client's clock
+	}
+}
+
+// id returns the id of the message with a number. The first message shows the base: got is its id.
+func (o *outbox) id(w *world, got, number uint64) uint64 {
+	w.Helper()
+	if o.base == 0 {
+		least, most := max(o.published, uint64(o.asked.UnixMicro())), max(o.published, uint64(time.Now().UnixMicro()))
+		if o.base = got - number; o.base < least || o.base > most {
+			w.Fatalf("message %d has the id %d, want a base from %d to %d (published is %d)", number, got, least, most, o.published)
+		}
+	}
+	return o.base + number
+}
+
 // published waits for the next published message with an operation and checks it. Its body is numbered.
-func (c *connection) published(op int32, id, number uint64) transport.Packet {
+func (c *connection) published(op int32, number uint64) transport.Packet {
 	c.s.w.Helper()
 	p := c.packet(op)
+	id := c.s.outbox.id(c.s.w, p.ID, number)
 	if p.ID != id || p.Seq == 0 || p.Version != protocol.Version2 || !bytes.Equal(p.Body, numbered(number)) {
 		c.s.w.Fatalf("the client sent version %d, id %d, sequence %d with %q, want version 2, id %d, a sequence and %q",
 			p.Version, p.ID, p.Seq, p.Body, id, numbered(number))
@@ -133,39 +164,46 @@ func (c *connection) sentIDs() (ids []uint64) {
 	return ids
 }
 
-// onlySent checks the ids of what the client has sent to the backend so far.
-func (c *connection) onlySent(ids ...uint64) {
+// onlySent checks the numbers of what the client has published so far.
+func (c *connection) onlySent(numbers ...uint64) {
 	c.s.w.Helper()
-	if got := c.sentIDs(); !slices.Equal(got, ids) {
-		c.s.w.Fatalf("the client sent messages with the ids %d, want %d", got, ids)
+	got := c.sentIDs()
+	for i := range got {
+		got[i] -= c.s.outbox.base
+	}
+	if !slices.Equal(got, numbers) {
+		c.s.w.Fatalf("the client sent messages with the numbers %d, want %d", got, numbers)
 	}
 }
 
+// upTo returns published of an auth reply of a server that has the messages up to a number.
+func (o *outbox) upTo(number uint64) uint64 { return o.base + number }
+
 func playPublish(w *world) {
-	_, c, conn := live(w, device(nil), authReply{Published: "40", Heartbeat: 0.05})
+	_, c, conn := live(w, device(nil), authReply{Published: 40, Heartbeat: 0.05})
 	c.publish(4, 1)
 	c.publish(1000, 2)
 	c.publish(4, 3)
-	first := conn.published(4, 41, 1)
+	first := conn.published(4, 1)
 	conn.beats(4)
-	conn.onlySent(41)
+	conn.onlySent(1)
 	if n := c.publishedEvents(); n > 0 {
 		w.Errorf("%d messages have left the outbox before the reply", n)
 	}
 	conn.answer(first, `{"for":1}`)
 	c.gone(1, []byte(`{"for":1}`))
-	second := conn.published(1000, 42, 2)
+	second := conn.published(1000, 2)
 	conn.beats(4)
-	conn.onlySent(41, 42)
+	conn.onlySent(1, 2)
 	conn.answer(second, `{"for":2}`)
 	c.gone(2, []byte(`{"for":2}`))
-	conn.answer(conn.published(4, 43, 3), `"done"`)
+	conn.answer(conn.published(4, 3), `"done"`)
 	e := c.next("published", "a published event", nil)
 	if e.Number != 3 || !slices.Contains([]string{`"done"`, "done"}, string(e.Body)) {
 		w.Errorf("the published event is of message %d with %q", e.Number, e.Body)
 	}
 	c.publish(4, 4)
-	conn.answer(conn.published(4, 44, 4), `{}`)
+	conn.answer(conn.published(4, 4), `{}`)
 	c.gone(4, []byte(`{}`))
 	if n := c.count(func(e driver.Event) bool { return e.Event == "error" }); n > 0 {
 		w.Errorf("%d error events", n)
@@ -174,26 +212,48 @@ func playPublish(w *world) {
 
 func playPublish64Bits(w *world) {
 	for _, base := range []uint64{1<<53 + 1, 1<<63 - 1, 1<<64 - 1000} {
-		_, c, conn := live(w, device(nil), authReply{Published: idText(base)})
+		_, c, conn := live(w, device(nil), authReply{Published: base})
 		for n := range uint64(2) {
 			c.publish(4, n+1)
-			conn.answer(conn.published(4, base+n+1, n+1), `{}`)
+			conn.answer(conn.published(4, n+1), `{}`)
 			c.gone(n+1, []byte(`{}`))
 		}
 	}
 }
 
 func playPublishBase(w *world) {
-	s, c, conn := live(w, device(nil), authReply{Published: "7"})
+	s, c, conn := live(w, device(nil), authReply{Published: 7})
 	c.publish(4, 1)
-	conn.answer(conn.published(4, 8, 1), `{}`)
+	conn.answer(conn.published(4, 1), `{}`)
 	c.gone(1, []byte(`{}`))
 	conn.Reset()
-	conn = s.sessionWith(authReply{Published: "8"})
+	conn = s.sessionWith(authReply{Published: s.outbox.upTo(1)})
 	c.state("live")
 	c.publish(4, 2)
-	conn.answer(conn.published(4, 9, 2), `{}`)
+	conn.answer(conn.published(4, 2), `{}`)
 	c.gone(2, []byte(`{}`))
+}
+
+// playPublishNextProcess kills a process whose message is under way. The server applies that message when the next process
+// has its auth reply already.
+func playPublishNextProcess(w *world) {
+	reply := authReply{Published: 40}
+	s, c, conn := live(w, device(nil), reply)
+	c.publish(4, 1)
+	last := conn.packet(4).ID
+	w.kill()
+	conn.end()
+
+	c = w.client(s, device(nil))
+	c.publish(4, 1)
+	c.connect()
+	conn = s.sessionWith(reply)
+	next := conn.packet(4)
+	if next.ID <= last {
+		w.Fatalf("the first message has the id %d, and the server has applied the id %d: it drops the message as a repetition", next.ID, last)
+	}
+	conn.answer(next, `{}`)
+	c.gone(1, []byte(`{}`))
 }
 
 func playPublishWhileAway(w *world) {
@@ -203,18 +263,18 @@ func playPublishWhileAway(w *world) {
 	c.publish(1001, 2)
 	c.connect()
 	conn := s.session()
-	conn.answer(conn.published(4, 1, 1), `{}`)
+	conn.answer(conn.published(4, 1), `{}`)
 	c.gone(1, []byte(`{}`))
-	conn.answer(conn.published(1001, 2, 2), `{}`)
+	conn.answer(conn.published(1001, 2), `{}`)
 	c.gone(2, []byte(`{}`))
 	conn.Reset()
 	c.state("waiting")
 	c.publish(4, 3)
 	c.publish(4, 4)
 	c.connect()
-	conn = s.sessionWith(authReply{Published: "2"})
-	conn.answer(conn.published(4, 3, 3), `{}`)
-	conn.answer(conn.published(4, 4, 4), `{}`)
+	conn = s.sessionWith(authReply{Published: s.outbox.upTo(2)})
+	conn.answer(conn.published(4, 3), `{}`)
+	conn.answer(conn.published(4, 4), `{}`)
 	c.gone(3, []byte(`{}`))
 	c.gone(4, []byte(`{}`))
 	conn.onlySent(3, 4)
@@ -225,13 +285,13 @@ func playPublishReplyLost(w *world) {
 	c.publish(4, 1)
 	c.publish(4, 2)
 	for range 3 {
-		conn.published(4, 1, 1)
+		conn.published(4, 1)
 		conn.Reset()
 		conn = s.session()
 	}
-	conn.answer(conn.published(4, 1, 1), `{}`)
+	conn.answer(conn.published(4, 1), `{}`)
 	c.gone(1, []byte(`{}`))
-	conn.answer(conn.published(4, 2, 2), `{}`)
+	conn.answer(conn.published(4, 2), `{}`)
 	c.gone(2, []byte(`{}`))
 	if n := c.publishedEvents(); n != 2 {
 		w.Errorf("%d published events, want 2", n)
@@ -242,8 +302,8 @@ func playPublishWithoutReply(w *world) {
 	_, c, conn := live(w, device(options{"request_timeout_ms": 300}), authReply{})
 	c.publish(4, 1)
 	c.publish(4, 2)
-	late := conn.published(4, 1, 1)
-	again := conn.published(4, 1, 1)
+	late := conn.published(4, 1)
+	again := conn.published(4, 1)
 	if again.Seq == late.Seq {
 		w.Errorf("the second try has the sequence %d of the first", again.Seq)
 	}
@@ -272,8 +332,8 @@ func (c *client) answerAll(conn *connection, number uint64) {
 			continue
 		}
 		p := conn.packet(4)
-		if p.ID == 0 || p.ID > number {
-			c.w.Fatalf("the client sent id %d, want 1 to %d", p.ID, number)
+		if n := p.ID - conn.s.outbox.base; n == 0 || n > number {
+			c.w.Fatalf("the client sent message %d, want 1 to %d", n, number)
 		}
 		conn.answer(p, `{}`)
 	}
@@ -286,7 +346,7 @@ func playPublishRetry(w *world) {
 	c.publish(4, 1)
 	c.publish(4, 2)
 	for _, code := range []string{"unavailable", "rate_limited", "later"} {
-		p := conn.published(4, 1, 1)
+		p := conn.published(4, 1)
 		refused := time.Now()
 		conn.write(refusal(p, `{"op":4,"code":"`+code+`","reason":"a test","retry_ms":400}`))
 		conn.wait("another try", func() bool { return len(conn.packets) > conn.at[4] })
@@ -294,9 +354,9 @@ func playPublishRetry(w *world) {
 			w.Errorf("the message is sent again %s after it was refused with retry_ms 400", after)
 		}
 	}
-	conn.answer(conn.published(4, 1, 1), `{}`)
+	conn.answer(conn.published(4, 1), `{}`)
 	c.gone(1, []byte(`{}`))
-	conn.answer(conn.published(4, 2, 2), `{}`)
+	conn.answer(conn.published(4, 2), `{}`)
 	c.gone(2, []byte(`{}`))
 }
 
@@ -305,11 +365,11 @@ func playPublishUnavailable(w *world) {
 	c.publish(4, 1)
 	c.publish(4, 2)
 	for _, code := range []string{"unavailable", "rate_limited", "unavailable", "unavailable", "rate_limited"} {
-		conn.write(refusal(conn.published(4, 1, 1), `{"op":4,"code":"`+code+`","reason":"a test"}`))
+		conn.write(refusal(conn.published(4, 1), `{"op":4,"code":"`+code+`","reason":"a test"}`))
 	}
-	conn.answer(conn.published(4, 1, 1), `{}`)
+	conn.answer(conn.published(4, 1), `{}`)
 	c.gone(1, []byte(`{}`))
-	conn.answer(conn.published(4, 2, 2), `{}`)
+	conn.answer(conn.published(4, 2), `{}`)
 	c.gone(2, []byte(`{}`))
 }
 
@@ -318,7 +378,7 @@ func playPublishUnavailableWaits(w *world) {
 	_, c, conn := live(w, device(options{"min_backoff_ms": day, "max_backoff_ms": day}), authReply{Heartbeat: 0.05})
 	c.publish(4, 1)
 	c.publish(4, 2)
-	conn.write(refusal(conn.published(4, 1, 1), `{"op":4,"code":"unavailable","reason":"a test"}`))
+	conn.write(refusal(conn.published(4, 1), `{"op":4,"code":"unavailable","reason":"a test"}`))
 	conn.beats(6)
 	conn.onlySent(1)
 	if n := c.publishedEvents(); n > 0 {
@@ -335,7 +395,7 @@ func playPublishRefused(w *world) {
 	c.publish(4, uint64(len(words)+1))
 	for n, word := range words {
 		number := uint64(n + 1)
-		conn.write(refusal(conn.published(4, number, number), `{"op":4,"code":"`+word+`","reason":"a test"}`))
+		conn.write(refusal(conn.published(4, number), `{"op":4,"code":"`+word+`","reason":"a test"}`))
 		e := c.next("published", "a published event", nil)
 		if e.Number != number || e.Code != "denied" || e.ServerCode != word || e.Message == "" || len(e.Body) > 0 {
 			w.Errorf("the published event is of message %d with the code %q, the server's word %q, %q and the body %q; "+
@@ -343,31 +403,31 @@ func playPublishRefused(w *world) {
 		}
 	}
 	last := uint64(len(words) + 1)
-	conn.answer(conn.published(4, last, last), `{}`)
+	conn.answer(conn.published(4, last), `{}`)
 	c.gone(last, []byte(`{}`))
 	conn.onlySent(1, 2, 3, 4, 5)
 }
 
 func playPublishArrived(w *world) {
-	s, c, conn := live(w, device(nil), authReply{Published: "40"})
+	s, c, conn := live(w, device(nil), authReply{Published: 40})
 	for n := range uint64(4) {
 		c.publish(4, n+1)
 	}
-	conn.published(4, 41, 1)
+	conn.published(4, 1)
 	conn.Reset()
-	conn = s.sessionWith(authReply{Published: "42"})
+	conn = s.sessionWith(authReply{Published: s.outbox.upTo(2)})
 	c.gone(1, nil)
 	c.gone(2, nil)
-	conn.answer(conn.published(4, 43, 3), `{}`)
+	conn.answer(conn.published(4, 3), `{}`)
 	c.gone(3, []byte(`{}`))
-	conn.published(4, 44, 4)
+	conn.published(4, 4)
 	conn.Reset()
-	conn = s.sessionWith(authReply{Published: "44", Heartbeat: 0.05})
+	conn = s.sessionWith(authReply{Published: s.outbox.upTo(4), Heartbeat: 0.05})
 	c.gone(4, nil)
 	conn.beats(3)
 	conn.onlySent()
 	c.publish(4, 5)
-	conn.answer(conn.published(4, 45, 5), `{}`)
+	conn.answer(conn.published(4, 5), `{}`)
 	c.gone(5, []byte(`{}`))
 }
 
@@ -386,28 +446,28 @@ func playPublishInvalid(w *world) {
 	c.connect()
 	conn := s.session()
 	c.fails(c.start("publish", fields{"op": 4, "body": bytes.Repeat([]byte{'a'}, 2000)}), "invalid")
-	conn.answer(conn.published(4, 1, 1), `{}`)
+	conn.answer(conn.published(4, 1), `{}`)
 	c.gone(1, []byte(`{}`))
 }
 
 func playPublishClose(w *world) {
-	s, c, conn := live(w, device(options{"request_timeout_ms": 3_600_000}), authReply{Published: "10"})
+	s, c, conn := live(w, device(options{"request_timeout_ms": 3_600_000}), authReply{Published: 10})
 	c.publish(4, 1)
 	c.publish(4, 2)
 	c.publish(4, 3)
-	conn.answer(conn.published(4, 11, 1), `{}`)
+	conn.answer(conn.published(4, 1), `{}`)
 	c.gone(1, []byte(`{}`))
-	conn.published(4, 12, 2)
+	conn.published(4, 2)
 	c.close()
 	conn.end()
 	if n := c.publishedEvents(); n != 1 {
 		w.Errorf("%d published events, want 1", n)
 	}
 	c.connect()
-	conn = s.sessionWith(authReply{Published: "11"})
-	conn.answer(conn.published(4, 12, 2), `{}`)
+	conn = s.sessionWith(authReply{Published: s.outbox.upTo(1)})
+	conn.answer(conn.published(4, 2), `{}`)
 	c.gone(2, []byte(`{}`))
-	conn.answer(conn.published(4, 13, 3), `{}`)
+	conn.answer(conn.published(4, 3), `{}`)
 	c.gone(3, []byte(`{}`))
 }
 
@@ -416,20 +476,20 @@ func playPublishTwoClients(w *world) {
 	first, second := w.client(a, device(nil)), w.client(b, options{"device": "phone"})
 	first.connect()
 	second.connect()
-	one, two := a.sessionWith(authReply{Published: "100"}), b.session()
+	one, two := a.sessionWith(authReply{Published: 100}), b.session()
 	if one.auth.Device != "laptop" || two.auth.Device != "phone" {
 		w.Errorf("the devices are %q and %q", one.auth.Device, two.auth.Device)
 	}
 	first.publish(4, 1)
 	second.publish(4, 1)
 	second.publish(4, 2)
-	two.answer(two.published(4, 1, 1), `{}`)
-	two.answer(two.published(4, 2, 2), `{}`)
+	two.answer(two.published(4, 1), `{}`)
+	two.answer(two.published(4, 2), `{}`)
 	second.gone(1, []byte(`{}`))
 	second.gone(2, []byte(`{}`))
 	if n := first.publishedEvents(); n > 0 {
 		w.Errorf("%d published events of the other client", n)
 	}
-	one.answer(one.published(4, 101, 1), `{}`)
+	one.answer(one.published(4, 1), `{}`)
 	first.gone(1, []byte(`{}`))
 }

@@ -25,6 +25,7 @@ type server struct {
 	w       *world
 	reading sync.WaitGroup
 	names   int // sessions so far
+	outbox  outbox
 }
 
 // connection is one connection of a client. After serve a goroutine reads it.
@@ -64,7 +65,7 @@ type authReply struct {
 	Pending   int           `json:"pending"`
 	Rooms     []string      `json:"rooms,omitempty"`
 	Refused   []roomRefusal `json:"refused,omitempty"`
-	Published string        `json:"published,omitempty"`
+	Published uint64        `json:"published,string,omitempty"`
 }
 
 type roomRefusal struct {
@@ -153,6 +154,7 @@ func (c *connection) reply(seq int32, reply authReply) transport.Packet {
 	if reply.Heartbeat == 0 {
 		reply.Heartbeat = 25
 	}
+	c.s.outbox.begin(reply.Published)
 	body, err := json.Marshal(reply)
 	if err != nil {
 		c.s.w.Fatal(err)

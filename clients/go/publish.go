@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"time"
 
 	"imgo/clients/go/raw"
 )
@@ -173,10 +174,12 @@ func (s *session) beginOutbox(ctx context.Context) *Error {
 	var gone []Published
 	err := s.client.useOutbox(ctx, "begin to publish", func(ctx context.Context, o *outbox) (err error) {
 		if o.content.Base == nil {
-			if err := o.store.SetBase(ctx, published); err != nil {
+			// Messages of an earlier process may still be under way. Their ids are above published and below the clock.
+			base := max(published, uint64(max(time.Now().UnixMicro(), 0)))
+			if err := o.store.SetBase(ctx, base); err != nil {
 				return fmt.Errorf("save the base of the ids: %w", err)
 			}
-			o.content.Base = &published
+			o.content.Base = &base
 		}
 		gone, err = o.removeArrived(ctx, published)
 		return err

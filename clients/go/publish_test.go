@@ -15,20 +15,30 @@ import (
 	"imgo/clients/go/raw"
 )
 
-// mailed expects the published message with an id.
-func (p *peer) mailed(id uint64, body string) raw.Packet {
+// ahead is an id above those that begin at the clock: an outbox that has no base begins at what the server has.
+const ahead = 1 << 60
+
+// mailed expects the published message with the id ahead + n.
+func (p *peer) mailed(n uint64, body string) raw.Packet {
 	p.t.Helper()
-	packet := p.expect(raw.OpSend)
+	packet, id := p.expect(raw.OpSend), ahead+n
 	if packet.ID != id || string(packet.Body) != body || packet.Seq == 0 {
 		p.t.Fatalf("server: got id %d with %q and sequence %d, want id %d with %q", packet.ID, packet.Body, packet.Seq, id, body)
 	}
 	return packet
 }
 
-func (s *server) admit(published string) *peer {
+// admit lets the next client in. The server has the published messages of its device up to the id ahead + n.
+func (s *server) admit(n uint64) *peer {
+	s.t.Helper()
+	return s.admitAt(fmt.Sprint(ahead + n))
+}
+
+// admitAt is admit with the text of the id.
+func (s *server) admitAt(published string) *peer {
 	s.t.Helper()
 	p := s.accept()
-	p.send(raw.OpAuthReply, 1, 0, fmt.Sprintf(`{"session":"s","heartbeat":60%s}`, published))
+	p.send(raw.OpAuthReply, 1, 0, fmt.Sprintf(`{"session":"s","heartbeat":60,"published":%q}`, published))
 	return p
 }
 
@@ -49,7 +59,7 @@ func TestPublishAcrossRestarts(t *testing.T) {
 			cfg.Device, cfg.Outbox = "laptop", imgoclient.NewFileOutbox(path)
 		}
 		r := start(t, s, withOutbox)
-		p := s.admit(`,"published":"40"`)
+		p := s.admit(40)
 		for i := range 3 {
 			if n := r.publish(4, fmt.Sprint("m", i+1)); n != uint64(i+1) {
 				t.Fatalf("message %d has the number %d", i+1, n)
@@ -62,7 +72,7 @@ func TestPublishAcrossRestarts(t *testing.T) {
 		p.close()
 
 		r = start(t, s, withOutbox)
-		p = s.admit(`,"published":"42"`)
+		p = s.admit(42)
 		r.left(2, "")
 		p.send(raw.OpSend, p.mailed(43, "m3").Seq, 0, "three")
 		r.left(3, "three")
@@ -71,11 +81,32 @@ func TestPublishAcrossRestarts(t *testing.T) {
 		}
 		p.mailed(44, "m4")
 		p.close()
-		p = s.admit("") // a server that has forgotten the device
+		p = s.welcome() // a server that has forgotten the device
 		p.send(raw.OpSend, p.mailed(44, "m4").Seq, 0, "")
 		r.left(4, "")
 		r.stop()
 	})
+}
+
+// TestBase checks that ids begin at the clock or at what the server has, whichever is larger, and go on from there.
+func TestBase(t *testing.T) {
+	s := newServer(t, "tcp")
+	for published, above := range map[string]bool{"0": true, "41": true, fmt.Sprint(ahead): false} {
+		began := uint64(time.Now().UnixMicro())
+		r := start(t, s, withDevice)
+		p := s.admitAt(published)
+		r.publish(4, "a")
+		id := p.expect(4).ID
+		if base, now := id-1, uint64(time.Now().UnixMicro()); above && (base < began || base > now) || !above && base != ahead {
+			t.Errorf("published %s: the base is %d, the clock was between %d and %d", published, base, began, now)
+		}
+		p.close()
+		p = s.welcome()
+		if again := p.expect(4).ID; again != id {
+			t.Errorf("published %s: the message is sent again with id %d, at first with %d", published, again, id)
+		}
+		r.stop()
+	}
 }
 
 // TestOutboxOfAnotherClient checks that a client that runs again knows what another one has done with the outbox meanwhile.
@@ -86,12 +117,12 @@ func TestOutboxOfAnotherClient(t *testing.T) {
 		cfg.Device, cfg.Outbox = "laptop", imgoclient.NewFileOutbox(path)
 	}
 	first := start(t, s, withOutbox)
-	p := s.admit("")
+	p := s.admit(0)
 	first.publish(4, "a")
 	p.mailed(1, "a")
 	first.stop()
 	second := start(t, s, withOutbox)
-	p = s.admit("")
+	p = s.admit(0)
 	second.publish(4, "b")
 	for id, body := range []string{"a", "b"} {
 		p.send(raw.OpSend, p.mailed(uint64(id+1), body).Seq, 0, "")
@@ -101,7 +132,7 @@ func TestOutboxOfAnotherClient(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	first.cancel = cancel
 	go func() { first.result <- first.Run(ctx) }()
-	p = s.admit(`,"published":"2"`)
+	p = s.admit(2)
 	if n := first.publish(4, "c"); n != 3 {
 		t.Errorf("the next message has the number %d", n)
 	}
@@ -116,7 +147,7 @@ func TestPublishAtOnceAfterATimeout(t *testing.T) {
 	r := start(t, s, func(cfg *imgoclient.Config) {
 		cfg.Device, cfg.RequestTimeout, cfg.MinBackoff, cfg.MaxBackoff = "laptop", 100*time.Millisecond, 24*time.Hour, 24*time.Hour
 	})
-	p := s.admit("")
+	p := s.admit(0)
 	r.publish(4, "a")
 	first := p.mailed(1, "a")
 	if again := p.mailed(1, "a"); again.Seq == first.Seq {
@@ -195,7 +226,7 @@ func TestOutboxThatFails(t *testing.T) {
 	storage("Publish without load", err)
 	o.load.Store(false)
 	// base: nothing is sent before it is durable.
-	p := s.admit(`,"published":"9"`)
+	p := s.admit(9)
 	r.publish(4, "a")
 	for {
 		if err := <-problems; strings.Contains(err.Error(), "base") {
@@ -220,7 +251,7 @@ func TestOutboxThatFails(t *testing.T) {
 		storage("remove", <-problems)
 	}
 	p.close()
-	p = s.admit(`,"published":"10"`)
+	p = s.admit(10)
 	for tries := o.removes.Load(); o.removes.Load() < tries+3; {
 		<-problems
 	}
@@ -250,13 +281,13 @@ func TestPublishInCallbacks(t *testing.T) {
 		}
 	})
 	client.Store(r.Client)
-	p := s.admit("")
+	p := s.admit(0)
 	for range count {
 		r.publish(4, "")
 	}
 	p.mailed(1, "")
 	p.close()
-	p = s.admit(fmt.Sprintf(`,"published":"%d"`, count))
+	p = s.admit(count)
 	for n := range uint64(count) {
 		if got := <-told; got != n+1 {
 			t.Fatalf("message %d left, want %d", got, n+1)
@@ -269,7 +300,7 @@ func TestPublishInCallbacks(t *testing.T) {
 func TestPublishConcurrently(t *testing.T) {
 	s := newServer(t, "tcp")
 	r := start(t, s, withDevice)
-	p := s.admit("")
+	p := s.admit(0)
 	const callers, each = 8, 25
 	var publishing sync.WaitGroup
 	var mu sync.Mutex
@@ -293,10 +324,10 @@ func TestPublishConcurrently(t *testing.T) {
 	got := map[uint64]string{}
 	for n := range uint64(callers * each) {
 		packet := p.expect(raw.OpSend)
-		if packet.ID != n+1 {
-			t.Fatalf("got id %d, want %d", packet.ID, n+1)
+		if packet.ID != ahead+n+1 {
+			t.Fatalf("got id %d, want %d", packet.ID, ahead+n+1)
 		}
-		got[packet.ID] = string(packet.Body)
+		got[n+1] = string(packet.Body)
 		p.send(raw.OpSend, packet.Seq, 0, "")
 		r.left(n+1, "")
 	}
@@ -350,7 +381,7 @@ func TestPublishCopies(t *testing.T) {
 		t.Fatal(err)
 	}
 	copy(body, "after!")
-	s.admit("").mailed(1, "before")
+	s.admit(0).mailed(1, "before")
 	r.stop()
 }
 
@@ -358,10 +389,10 @@ func TestPublishCopies(t *testing.T) {
 func TestIDsAreUsedUp(t *testing.T) {
 	s := newServer(t, "tcp")
 	r := start(t, s, withDevice)
-	p := s.admit(`,"published":"18446744073709551614"`)
+	p := s.admitAt("18446744073709551614")
 	r.publish(4, "last")
 	r.publish(4, "too late")
-	p.send(raw.OpSend, p.mailed(1<<64-1, "last").Seq, 0, "")
+	p.send(raw.OpSend, p.mailed(1<<64-1-ahead, "last").Seq, 0, "")
 	r.left(1, "")
 	if got := r.gone(); got.Number != 2 || !errors.Is(got.Err, imgoclient.ErrDenied) {
 		t.Errorf("%+v", got)

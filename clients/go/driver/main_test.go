@@ -244,6 +244,10 @@ func TestPublish(t *testing.T) {
 	s.expect("event", "error", "code", "storage") // the base
 	conn := <-accepted
 	defer conn.Close()
+	first, err := raw.ReadPacket(conn, 1<<20)
+	if err != nil || first.Op != 4 {
+		t.Fatalf("%+v, %v", first, err)
+	}
 	next := func(op int32, id uint64) raw.Packet {
 		t.Helper()
 		p, err := raw.ReadPacket(conn, 1<<20)
@@ -252,14 +256,13 @@ func TestPublish(t *testing.T) {
 		}
 		return p
 	}
-	first := next(4, 1)
 	s.do(`{"do":"fail_outbox"}`)
 	s.do(`{"do":"send","op":4,"tag":5}`) // the outbox is told to fail before this
 	send(t, conn, raw.Packet{Op: 4, Seq: next(4, 0).Seq})
 	send(t, conn, raw.Packet{Op: 4, Seq: first.Seq, Body: []byte("b")})
 	s.expect("event", "error", "code", "storage")
 	s.expect("event", "published", "number", 1, "body", "Yg==")
-	send(t, conn, raw.Packet{Op: raw.OpError, Seq: next(1000, 2).Seq, Body: []byte(`{"code":"forbidden","reason":"no"}`)})
+	send(t, conn, raw.Packet{Op: raw.OpError, Seq: next(1000, first.ID+1).Seq, Body: []byte(`{"code":"forbidden","reason":"no"}`)})
 	if e := s.expect("event", "published", "number", 2, "code", "denied", "server_code", "forbidden"); e["body"] != nil || e["message"] == "" {
 		t.Errorf("%v", e)
 	}

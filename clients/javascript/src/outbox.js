@@ -154,7 +154,9 @@ export class Outbox {
     }
     if (this.#stopped || !this.#session?.live) return false;
     if (this.#base === null) {
-      const base = this.#arrived;
+      // Messages of an earlier process may still be under way. Their ids are above #arrived and below the clock.
+      const clock = BigInt(Date.now()) * 1000n;
+      const base = clock > this.#arrived ? clock : this.#arrived;
       await this.#inTurn(() => this.#call('set the base of', (outbox) => outbox.setBase(String(base))));
       this.#base = base;
       return true;

@@ -66,6 +66,7 @@ beforeEach(() => {
   FakeWebSocket.refuse = null;
   mock.timers.enable({ apis: ['setTimeout'] });
   mock.method(Math, 'random', () => 0.5);
+  mock.method(Date, 'now', () => 0); // so that ids begin above what the server has
 });
 
 afterEach(() => {
@@ -117,6 +118,19 @@ describe('published messages', () => {
     assert.deepEqual([last.log, sent(last.ws)], [['1 denied'], []]);
     await last.c.close();
   });
+
+  for (const [published, base] of [[undefined, 5_000_000], ['41', 5_000_000], ['5000001', 5_000_001]]) {
+    test(`have ids above the clock in microseconds and ${published} of the server`, async () => {
+      Date.now.mock.mockImplementation(() => 5000);
+      const { c, ws } = await live({}, { published });
+      await c.publish('a');
+      await settle();
+      assert.deepEqual(sent(ws), [`${base + 1} "a"`]);
+      Date.now.mock.mockImplementation(() => 6000);
+      assert.deepEqual(sent(await comeBack()), [`${base + 1} "a"`]);
+      await c.close();
+    });
+  }
 
   test('are sent again with the same id: after a lost connection, and without a reply in time', async () => {
     const { c, ws, log } = await live({ requestTimeout: 1000 });

@@ -30,7 +30,7 @@ test('what it shows of messages to the backend', async () => {
   client.connect();
   await settle();
   const ws = FakeWebSocket.last();
-  ws.accept({ published: '41' });
+  ws.accept({ published: '9223372036854775807' }); // it is above the clock
   const said = [];
   const run = new AsyncFunction('client', 'show', 'hide', code);
   const done = run(
@@ -40,7 +40,7 @@ test('what it shows of messages to the backend', async () => {
   );
   await settle();
   const [sent] = ws.of(4);
-  assert.deepEqual([sent.id, sent.body], ['42', { order: 17, accepted: true }]);
+  assert.deepEqual([sent.id, sent.body], ['9223372036854775808', { order: 17, accepted: true }]);
   ws.frames({ ver: 2, op: 4, seq: sent.seq, id: '0', body: { thanks: 1 } });
   const [read] = ws.of(24);
   assert.deepEqual([read.id, read.body], ['41', []]);

@@ -8,14 +8,23 @@ import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from fake import Peer, Server, Watched, serving, until, watching, within
-from imgo_client import Client, Dismiss, FileOutbox, ImgoError, OutboxContent, OutboxMessage, Published, _wire
+from imgo_client import Client, Dismiss, FileOutbox, ImgoError, OutboxContent, OutboxMessage, Published, _publish, _wire
 from imgo_client._wire import Packet
 from vectors import cases
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Return the wall clock of the outbox. It stands at 1970, so that ids begin above what the server has."""
+    clock = SimpleNamespace(time_ns=lambda: 0)
+    monkeypatch.setattr(_publish, "time", clock)
+    return clock
 
 
 class Said:
@@ -156,6 +165,18 @@ async def test_the_base_stays() -> None:
         await until(lambda: watched.names.count("live") == 2)
         await watched.client.publish(b"a")
         await sent(peer, 11, b"a")
+
+
+@pytest.mark.parametrize(("published", "base"), [("0", 5_000_000), ("41", 5_000_000), ("5000001", 5_000_001)])
+async def test_the_base_is_the_clock_unless_the_server_has_more(clock: SimpleNamespace, published: str, base: int) -> None:
+    clock.time_ns = lambda: 5_000_000_999
+    async with live(Said(), published=published) as (server, watched, peer):
+        await watched.client.publish(b"a")
+        await sent(peer, base + 1, b"a")
+        clock.time_ns = lambda: 6_000_000_000
+        peer.abort()
+        peer = await server.accept()
+        await sent(peer, base + 1, b"a")
 
 
 async def test_ids_end() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -153,7 +154,8 @@ class Publisher:
         if session is None:
             return False
         if self._base is None:
-            base = self._arrived
+            # Messages of an earlier process may still be under way. Their ids are above _arrived and below the clock.
+            base = max(self._arrived, time.time_ns() // 1000)
             async with self._turn:
                 await self._call("set the base of", lambda outbox: outbox.set_base(base))
             self._base = base

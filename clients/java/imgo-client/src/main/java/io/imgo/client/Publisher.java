@@ -189,7 +189,9 @@ final class Publisher {
                 return; // the client has no device
             }
             if (state.base == null) {
-                newBase = published == null ? 0 : published;
+                // Messages of an earlier process may still be under way. Their ids are above published and below the clock.
+                long clock = Clock.unixMicros();
+                newBase = published != null && Ids.compare(published, clock) > 0 ? published : clock;
                 return;
             }
             long done = removals.isEmpty() ? 0 : removals.peekLast().upTo;

@@ -138,7 +138,7 @@ class PublishTest {
         Completion<Void> connected = client.connect();
         connection = server.session();
         connected.await();
-        assertThat(connection.expect(1000).id).isEqualTo(2);
+        assertThat(connection.expect(1000).id).isEqualTo(sent.id + 1);
         assertThat(client.publish(BODY).await()).isEqualTo(3);
     }
 
@@ -239,9 +239,11 @@ class PublishTest {
         }));
         made.set(client);
         client.publish(BODY).await();
+        long base = 0;
         for (int i = 1; i <= 3; i++) {
             Packet packet = connection.expect(4);
-            assertThat(packet.id).isEqualTo(i);
+            base = i == 1 ? packet.id - 1 : base;
+            assertThat(packet.id).isEqualTo(base + i);
             connection.write(4, packet.seq, 0, "r" + i);
             Published published = Recorder.next(recorder.published);
             assertThat(published.number()).isEqualTo(i);
@@ -285,6 +287,29 @@ class PublishTest {
             }
             packet = connection.expect(4); // by the backoff
         }
+    }
+
+    /** The ids begin above those of an earlier process, also above those that the server has not got yet. */
+    @Test
+    void theBaseIsTheClockUnlessTheServerHasMore() throws Exception {
+        long began = Clock.unixMicros();
+        for (String reply : new String[] {"{}", "{\"published\":\"41\"}"}) {
+            assertThat(firstId(reply) - 1).as(reply).isBetween(began, Clock.unixMicros());
+        }
+        assertThat(firstId("{\"published\":\"9223372036854775807\"}")).isEqualTo(Long.MIN_VALUE);
+    }
+
+    /** Returns the id of the first message of a new client. */
+    private long firstId(String authReply) throws Exception {
+        client = builder().build();
+        client.publish(BODY).await();
+        Completion<Void> connected = client.connect();
+        FakeServer.Connection connection = server.accept();
+        connection.auth(authReply);
+        connected.await();
+        long id = connection.expect(4).id;
+        client.close();
+        return id;
     }
 
     @Test
