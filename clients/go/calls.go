@@ -106,7 +106,7 @@ func (s *session) call(ctx context.Context, what string, p raw.Packet) (raw.Pack
 	}
 	defer s.calls.forget(seq)
 	p.Seq = seq
-	if err := s.writePacket(p); err != nil {
+	if err := s.write(p); err != nil {
 		s.fail(err)
 		return raw.Packet{}, s.ended(what)
 	}

@@ -60,9 +60,8 @@ func (i *inbox) take(id uint64) bool {
 		return false
 	}
 	if _, ok := i.handled[id]; ok {
-		if _, ok := i.waiting[id]; !ok && !i.noAck {
-			i.waiting[id] = struct{}{}
-			i.ackLocked([]uint64{id})
+		if !i.noAck {
+			i.ackAgainLocked(id)
 		}
 		return false
 	}
@@ -83,13 +82,8 @@ func (i *inbox) done(id uint64, handled bool) {
 	if i.noAck {
 		return
 	}
-	// The server repeats the messages of ids that are dropped here.
-	if len(i.fresh) >= i.remember {
-		delete(i.waiting, i.fresh[0])
-		i.fresh = i.fresh[1:]
-	}
-	i.fresh = append(i.fresh, id)
 	i.waiting[id] = struct{}{}
+	i.fresh = i.newestLocked(append(i.fresh, id))
 	signal(i.ready)
 }
 
@@ -124,23 +118,32 @@ func (i *inbox) saved(ids []uint64, ok bool) {
 		i.ackLocked(ids)
 		return
 	}
-	i.fresh = append(ids, i.fresh...)
-	for len(i.fresh) > i.remember {
-		delete(i.waiting, i.fresh[0])
-		i.fresh = i.fresh[1:]
+	i.fresh = i.newestLocked(append(ids, i.fresh...))
+}
+
+// newestLocked returns the newest remember of ids, and drops the others. The server repeats their messages, and they are
+// acknowledged then.
+func (i *inbox) newestLocked(ids []uint64) []uint64 {
+	for len(ids) > i.remember {
+		delete(i.waiting, ids[0])
+		ids = ids[1:]
+	}
+	return ids
+}
+
+// ackLocked adds ids to acks. The ids are in waiting.
+func (i *inbox) ackLocked(ids []uint64) {
+	i.acks = i.newestLocked(append(i.acks, ids...))
+	if len(i.acks) > 0 {
+		signal(i.due)
 	}
 }
 
-// ackLocked adds ids to acks, which holds at most remember ids. The server repeats the messages of
-// dropped ids, and they are acknowledged then. The ids are in waiting.
-func (i *inbox) ackLocked(ids []uint64) {
-	i.acks = append(i.acks, ids...)
-	for len(i.acks) > i.remember {
-		delete(i.waiting, i.acks[0])
-		i.acks = i.acks[1:]
-	}
-	if len(i.acks) > 0 {
-		signal(i.due)
+// ackAgainLocked adds an id to acks, unless it waits already.
+func (i *inbox) ackAgainLocked(id uint64) {
+	if _, ok := i.waiting[id]; !ok {
+		i.waiting[id] = struct{}{}
+		i.ackLocked([]uint64{id})
 	}
 }
 
@@ -154,13 +157,7 @@ func signal(to chan struct{}) {
 
 // begin must be called by a new session. It signals acknowledgements that the last session did not
 // write.
-func (i *inbox) begin() {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if len(i.acks) > 0 {
-		signal(i.due)
-	}
-}
+func (i *inbox) begin() { i.saved(nil, true) }
 
 // takeAcks removes and returns up to n ids to acknowledge. all reports whether none is left.
 func (i *inbox) takeAcks(n int) (ids []uint64, all bool) {
@@ -183,9 +180,6 @@ func (i *inbox) giveBack(ids []uint64) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	for _, id := range ids {
-		if _, ok := i.waiting[id]; !ok {
-			i.waiting[id] = struct{}{}
-			i.ackLocked([]uint64{id})
-		}
+		i.ackAgainLocked(id)
 	}
 }

@@ -6,9 +6,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"strconv"
 	"sync"
 )
@@ -22,53 +19,37 @@ const compactFrom = 64 << 10
 // written anew when most of it, and at least 64 KiB, is about messages that were removed. No file is open between
 // the calls. Two clients, also of two processes, must not use the same file at the same time.
 type FileOutbox struct {
-	path string
-
 	mu      sync.Mutex
-	known   bool // the fields below are those of the file
-	content OutboxContent
-	size    int64 // bytes
+	file    lineFile
+	content OutboxContent // of the file
 }
 
 // NewFileOutbox returns a FileOutbox. The folder of the file must exist.
-func NewFileOutbox(path string) *FileOutbox { return &FileOutbox{path: path} }
+func NewFileOutbox(path string) *FileOutbox { return &FileOutbox{file: lineFile{path: path}} }
 
 // Load reads the file. A missing file has no messages. A last line that is incomplete after a crash is cut off.
 func (o *FileOutbox) Load(context.Context) (OutboxContent, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.known = false
+	o.file.known = false
 	if err := o.readLocked(); err != nil {
 		return OutboxContent{}, err
 	}
 	return o.content.clone(), nil
 }
 
-// readLocked reads the file, if that is necessary, and cuts an incomplete last line off.
+// readLocked reads the file, if that is necessary.
 func (o *FileOutbox) readLocked() error {
-	if o.known {
+	if o.file.known {
 		return nil
 	}
-	data, err := os.ReadFile(o.path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	whole := bytes.LastIndexByte(data, '\n') + 1
-	var content OutboxContent
-	number := 0
-	for line := range bytes.Lines(data[:whole]) {
-		number++
-		if !content.apply(bytes.TrimSuffix(line, []byte{'\n'})) {
-			return fmt.Errorf("%s:%d is no line of an outbox: restore the file, or give the device another name and a new outbox", o.path, number)
+	o.content = OutboxContent{}
+	return o.file.read(func(line []byte) error {
+		if !o.content.apply(line) {
+			return errors.New("is no line of an outbox: restore the file, or give the device another name and a new outbox")
 		}
-	}
-	if whole < len(data) {
-		if err := os.Truncate(o.path, int64(whole)); err != nil {
-			return fmt.Errorf("cut off an incomplete line: %w", err)
-		}
-	}
-	o.content, o.size, o.known = content, int64(whole), true
-	return nil
+		return nil
+	})
 }
 
 // apply does what a line says. It reports false if the line cannot be read.
@@ -149,18 +130,17 @@ func (o *FileOutbox) do(line []byte, change func(*OutboxContent) (anew bool)) er
 	}
 	next := o.content.clone()
 	anew := change(&next)
-	size := o.size + int64(len(line))
-	o.known = false // after an error the next call looks at what is there
-	if useless := size - next.size(); anew || useless > max(compactFrom, size/2) {
-		lines := next.lines()
-		if err := replaceFile(o.path, lines); err != nil {
-			return err
-		}
-		size = int64(len(lines))
-	} else if err := appendFile(o.path, o.size, line); err != nil {
+	size := o.file.size + int64(len(line))
+	if useless := size - next.size(); useless > max(compactFrom, size/2) {
+		anew = true
+	}
+	if anew {
+		line = next.lines()
+	}
+	if err := o.file.write(line, anew); err != nil {
 		return err
 	}
-	o.content, o.size, o.known = next, size, true
+	o.content = next
 	return nil
 }
 
@@ -190,36 +170,4 @@ func (c OutboxContent) lines() []byte {
 		b = appendAdd(b, m)
 	}
 	return b
-}
-
-// appendFile appends a line to a file with a size and synchronises it. After an error the file has what it had
-// before, or a part of the line, or the line. The caller reads the file again.
-func appendFile(path string, size int64, line []byte) (err error) {
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, file.Close()) }()
-	if _, err := file.Write(line); err != nil {
-		return errors.Join(err, file.Truncate(size))
-	}
-	if err := file.Sync(); err != nil {
-		return errors.Join(err, file.Truncate(size))
-	}
-	if size > 0 {
-		return nil
-	}
-	return syncDir(filepath.Dir(path)) // the file may be new
-}
-
-// replaceFile replaces a file by one with the data.
-func replaceFile(path string, data []byte) error {
-	next := path + ".new"
-	if err := writeSynced(next, data); err != nil {
-		return err
-	}
-	if err := os.Rename(next, path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
 }

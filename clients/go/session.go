@@ -188,7 +188,7 @@ func (s *session) serve(ctx context.Context, late []roomChange) *Error {
 	working.Go(func() { s.refresh(refreshing) })
 	working.Go(func() { s.publish(refreshing) })
 	for _, change := range late {
-		if err := s.write(change.op(), s.calls.next(), []byte(change.room)); err != nil {
+		if err := s.write(raw.Packet{Op: change.op(), Seq: s.calls.next(), Body: []byte(change.room)}); err != nil {
 			s.fail(err)
 		}
 	}
@@ -212,7 +212,7 @@ func (s *session) loop(ctx context.Context) *Error {
 			s.fail(&Error{Code: CodeClosed, Text: "the client was closed"})
 			return nil
 		case <-heartbeat.C:
-			if err := s.write(raw.OpHeartbeat, s.calls.next(), nil); err != nil {
+			if err := s.write(raw.Packet{Op: raw.OpHeartbeat, Seq: s.calls.next()}); err != nil {
 				s.fail(err)
 			}
 			watch.heartbeat()
@@ -338,7 +338,7 @@ func (s *session) sendAcks(seq int32) (sent bool, failed *Error) {
 		if all {
 			ask = seq
 		}
-		if err := s.write(raw.OpAck, ask, raw.AckBody(false, ids)); err != nil {
+		if err := s.write(raw.Packet{Op: raw.OpAck, Seq: ask, Body: raw.AckBody(false, ids)}); err != nil {
 			s.client.inbox.giveBack(ids)
 			return sent, err
 		}
@@ -371,11 +371,7 @@ func (s *session) sendLastAcks() {
 }
 
 // write sends one packet.
-func (s *session) write(op, seq int32, body []byte) *Error {
-	return s.writePacket(raw.Packet{Op: op, Seq: seq, Body: body})
-}
-
-func (s *session) writePacket(p raw.Packet) *Error {
+func (s *session) write(p raw.Packet) *Error {
 	if err := s.conn.Write(time.Now().Add(s.client.cfg.RequestTimeout), p); err != nil {
 		return classify(CodeLost, "send", err)
 	}

@@ -1,13 +1,8 @@
 package imgoclient
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"sync"
@@ -27,13 +22,11 @@ type Store interface {
 // with more than twice the ids to remember is written anew. No file is open between the calls. Two clients,
 // also of two processes, must not use the same file at the same time.
 type FileStore struct {
-	path     string
 	remember int
 
-	mu    sync.Mutex
-	known bool     // ids and size are those of the file
-	ids   []uint64 // oldest first
-	size  int64    // bytes
+	mu   sync.Mutex
+	file lineFile
+	ids  []uint64 // of the file, oldest first
 }
 
 // NewFileStore returns a FileStore that remembers the newest ids, at least remember of them. 0 means 8192,
@@ -42,48 +35,37 @@ func NewFileStore(path string, remember int) *FileStore {
 	if remember <= 0 {
 		remember = defaultRemember
 	}
-	return &FileStore{path: path, remember: remember}
+	return &FileStore{remember: remember, file: lineFile{path: path}}
 }
 
 // Load reads the file. A missing file has no ids. A last line that is incomplete after a crash is cut off.
 func (s *FileStore) Load(context.Context) ([]uint64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.known = false
+	s.file.known = false
 	if err := s.readLocked(); err != nil {
 		return nil, err
 	}
 	return slices.Clone(s.ids), nil
 }
 
-// readLocked reads the file, if that is necessary, and cuts an incomplete last line off.
+// readLocked reads the file, if that is necessary.
 func (s *FileStore) readLocked() error {
-	if s.known {
+	if s.file.known {
 		return nil
 	}
-	data, err := os.ReadFile(s.path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	whole := bytes.LastIndexByte(data, '\n') + 1
-	var ids []uint64
-	for number, line := range bytes.Split(data[:whole], []byte{'\n'}) {
+	s.ids = nil
+	return s.file.read(func(line []byte) error {
 		if len(line) == 0 {
-			continue
+			return nil
 		}
 		id, err := strconv.ParseUint(string(line), 10, 64)
 		if err != nil {
-			return fmt.Errorf("%s:%d is not an id: remove the file, and messages may come twice once", s.path, number+1)
+			return errors.New("is not an id: remove the file, and messages may come twice once")
 		}
-		ids = append(ids, id)
-	}
-	if whole < len(data) {
-		if err := os.Truncate(s.path, int64(whole)); err != nil {
-			return fmt.Errorf("cut off an incomplete line: %w", err)
-		}
-	}
-	s.ids, s.size, s.known = ids, int64(whole), true
-	return nil
+		s.ids = append(s.ids, id)
+		return nil
+	})
 }
 
 // Add appends ids to the file.
@@ -93,83 +75,19 @@ func (s *FileStore) Add(_ context.Context, ids []uint64) error {
 	if err := s.readLocked(); err != nil {
 		return err
 	}
-	if len(s.ids)+len(ids) > 2*s.remember {
-		return s.rewriteLocked(ids)
+	all := append(s.ids, ids...)
+	full := len(all) > 2*s.remember
+	if full {
+		all = slices.Clone(all[len(all)-s.remember:])
+		ids = all
 	}
-	lines := appendLines(nil, ids)
-	if err := s.appendLocked(lines); err != nil {
-		s.known = false // the next call looks at what is there
-		return err
-	}
-	s.ids, s.size = append(s.ids, ids...), s.size+int64(len(lines))
-	return nil
-}
-
-func appendLines(dst []byte, ids []uint64) []byte {
+	var lines []byte
 	for _, id := range ids {
-		dst = append(strconv.AppendUint(dst, id, 10), '\n')
+		lines = append(strconv.AppendUint(lines, id, 10), '\n')
 	}
-	return dst
-}
-
-// appendLocked appends lines and synchronises the file. After an error the file has the lines that it had
-// before, or a part of the new ones that the next readLocked copes with.
-func (s *FileStore) appendLocked(lines []byte) (err error) {
-	file, err := os.OpenFile(s.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
+	if err := s.file.write(lines, full); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, file.Close()) }()
-	if _, err := file.Write(lines); err != nil {
-		return errors.Join(err, file.Truncate(s.size))
-	}
-	if err := file.Sync(); err != nil {
-		return err
-	}
-	if s.size > 0 {
-		return nil
-	}
-	return syncDir(filepath.Dir(s.path)) // the file may be new
-}
-
-// rewriteLocked replaces the file by one with the newest ids.
-func (s *FileStore) rewriteLocked(ids []uint64) error {
-	kept := append(slices.Clone(s.ids), ids...)
-	kept = kept[max(len(kept)-s.remember, 0):]
-	lines := appendLines(nil, kept)
-	next := s.path + ".new"
-	if err := writeSynced(next, lines); err != nil {
-		return err
-	}
-	if err := os.Rename(next, s.path); err != nil {
-		return err
-	}
-	s.ids, s.size = kept, int64(len(lines))
-	return syncDir(filepath.Dir(s.path))
-}
-
-func writeSynced(path string, data []byte) (err error) {
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, file.Close()) }()
-	if _, err := file.Write(data); err != nil {
-		return err
-	}
-	return file.Sync()
-}
-
-// syncDir makes the names in a folder durable. Some systems cannot do that, and need not.
-func syncDir(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	err = dir.Sync()
-	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, fs.ErrInvalid) || errors.Is(err, fs.ErrPermission) {
-		return nil
-	}
-	return err
+	s.ids = all
+	return nil
 }

@@ -75,9 +75,11 @@ type tokenAnswer struct {
 	err   error
 }
 
+func invalid(text string) error { return &imgoclient.Error{Code: imgoclient.CodeInvalid, Text: text} }
+
 func (d *driver) obey(c command) error {
 	if d.client == nil && c.Do != "new" && c.Do != "threads" {
-		return &imgoclient.Error{Code: imgoclient.CodeInvalid, Text: c.Do + " comes before new"}
+		return invalid(c.Do + " comes before new")
 	}
 	client := d.client
 	switch c.Do {
@@ -114,7 +116,7 @@ func (d *driver) obey(c command) error {
 	case "threads":
 		d.done(c.Tag, event{"count": threads()})
 	default:
-		return &imgoclient.Error{Code: imgoclient.CodeInvalid, Text: fmt.Sprintf("there is no command %q", c.Do)}
+		return invalid(fmt.Sprintf("there is no command %q", c.Do))
 	}
 	return nil
 }
@@ -125,13 +127,13 @@ func (d *driver) make(c command) error {
 	runs := d.cancel != nil
 	d.mu.Unlock()
 	if runs {
-		return &imgoclient.Error{Code: imgoclient.CodeInvalid, Text: "close the client before a new one takes its name"}
+		return invalid("close the client before a new one takes its name")
 	}
 	var o options
 	reader := json.NewDecoder(bytes.NewReader(c.Options))
 	reader.DisallowUnknownFields()
 	if err := reader.Decode(&o); err != nil {
-		return &imgoclient.Error{Code: imgoclient.CodeInvalid, Text: "read the options", Err: err}
+		return invalid("read the options: " + err.Error())
 	}
 	cfg := imgoclient.Config{
 		Address: o.Address, Discover: o.Discover, Token: o.Token, Device: o.Device, Platform: o.Platform,
@@ -156,11 +158,11 @@ func (d *driver) make(c command) error {
 	if o.CA != "" {
 		pem, err := os.ReadFile(o.CA)
 		if err != nil {
-			return &imgoclient.Error{Code: imgoclient.CodeInvalid, Text: "read ca", Err: err}
+			return invalid("read ca: " + err.Error())
 		}
 		roots := x509.NewCertPool()
 		if !roots.AppendCertsFromPEM(pem) {
-			return &imgoclient.Error{Code: imgoclient.CodeInvalid, Text: "ca has no certificate: " + o.CA}
+			return invalid("ca has no certificate: " + o.CA)
 		}
 		cfg.TLS = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
 	}
@@ -249,7 +251,7 @@ func (d *driver) answerToken(c command) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if len(d.tokens) == 0 {
-		return &imgoclient.Error{Code: imgoclient.CodeInvalid, Text: "no token is wanted"}
+		return invalid("no token is wanted")
 	}
 	a := tokenAnswer{token: c.Token}
 	if c.Error != "" {
@@ -283,6 +285,17 @@ func (d *driver) steer(c command) {
 	d.released = make(chan struct{})
 }
 
+// fails returns an error if a call is to fail. left is how many are to fail yet.
+func (d *driver) fails(left *int) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if *left == 0 {
+		return nil
+	}
+	*left--
+	return errors.New("the driver was told that the call fails")
+}
+
 // message is the client's message handler.
 func (d *driver) message(ctx context.Context, m imgoclient.Message) error {
 	id := strconv.FormatUint(m.ID, 10)
@@ -301,13 +314,9 @@ func (d *driver) message(ctx context.Context, m imgoclient.Message) error {
 	if d.held {
 		d.releases--
 	}
-	fails := d.failures > 0
-	if fails {
-		d.failures--
-	}
 	d.mu.Unlock()
-	if fails {
-		return errors.New("the driver was told to fail")
+	if err := d.fails(&d.failures); err != nil {
+		return err
 	}
 	d.emit(event{"event": "handled", "id": id})
 	return nil
@@ -351,14 +360,8 @@ type store struct {
 }
 
 func (s *store) Add(ctx context.Context, ids []uint64) error {
-	s.driver.mu.Lock()
-	fails := s.driver.broken > 0
-	if fails {
-		s.driver.broken--
-	}
-	s.driver.mu.Unlock()
-	if fails {
-		return errors.New("the driver was told that the store fails")
+	if err := s.driver.fails(&s.driver.broken); err != nil {
+		return err
 	}
 	return s.FileStore.Add(ctx, ids)
 }

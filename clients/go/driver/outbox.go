@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 
 	imgoclient "imgo/clients/go"
 )
@@ -31,15 +30,7 @@ type outbox struct {
 	driver *driver
 }
 
-func (o *outbox) fails() error {
-	o.driver.mu.Lock()
-	defer o.driver.mu.Unlock()
-	if o.driver.jammed == 0 {
-		return nil
-	}
-	o.driver.jammed--
-	return errors.New("the driver was told that the outbox fails")
-}
+func (o *outbox) fails() error { return o.driver.fails(&o.driver.jammed) }
 
 func (o *outbox) SetBase(ctx context.Context, base uint64) error {
 	if err := o.fails(); err != nil {

@@ -88,9 +88,9 @@ func (a pushAnswer) list(p *Push) []Result {
 // Push sends a push. There is one result for each user, or one for a push to sessions, a room or all. It is
 // repeated at other servers only if it has an idempotency key, or if the server cannot have received it.
 func (c *Client) Push(ctx context.Context, p *Push) ([]Result, error) {
-	var answer pushAnswer
-	if err := c.anywhere(ctx, p.IdempotencyKey != "", http.MethodPost, "/v1/push", p, &answer); err != nil {
-		return nil, fmt.Errorf("push: %w", err)
+	answer, err := ask[pushAnswer](ctx, c, "push", p.IdempotencyKey != "", http.MethodPost, "/v1/push", p)
+	if err != nil {
+		return nil, err
 	}
 	return answer.list(p), nil
 }
@@ -110,6 +110,15 @@ type BatchResult struct {
 	Err     error    // an *Error, or nil
 }
 
+// batchAnswer is what the server says of a batch.
+type batchAnswer struct {
+	Results []struct {
+		pushAnswer
+		Status int     `json:"status"`
+		Error  problem `json:"error"`
+	} `json:"results"`
+}
+
 // PushBatch sends up to 1,000 pushes in one call. Each is accepted or refused on its own, and the results are
 // in the order of the pushes. The call is repeated at other servers only if each push has an idempotency key, or
 // if the server cannot have received it.
@@ -118,16 +127,10 @@ func (c *Client) PushBatch(ctx context.Context, pushes []*Push) ([]BatchResult, 
 	for _, p := range pushes {
 		again = again && p.IdempotencyKey != ""
 	}
-	var answer struct {
-		Results []struct {
-			pushAnswer
-			Status int     `json:"status"`
-			Error  problem `json:"error"`
-		} `json:"results"`
-	}
 	body := map[string]any{"pushes": pushes}
-	if err := c.anywhere(ctx, again, http.MethodPost, "/v1/push/batch", body, &answer); err != nil {
-		return nil, fmt.Errorf("push a batch: %w", err)
+	answer, err := ask[batchAnswer](ctx, c, "push a batch", again, http.MethodPost, "/v1/push/batch", body)
+	if err != nil {
+		return nil, err
 	}
 	if len(answer.Results) != len(pushes) {
 		return nil, fmt.Errorf("push a batch: there are %d results for %d pushes", len(answer.Results), len(pushes))
@@ -173,15 +176,12 @@ func (c *Client) NewToken(ctx context.Context, user string, o TokenOptions) (Tok
 	if o.TTL != 0 {
 		body.TTL = o.TTL.String()
 	}
-	var token Token
-	err := c.anywhere(ctx, false, http.MethodPost, "/v1/tokens", body, &token)
+	what := "make a token for " + user
+	token, err := ask[Token](ctx, c, what, false, http.MethodPost, "/v1/tokens", body)
 	if err == nil && token.Token == "" {
-		err = errors.New("the answer has no token")
+		return Token{}, errors.New(what + ": the answer has no token")
 	}
-	if err != nil {
-		return Token{}, fmt.Errorf("make a token for %s: %w", user, err)
-	}
-	return token, nil
+	return token, err
 }
 
 // RevokeToken revokes a token. Sessions that it opened stay open unless closeSessions is true.
@@ -197,13 +197,14 @@ func (c *Client) RevokeTokens(ctx context.Context, user string, closeSessions bo
 }
 
 func (c *Client) revoke(ctx context.Context, body map[string]any) (int, error) {
-	var answer struct {
-		Revoked int `json:"revoked"`
-	}
-	if err := c.anywhere(ctx, false, http.MethodPost, "/v1/tokens/revoke", body, &answer); err != nil {
-		return 0, fmt.Errorf("revoke tokens: %w", err)
-	}
-	return answer.Revoked, nil
+	n, err := ask[counts](ctx, c, "revoke tokens", false, http.MethodPost, "/v1/tokens/revoke", body)
+	return n.Revoked, err
+}
+
+// counts is the answer to a call that says how much it has changed.
+type counts struct {
+	Revoked  int `json:"revoked"`
+	Sessions int `json:"sessions"`
 }
 
 // Session is a connection of a client.
@@ -252,11 +253,7 @@ type User struct {
 
 // User returns the sessions, devices and pending messages of a user.
 func (c *Client) User(ctx context.Context, user string) (User, error) {
-	var u User
-	if err := c.anywhere(ctx, true, http.MethodGet, "/v1/user?"+query("user", user), nil, &u); err != nil {
-		return User{}, fmt.Errorf("look at user %s: %w", user, err)
-	}
-	return u, nil
+	return ask[User](ctx, c, "look at user "+user, true, http.MethodGet, "/v1/user?"+query("user", user), nil)
 }
 
 func query(pairs ...string) string {
@@ -280,13 +277,8 @@ type KickOptions struct {
 
 // Kick closes sessions of a user, and returns how many. Kept messages stay.
 func (c *Client) Kick(ctx context.Context, user string, o KickOptions) (sessions int, err error) {
-	var answer struct {
-		Sessions int `json:"sessions"`
-	}
-	if err := c.anywhere(ctx, false, http.MethodPost, "/v1/users/"+url.PathEscape(user)+"/kick", o, &answer); err != nil {
-		return 0, fmt.Errorf("kick user %s: %w", user, err)
-	}
-	return answer.Sessions, nil
+	n, err := ask[counts](ctx, c, "kick user "+user, false, http.MethodPost, "/v1/users/"+url.PathEscape(user)+"/kick", o)
+	return n.Sessions, err
 }
 
 // Reading names messages that a user has read: all up to UpTo, and those of IDs, at most 500.
@@ -317,13 +309,9 @@ func (r Reading) MarshalJSON() ([]byte, error) {
 // Read tells that a user has read messages. All devices have acknowledged them then. It returns how many sessions
 // are told to take the messages from the screen.
 func (c *Client) Read(ctx context.Context, user string, r Reading) (sessions int, err error) {
-	var answer struct {
-		Sessions int `json:"sessions"`
-	}
-	if err := c.anywhere(ctx, true, http.MethodPost, "/v1/user/read?"+query("user", user), r, &answer); err != nil {
-		return 0, fmt.Errorf("tell what user %s has read: %w", user, err)
-	}
-	return answer.Sessions, nil
+	what := fmt.Sprintf("tell what user %s has read", user)
+	n, err := ask[counts](ctx, c, what, true, http.MethodPost, "/v1/user/read?"+query("user", user), r)
+	return n.Sessions, err
 }
 
 // Member is the answer to a change of a membership.
@@ -348,11 +336,8 @@ func (c *Client) RemoveFromRoom(ctx context.Context, room, user string) (Member,
 }
 
 func (c *Client) member(ctx context.Context, method, room, user string) (Member, error) {
-	var m Member
-	if err := c.anywhere(ctx, true, method, "/v1/memberships?"+query("room", room, "user", user), nil, &m); err != nil {
-		return Member{}, fmt.Errorf("change the membership of user %s in room %s: %w", user, room, err)
-	}
-	return m, nil
+	what := fmt.Sprintf("change the membership of user %s in room %s", user, room)
+	return ask[Member](ctx, c, what, true, method, "/v1/memberships?"+query("room", room, "user", user), nil)
 }
 
 // Room is a room with its members.
@@ -365,12 +350,8 @@ type Room struct {
 
 // Room returns a room and at most limit of its members. A room without members is no error.
 func (c *Client) Room(ctx context.Context, room string, limit int) (Room, error) {
-	var r Room
 	path := "/v1/room?" + query("room", room, "limit", strconv.Itoa(limit))
-	if err := c.anywhere(ctx, true, http.MethodGet, path, nil, &r); err != nil {
-		return Room{}, fmt.Errorf("look at room %s: %w", room, err)
-	}
-	return r, nil
+	return ask[Room](ctx, c, "look at room "+room, true, http.MethodGet, path, nil)
 }
 
 // Node is a node of the cluster.

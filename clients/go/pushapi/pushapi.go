@@ -242,6 +242,15 @@ func readError(server string, status int, answer []byte) error {
 // tryPause is the pause between two attempts of a call.
 const tryPause = 100 * time.Millisecond
 
+// ask calls one of the servers with anywhere and returns its answer. what names the call in errors.
+func ask[T any](ctx context.Context, c *Client, what string, again bool, method, path string, body any) (answer T, err error) {
+	if err := c.anywhere(ctx, again, method, path, body, &answer); err != nil {
+		var none T
+		return none, fmt.Errorf("%s: %w", what, err)
+	}
+	return answer, nil
+}
+
 // anywhere calls one server after another until one answers, in up to three rounds. again says whether the call
 // may be made twice. If not, it is repeated only if the server cannot have received it. It stops if an answer
 // says that the call is wrong.
