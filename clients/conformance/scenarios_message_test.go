@@ -401,20 +401,8 @@ func playSlowHandlerThatReads(w *world) {
 // waitAckedOrEnd waits until an id is acknowledged, or until the client ends the connection.
 func (c *connection) waitAckedOrEnd(id uint64) {
 	c.s.w.Helper()
-	timeout := time.NewTimer(peer.Limit)
-	defer timeout.Stop()
-	for {
-		c.mu.Lock()
-		done, changed := c.ended || slices.Contains(c.acked, id), c.changed
-		c.mu.Unlock()
-		if done {
-			return
-		}
-		select {
-		case <-changed:
-		case <-timeout.C:
-			c.s.w.Fatalf("%d is not acknowledged within %s", id, peer.Limit)
-		}
+	if !c.await(nil, func() bool { return c.ended || slices.Contains(c.acked, id) }) {
+		c.s.w.Fatalf("%d is not acknowledged within %s", id, peer.Limit)
 	}
 }
 

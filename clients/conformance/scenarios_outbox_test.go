@@ -3,7 +3,6 @@ package conformance
 import (
 	"bytes"
 	"os"
-	"path/filepath"
 	"strconv"
 	"syscall"
 )
@@ -44,12 +43,6 @@ func outboxScenarios() []scenario {
 // idText returns an id as decimal text.
 func idText(id uint64) string { return strconv.FormatUint(id, 10) }
 
-// outboxPath returns the path of an outbox in a folder of the scenario.
-func outboxPath(w *world) string {
-	w.Helper()
-	return filepath.Join(w.TempDir(), "outbox")
-}
-
 // kill kills the driver, and starts another one.
 func (w *world) kill() {
 	w.Helper()
@@ -61,7 +54,7 @@ func (w *world) kill() {
 }
 
 func playOutboxRestart(w *world) {
-	o := device(options{"outbox": outboxPath(w)})
+	o := device(options{"outbox": w.path()})
 	s := w.server()
 	c := w.client(s, o)
 	c.connect()
@@ -103,7 +96,7 @@ func playOutboxRestart(w *world) {
 
 func playOutboxKilled(w *world) {
 	const rounds, each = 3, 4
-	o := device(options{"outbox": outboxPath(w)})
+	o := device(options{"outbox": w.path()})
 	s := w.server()
 	c := w.client(s, o)
 	for n := range uint64(rounds * each) {
@@ -122,7 +115,7 @@ func playOutboxKilled(w *world) {
 
 func playOutboxThatFails(w *world) {
 	s := w.server()
-	c := w.client(s, device(options{"outbox": outboxPath(w)}))
+	c := w.client(s, device(options{"outbox": w.path()}))
 	// add: the message is not there, and its number is free.
 	c.set("fail_outbox", fields{"count": 1})
 	c.fails(c.start("publish", fields{"op": 4, "body": numbered(9)}), "storage")
@@ -177,7 +170,7 @@ func playOutboxFull(w *world) {
 }
 
 func playOutboxTorn(w *world) {
-	o := device(options{"outbox": outboxPath(w)})
+	o := device(options{"outbox": w.path()})
 	path := o["outbox"].(string)
 	s := w.server()
 	c := w.client(s, o)
@@ -196,14 +189,7 @@ func playOutboxTorn(w *world) {
 		c.publish(4, 2)
 		c.ok(c.start("close", nil))
 	}
-	file, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
-	if err != nil {
-		w.Fatal(err)
-	}
-	defer file.Close()
-	if _, err := file.WriteString("\x00\x00\x00"); err != nil { // a file system may leave this after a power cut
-		w.Fatal(err)
-	}
+	w.appendZeros(path)
 	c = w.client(s, o)
 	c.publish(4, 3)
 	c.connect()
@@ -215,7 +201,7 @@ func playOutboxTorn(w *world) {
 }
 
 func playOutboxBounded(w *world) {
-	path := outboxPath(w)
+	path := w.path()
 	_, c, conn := live(w, device(options{"outbox": path}), authReply{})
 	const count, size, most = 150, 10_000, 600_000
 	body := append(append([]byte{'"'}, bytes.Repeat([]byte{'a'}, size)...), '"')
@@ -233,7 +219,7 @@ func playOutboxBounded(w *world) {
 }
 
 func playOutboxAfterClose(w *world) {
-	o := device(options{"outbox": outboxPath(w)})
+	o := device(options{"outbox": w.path()})
 	s, c, conn := live(w, o, authReply{Published: 5})
 	c.publish(4, 1)
 	c.publish(4, 2)

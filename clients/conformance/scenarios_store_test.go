@@ -2,7 +2,6 @@ package conformance
 
 import (
 	"os"
-	"path/filepath"
 	"syscall"
 
 	"imgo/clients/conformance/driver"
@@ -41,14 +40,8 @@ func storeScenarios() []scenario {
 	}
 }
 
-// storePath returns the path of a store in a folder of the scenario.
-func storePath(w *world) string {
-	w.Helper()
-	return filepath.Join(w.TempDir(), "store")
-}
-
 func playRestartWithStore(w *world) {
-	path := storePath(w)
+	path := w.path()
 	s := w.server()
 	c := w.client(s, options{"store": path, "ack_delay_ms": 1})
 	c.connect()
@@ -91,7 +84,7 @@ func playRestartWithoutStore(w *world) {
 }
 
 func playKilledAtAck(w *world) {
-	path := storePath(w)
+	path := w.path()
 	s := w.server()
 	for round := range uint64(3) {
 		c := w.client(s, options{"store": path, "ack_delay_ms": 1})
@@ -129,7 +122,7 @@ func playKilledAtAck(w *world) {
 }
 
 func playStoreThatFails(w *world) {
-	_, c, conn := live(w, options{"store": storePath(w), "max_backoff_ms": 300, "min_backoff_ms": 300}, authReply{Heartbeat: 0.05})
+	_, c, conn := live(w, options{"store": w.path(), "max_backoff_ms": 300, "min_backoff_ms": 300}, authReply{Heartbeat: 0.05})
 	c.set("fail_store", fields{"count": 1})
 	conn.write(kept(1)...)
 	c.handled(1)
@@ -152,7 +145,7 @@ func playStoreThatFails(w *world) {
 }
 
 func playStoreTorn(w *world) {
-	path := storePath(w)
+	path := w.path()
 	s := w.server()
 	use := func(ids []uint64, gets ...uint64) {
 		w.Helper()
@@ -184,14 +177,7 @@ func playStoreTorn(w *world) {
 		use(upTo(1, 12), 11, 12)
 		use(upTo(1, 13), 13)
 	}
-	file, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
-	if err != nil {
-		w.Fatal(err)
-	}
-	defer file.Close()
-	if _, err := file.WriteString("\x00\x00\x00"); err != nil { // a file system may leave this after a power cut
-		w.Fatal(err)
-	}
+	w.appendZeros(path)
 	use(upTo(1, 14), func() []uint64 {
 		if len(grown) > len(whole) {
 			return []uint64{14}
@@ -201,7 +187,7 @@ func playStoreTorn(w *world) {
 }
 
 func playStoreBounded(w *world) {
-	path := storePath(w)
+	path := w.path()
 	const remember, count = 50, 2000
 	_, c, conn := live(w, options{"store": path, "remember": remember}, authReply{})
 	for id := uint64(1); id <= count; id += remember {
@@ -216,7 +202,7 @@ func playStoreBounded(w *world) {
 }
 
 func playStoreAfterClose(w *world) {
-	path := storePath(w)
+	path := w.path()
 	s, c, conn := live(w, options{"store": path}, authReply{})
 	conn.write(kept(1)...)
 	c.message(1, numbered(1))

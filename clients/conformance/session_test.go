@@ -34,8 +34,7 @@ type connection struct {
 	s    *server
 	auth authBody
 
-	mu      sync.Mutex
-	changed chan struct{} // closed and replaced with each packet, and at the end
+	changes // with each packet, and at the end
 	packets []transport.Packet
 	acked   []uint64
 	acks    int // packets with acknowledgements
@@ -85,7 +84,7 @@ func (s *server) accept() *connection {
 }
 
 func (s *server) connection(c *peer.Conn) *connection {
-	return &connection{Conn: c, s: s, changed: make(chan struct{}), at: map[int32]int{}}
+	return &connection{Conn: c, s: s, at: map[int32]int{}}
 }
 
 // authenticate accepts a connection and reads the auth packet.
@@ -219,8 +218,7 @@ func (c *connection) serve() {
 				c.mu.Lock()
 				defer c.mu.Unlock()
 				c.err, c.ended = err, true
-				close(c.changed)
-				c.changed = make(chan struct{})
+				c.changedLocked()
 				return
 			}
 		}
@@ -248,8 +246,7 @@ func (c *connection) take(p transport.Packet) error {
 		c.acks++
 	}
 	c.packets = append(c.packets, p)
-	close(c.changed)
-	c.changed = make(chan struct{})
+	c.changedLocked()
 	if slices.Contains(c.muted, p.Op) || p.Seq == 0 {
 		return nil
 	}
@@ -278,24 +275,17 @@ func (c *connection) unmute() {
 // wait waits until cond holds. It is called with the lock held, at first and with each packet.
 func (c *connection) wait(what string, cond func() bool) {
 	c.s.w.Helper()
-	timeout := time.NewTimer(peer.Limit)
-	defer timeout.Stop()
-	for {
-		c.mu.Lock()
-		if cond() {
-			c.mu.Unlock()
-			return
-		}
-		changed, ended, err := c.changed, c.ended, c.err
-		c.mu.Unlock()
-		if ended {
-			c.s.w.Fatalf("the connection ended (%v) instead of: %s", err, what)
-		}
-		select {
-		case <-changed:
-		case <-timeout.C:
-			c.s.w.Fatalf("not within %s: %s", peer.Limit, what)
-		}
+	met := false
+	over := c.await(nil, func() bool {
+		met = cond()
+		return met || c.ended
+	})
+	switch {
+	case met:
+	case over:
+		c.s.w.Fatalf("the connection ended (%v) instead of: %s", c.err, what)
+	default:
+		c.s.w.Fatalf("not within %s: %s", peer.Limit, what)
 	}
 }
 
@@ -363,23 +353,11 @@ func (c *connection) notAcked(ids ...uint64) {
 // end waits until the client ends the connection.
 func (c *connection) end() {
 	c.s.w.Helper()
-	timeout := time.NewTimer(peer.Limit)
-	defer timeout.Stop()
-	for {
-		c.mu.Lock()
-		changed, ended, err := c.changed, c.ended, c.err
-		c.mu.Unlock()
-		if ended {
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				c.s.w.Fatalf("the client does not end the connection: %v", err)
-			}
-			return
-		}
-		select {
-		case <-changed:
-		case <-timeout.C:
-			c.s.w.Fatalf("the client does not end the connection within %s", peer.Limit)
-		}
+	switch {
+	case !c.await(nil, func() bool { return c.ended }):
+		c.s.w.Fatalf("the client does not end the connection within %s", peer.Limit)
+	case errors.Is(c.err, os.ErrDeadlineExceeded):
+		c.s.w.Fatalf("the client does not end the connection: %v", c.err)
 	}
 }
 

@@ -8,11 +8,10 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"imgo/clients/conformance/driver"
 	"imgo/clients/conformance/peer"
@@ -122,7 +121,7 @@ func (w *world) client(s *server, o options) *client {
 
 // unmade returns a client for which the driver has not been told to make one.
 func (w *world) unmade() *client {
-	c := &client{w: w, driver: w.driver, changed: make(chan struct{}), at: map[string]int{}}
+	c := &client{w: w, driver: w.driver, at: map[string]int{}}
 	if w.clients++; !w.own || w.clients > 1 {
 		c.name = fmt.Sprintf("%s-%d", w.Name(), w.clients)
 	} // else it is the driver's default client
@@ -151,9 +150,8 @@ type client struct {
 	driver *driver.Process
 	name   string
 
-	mu      sync.Mutex
+	changes // with each event
 	events  []driver.Event
-	changed chan struct{} // closed and replaced with each event
 
 	at map[string]int // for each kind of event, the index of the next one to look at
 }
@@ -167,8 +165,7 @@ func (c *client) take(e driver.Event) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.events = append(c.events, events...)
-	close(c.changed)
-	c.changed = make(chan struct{})
+	c.changedLocked()
 }
 
 // history returns the last events for a person.
@@ -236,26 +233,30 @@ func (c *client) start(do string, f fields) (tag int) {
 // next waits for the next event of a kind that matches, and passes the ones before it by. what describes it.
 func (c *client) next(kind, what string, match func(driver.Event) bool) driver.Event {
 	c.w.Helper()
-	timeout := time.NewTimer(peer.Limit)
-	defer timeout.Stop()
-	for {
-		c.mu.Lock()
+	var found driver.Event
+	c.until(what, func() bool {
 		for i := c.at[kind]; i < len(c.events); i++ {
 			if e := c.events[i]; e.Event == kind && (match == nil || match(e)) {
-				c.at[kind] = i + 1
-				c.mu.Unlock()
-				return e
+				c.at[kind], found = i+1, e
+				return true
 			}
 		}
-		changed := c.changed
-		c.mu.Unlock()
-		select {
-		case <-changed:
-		case <-c.driver.Ended():
-			c.w.Fatalf("the driver ended instead of: %s; %v", what, c.driver.Err())
-		case <-timeout.C:
-			c.w.Fatalf("not within %s: %s", peer.Limit, what)
-		}
+		return false
+	})
+	return found
+}
+
+// until waits until cond holds. It is called with the lock held. what describes it.
+func (c *client) until(what string, cond func() bool) {
+	c.w.Helper()
+	if c.await(c.driver.Ended(), cond) {
+		return
+	}
+	select {
+	case <-c.driver.Ended():
+		c.w.Fatalf("the driver ended instead of: %s; %v", what, c.driver.Err())
+	default:
+		c.w.Fatalf("not within %s: %s", peer.Limit, what)
 	}
 }
 
@@ -274,30 +275,25 @@ func (c *client) count(match func(driver.Event) bool) (n int) {
 // finish waits for the end of a command.
 func (c *client) finish(tag int) driver.Event {
 	c.w.Helper()
-	timeout := time.NewTimer(peer.Limit)
-	defer timeout.Stop()
-	for {
-		c.mu.Lock()
-		i := slices.IndexFunc(c.events, func(e driver.Event) bool { return e.Tag == tag && (e.Event == "done" || e.Event == "failed") })
-		changed := c.changed
+	var end driver.Event
+	c.until(fmt.Sprintf("the end of the command with tag %d", tag), func() bool {
+		i := slices.IndexFunc(c.events, func(e driver.Event) bool { return endOf(e, tag) })
 		if i >= 0 {
-			defer c.mu.Unlock()
-			return c.events[i]
+			end = c.events[i]
 		}
-		c.mu.Unlock()
-		select {
-		case <-changed:
-		case <-c.driver.Ended():
-			c.w.Fatalf("the driver ended instead of the end of command %d; %v", tag, c.driver.Err())
-		case <-timeout.C:
-			c.w.Fatalf("the command with tag %d has no end within %s", tag, peer.Limit)
-		}
-	}
+		return i >= 0
+	})
+	return end
+}
+
+// endOf reports whether an event is the end of a command.
+func endOf(e driver.Event, tag int) bool {
+	return e.Tag == tag && (e.Event == "done" || e.Event == "failed")
 }
 
 // ended reports whether a command has ended.
 func (c *client) ended(tag int) bool {
-	return c.count(func(e driver.Event) bool { return e.Tag == tag && (e.Event == "done" || e.Event == "failed") }) > 0
+	return c.count(func(e driver.Event) bool { return endOf(e, tag) }) > 0
 }
 
 // ok waits until a command has succeeded.
@@ -386,6 +382,12 @@ func (c *client) close() {
 	c.state("closed")
 }
 
+// path returns the path of a file in a folder of the scenario.
+func (w *world) path() string {
+	w.Helper()
+	return filepath.Join(w.TempDir(), "file")
+}
+
 // readFile returns the content of a file.
 func (w *world) readFile(path string) []byte {
 	w.Helper()
@@ -394,4 +396,12 @@ func (w *world) readFile(path string) []byte {
 		w.Fatal(err)
 	}
 	return b
+}
+
+// appendZeros appends three bytes to a file, which a file system may leave there after a power cut.
+func (w *world) appendZeros(path string) {
+	w.Helper()
+	if err := os.WriteFile(path, append(w.readFile(path), 0, 0, 0), 0o600); err != nil {
+		w.Fatal(err)
+	}
 }
