@@ -1,6 +1,7 @@
 package imgoclient
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -129,12 +130,7 @@ func (e *events) add(call func()) {
 // end waits for the callbacks of all events so far, and at most for limit.
 func (e *events) end(limit time.Duration) {
 	close(e.ending)
-	timer := time.NewTimer(limit)
-	defer timer.Stop()
-	select {
-	case <-e.done:
-	case <-timer.C:
-	}
+	sleep(context.Background(), limit, e.done)
 }
 
 // change makes a state the present one and tells the application. announced, if not nil, is closed after the

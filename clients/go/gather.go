@@ -65,7 +65,7 @@ func (c *Client) load(ctx context.Context) *Error {
 	return nil
 }
 
-// sleep waits for d, or until wake has a token. It reports false if ctx is done.
+// sleep waits for d, or until wake has a token or is closed. It reports false if ctx is done.
 func sleep(ctx context.Context, d time.Duration, wake <-chan struct{}) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

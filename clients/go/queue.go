@@ -109,13 +109,12 @@ var errHandlerLate = errors.New("the handler did not return within CloseTimeout"
 // of the handler ends. It returns an error if the handler still runs.
 func (q *queue) wait(limit time.Duration) error {
 	q.close()
-	timer := time.NewTimer(limit)
-	defer timer.Stop()
 	defer q.abandon()
+	sleep(context.Background(), limit, q.idle)
 	select {
 	case <-q.idle:
 		return nil
-	case <-timer.C:
+	default:
 		return errHandlerLate
 	}
 }

@@ -80,7 +80,7 @@ func buildGo(ctx context.Context, clients, dir string) (Command, error) {
 // buildJava builds in a copy, so that two tests may do it at the same time.
 func buildJava(ctx context.Context, clients, dir string) (Command, error) {
 	copied := filepath.Join(dir, "java")
-	if err := copySources(filepath.Join(clients, "java"), copied); err != nil {
+	if err := CopySources(filepath.Join(clients, "java"), copied); err != nil {
 		return Command{}, err
 	}
 	jar := filepath.Join(copied, "imgo-client-driver", "target", "imgo-client-driver.jar")
@@ -89,8 +89,8 @@ func buildJava(ctx context.Context, clients, dir string) (Command, error) {
 		"mvn", "-q", "-B", "-Dmaven.test.skip=true", "-pl", ":imgo-client-driver", "-am", "package")
 }
 
-// copySources copies a folder without what Maven has built in it.
-func copySources(from, to string) error {
+// CopySources copies a folder without what Maven has built in it.
+func CopySources(from, to string) error {
 	return filepath.WalkDir(from, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -103,13 +103,17 @@ func copySources(from, to string) error {
 		case entry.IsDir() && entry.Name() == "target":
 			return filepath.SkipDir
 		case entry.IsDir():
-			return os.MkdirAll(filepath.Join(to, name), 0o700)
+			return os.MkdirAll(filepath.Join(to, name), 0o755)
+		}
+		info, err := entry.Info()
+		if err != nil {
+			return err
 		}
 		data, err := os.ReadFile(path)
 		if err != nil {
 			return err
 		}
-		return os.WriteFile(filepath.Join(to, name), data, 0o600)
+		return os.WriteFile(filepath.Join(to, name), data, info.Mode())
 	})
 }
 

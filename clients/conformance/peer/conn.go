@@ -99,12 +99,7 @@ func idOf(object []byte) (id uint64, err error) {
 
 // Write sends bytes as they are.
 func (c *Conn) Write(b []byte) error {
-	c.writing.Lock()
-	defer c.writing.Unlock()
-	if err := c.stream.SetWriteDeadline(time.Now().Add(Limit)); err != nil {
-		return err
-	}
-	_, err := c.stream.Write(b)
+	_, err := c.WriteSome(b, time.Now().Add(Limit))
 	return err
 }
 
@@ -123,11 +118,7 @@ func (c *Conn) WriteSome(b []byte, deadline time.Time) (int, error) {
 func (c *Conn) Message(packets ...transport.Packet) []byte {
 	var b []byte
 	for _, p := range packets {
-		payload := c.payload(p)
-		if c.webSocket {
-			b = transport.AppendFrameHead(b, c.Text(), len(payload))
-		}
-		b = append(b, payload...)
+		b = append(b, c.Frame(c.payload(p))...)
 	}
 	return b
 }
