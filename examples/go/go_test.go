@@ -146,8 +146,9 @@ func build(t *testing.T, s *programs.Server, backend string) (dir string) {
 		write(t, changed, realAddresses(s, text, backend))
 		overlay = append(overlay, fmt.Sprintf("%q:%q", path, changed))
 	}
-	write(t, filepath.Join(dir, "overlay.json"), `{"Replace":{`+strings.Join(overlay, ",")+`}}`)
-	programs.Run(t, ".", nil, "go", "build", "-overlay", filepath.Join(dir, "overlay.json"), "-o", dir+"/", "./backend", "./receiver", "./terminal")
+	replaced := filepath.Join(dir, "overlay.json")
+	write(t, replaced, `{"Replace":{`+strings.Join(overlay, ",")+`}}`)
+	programs.Run(t, ".", nil, "go", "build", "-overlay", replaced, "-o", dir+"/", "./backend", "./receiver", "./terminal")
 	return dir
 }
 
