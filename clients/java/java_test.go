@@ -17,7 +17,8 @@ import (
 	"testing"
 	"time"
 
-	"imgo/bench/process"
+	"imgo/clients/conformance/driver"
+	"imgo/test/programs"
 )
 
 // buildLimit bounds one run of Maven, which may have to download its plugins first.
@@ -26,12 +27,11 @@ const buildLimit = 12 * time.Minute
 // modules are those that are published.
 var modules = []string{"imgo-client", "imgo-client-kotlin", "imgo-client-okhttp", "imgo-server"}
 
-// shared is what the tests make once: a folder, the packed libraries, and the server's program.
+// shared is what the tests make once: a folder, and the packed libraries.
 var shared struct {
-	dir                 string
-	packOnce, buildOnce sync.Once
-	packErr, buildErr   error
-	imgo                string
+	dir      string
+	packOnce sync.Once
+	packErr  error
 }
 
 func TestMain(m *testing.M) {
@@ -42,6 +42,7 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		defer os.RemoveAll(dir)
+		defer programs.CleanUp()
 		shared.dir = dir
 		return m.Run()
 	}())
@@ -86,16 +87,6 @@ func complaints(out []byte) string {
 	return string(out)
 }
 
-// builtImgo returns the path of the server's program.
-func builtImgo(t *testing.T) string {
-	t.Helper()
-	shared.buildOnce.Do(func() { shared.imgo, shared.buildErr = process.Build(context.Background(), shared.dir, false) })
-	if shared.buildErr != nil {
-		t.Fatal(shared.buildErr)
-	}
-	return shared.imgo
-}
-
 // dist returns the folder of the packed libraries.
 func dist(t *testing.T) string {
 	t.Helper()
@@ -113,29 +104,7 @@ func copySources(t *testing.T) string {
 	t.Helper()
 	to := t.TempDir()
 	for _, folder := range []string{"java", "vectors"} {
-		from := filepath.Join("..", folder)
-		err := filepath.WalkDir(from, func(path string, entry os.DirEntry, err error) error {
-			if err != nil {
-				return err
-			}
-			name, _ := filepath.Rel("..", path)
-			if entry.IsDir() {
-				if entry.Name() == "target" {
-					return filepath.SkipDir
-				}
-				return os.MkdirAll(filepath.Join(to, name), 0o755)
-			}
-			info, err := entry.Info()
-			if err != nil {
-				return err
-			}
-			data, err := os.ReadFile(path)
-			if err != nil {
-				return err
-			}
-			return os.WriteFile(filepath.Join(to, name), data, info.Mode())
-		})
-		if err != nil {
+		if err := driver.CopySources(filepath.Join("..", folder), filepath.Join(to, folder)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -147,7 +116,7 @@ func copySources(t *testing.T) string {
 func TestLibraries(t *testing.T) {
 	needsJava(t)
 	sources := copySources(t)
-	out, err := run(t.Context(), sources, []string{"TEST_IMGO=" + builtImgo(t)}, "mvn", "-Ppack", "verify")
+	out, err := run(t.Context(), sources, []string{"TEST_IMGO=" + programs.Binary(t)}, "mvn", "-Ppack", "verify")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,11 +1,9 @@
 package java_test
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -14,172 +12,18 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 
-	"imgo/bench/process"
 	"imgo/internal/wait/waittest"
 	"imgo/test/hooktest"
+	"imgo/test/programs"
 )
 
-// program is a process whose lines of output a test waits for.
-type program struct {
-	cmd   *exec.Cmd
-	stdin io.WriteCloser
-	ended chan struct{}
-
-	mu    sync.Mutex
-	lines []string
-}
-
-// startProgram starts a program in a group of its own. It is killed at the end of the test.
-func startProgram(t *testing.T, dir, name string, args ...string) *program {
+// imgo runs a command of imgo, such as `push`, and returns what it printed.
+func imgo(t *testing.T, s *programs.Server, args ...string) string {
 	t.Helper()
-	p := &program{cmd: exec.Command(name, args...), ended: make(chan struct{})} //nolint:noctx // the cleanup ends it
-	p.cmd.Dir = dir
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	stdin, err := p.cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.stdin = stdin
-	read, write := io.Pipe()
-	p.cmd.Stdout, p.cmd.Stderr = write, write
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		defer close(p.ended)
-		_ = p.cmd.Wait() // a test that cares reads ProcessState
-		_ = write.Close()
-	}()
-	copied := make(chan struct{})
-	go func() {
-		defer close(copied)
-		for lines := bufio.NewScanner(read); lines.Scan(); {
-			p.mu.Lock()
-			p.lines = append(p.lines, lines.Text())
-			p.mu.Unlock()
-		}
-		_, _ = io.Copy(io.Discard, read) // after a line that is too long
-	}()
-	t.Cleanup(func() {
-		_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
-		<-p.ended
-		<-copied
-		if t.Failed() {
-			t.Logf("%s printed:\n%s", name, strings.Join(p.output(), "\n"))
-		}
-	})
-	return p
-}
-
-func (p *program) output() []string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return slices.Clone(p.lines)
-}
-
-// waitFor waits until a line of the output matches, and returns the match.
-func (p *program) waitFor(t *testing.T, pattern string) []string {
-	t.Helper()
-	line := regexp.MustCompile(pattern)
-	var match []string
-	waittest.Eventually(t, "a line "+pattern, func() bool {
-		for _, l := range p.output() {
-			if match = line.FindStringSubmatch(l); match != nil {
-				return true
-			}
-		}
-		select {
-		case <-p.ended:
-			t.Fatalf("the program ended without a line %s: %s", pattern, strings.Join(p.output(), "\n"))
-		default:
-		}
-		return false
-	})
-	return match
-}
-
-// end ends the program as Ctrl-C does, and waits for it.
-func (p *program) end(t *testing.T) {
-	t.Helper()
-	if err := syscall.Kill(-p.cmd.Process.Pid, syscall.SIGINT); err != nil {
-		t.Fatal(err)
-	}
-	p.waitEnd(t)
-}
-
-// kill ends the program at once.
-func (p *program) kill(t *testing.T) {
-	t.Helper()
-	if err := syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	p.waitEnd(t)
-}
-
-func (p *program) waitEnd(t *testing.T) {
-	t.Helper()
-	waittest.Eventually(t, "the end of the program", func() bool {
-		select {
-		case <-p.ended:
-			return true
-		default:
-			return false
-		}
-	})
-}
-
-// server is a real imgo at addresses of its own.
-type server struct {
-	*process.Process
-	tcp, ws string
-}
-
-// startServer starts imgo with an empty data folder. It ends with the test. flags are more flags.
-func startServer(t *testing.T, flags ...string) *server {
-	t.Helper()
-	dir := t.TempDir()
-	tcp, ws, api := freeAddress(t), freeAddress(t), freeAddress(t)
-	s := &server{tcp: tcp, ws: ws, Process: &process.Process{
-		Binary: builtImgo(t), Name: "imgo", HTTP: api, Log: filepath.Join(dir, "log"),
-		Args: append([]string{"--data-dir", filepath.Join(dir, "data"), "--tcp", tcp, "--ws", ws, "--http", api}, flags...),
-	}}
-	s.restart(t)
-	t.Cleanup(func() {
-		if err := s.Kill(); err != nil {
-			t.Error(err)
-		}
-	})
-	return s
-}
-
-func (s *server) restart(t *testing.T) {
-	t.Helper()
-	if err := s.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Ready(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// crash kills the server with SIGKILL and starts it again.
-func (s *server) crash(t *testing.T) {
-	t.Helper()
-	if err := s.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	s.restart(t)
-}
-
-// command runs a command of imgo, such as `push`, and returns what it printed.
-func (s *server) command(t *testing.T, args ...string) string {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), s.Binary, args...)
-	cmd.Env = append(os.Environ(), "IMGO_SERVER=http://"+s.HTTP)
+	cmd := exec.CommandContext(t.Context(), s.Binary(), args...)
+	cmd.Env = append(os.Environ(), "IMGO_SERVER="+s.URL())
 	var problem bytes.Buffer
 	cmd.Stderr = &problem
 	out, err := cmd.Output()
@@ -190,24 +34,16 @@ func (s *server) command(t *testing.T, args ...string) string {
 }
 
 // waitAcknowledged waits until no message waits for user 123.
-func (s *server) waitAcknowledged(t *testing.T) {
+func waitAcknowledged(t *testing.T, s *programs.Server) {
 	t.Helper()
-	waittest.Eventually(t, "the acknowledgements", func() bool {
-		var user struct {
-			Pending int `json:"pending"`
-		}
-		return json.Unmarshal([]byte(s.command(t, "users", "show", "123", "--json")), &user) == nil && user.Pending == 0
-	})
+	waittest.Eventually(t, "the acknowledgements", func() bool { return s.Pending("123") == 0 })
 }
 
-func freeAddress(t *testing.T) string {
+// crash kills the server with SIGKILL and starts it again.
+func crash(t *testing.T, s *programs.Server) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it listens for a moment
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
+	s.Kill()
+	s.Start()
 }
 
 // block returns a block of a document, of a language and with a text in it.
@@ -280,11 +116,11 @@ func newProject(t *testing.T, files map[string]string) string {
 // away, in order and once, though the server and the program are killed.
 func TestQuickStart(t *testing.T) {
 	packed := dist(t)
-	s := startServer(t)
+	s := programs.StartServer(t)
 	page := string(readFile(t, "../../docs/tutorial/java.md"))
 	project := newProject(t, map[string]string{
 		"pom.xml":                  strings.ReplaceAll(block(t, page, "xml", "<project"), "/path/to/imgo/dist", packed),
-		"src/main/java/Hello.java": strings.ReplaceAll(block(t, page, "java", "class Hello"), "127.0.0.1:8080", s.tcp),
+		"src/main/java/Hello.java": strings.ReplaceAll(block(t, page, "java", "class Hello"), "127.0.0.1:8080", s.TCP),
 	})
 	commands := block(t, page, "sh", "mvn ")
 	for _, command := range []string{"TOKEN=$(/path/to/imgo/imgo token new --user 123)", `imgo push --user 123 '{"hello":"java"}'`} {
@@ -292,38 +128,38 @@ func TestQuickStart(t *testing.T) {
 			t.Errorf("the page has another command than the test: %s", command)
 		}
 	}
-	token := s.command(t, "token", "new", "--user", "123")
+	token := imgo(t, s, "token", "new", "--user", "123")
 	command := regexp.MustCompile(`(?m)^mvn .*$`).FindString(commands)
 	command = strings.ReplaceAll(command, "$TOKEN", token)
 	words := append(strings.Fields(command), "-Dmaven.repo.local="+packedRepository(t))
-	start := func() *program { return startProgram(t, project, words[0], words[1:]...) }
+	start := func() *programs.Program { return programs.Start(t, project, nil, words[0], words[1:]...) }
 
 	first := start()
-	first.waitFor(t, "^connected$")
-	s.command(t, "push", "--user", "123", `{"hello":"java"}`)
-	first.waitFor(t, `^{"hello":"java"}$`)
-	first.end(t)
+	first.WaitFor("^connected$")
+	imgo(t, s, "push", "--user", "123", `{"hello":"java"}`)
+	first.WaitFor(`^{"hello":"java"}$`)
+	first.Stop()
 	for _, n := range []string{"1", "2", "3"} {
-		s.command(t, "push", "--user", "123", `{"away":`+n+`}`)
+		imgo(t, s, "push", "--user", "123", `{"away":`+n+`}`)
 	}
-	s.crash(t)
+	crash(t, s)
 
 	second := start()
-	second.waitFor(t, `^{"away":3}$`)
-	s.crash(t)
-	s.command(t, "push", "--user", "123", `{"after":"the crash"}`)
-	second.waitFor(t, `^{"after":"the crash"}$`)
-	s.waitAcknowledged(t)
-	second.kill(t)
+	second.WaitFor(`^{"away":3}$`)
+	crash(t, s)
+	imgo(t, s, "push", "--user", "123", `{"after":"the crash"}`)
+	second.WaitFor(`^{"after":"the crash"}$`)
+	waitAcknowledged(t, s)
+	second.Kill()
 	want := []string{`{"away":1}`, `{"away":2}`, `{"away":3}`, `{"after":"the crash"}`}
 	if got := messages(second); !slices.Equal(got, want) {
 		t.Errorf("the program got %q, want %q", got, want)
 	}
 
 	third := start()
-	s.command(t, "push", "--user", "123", `{"last":true}`)
-	third.waitFor(t, `^{"last":true}$`)
-	third.end(t)
+	imgo(t, s, "push", "--user", "123", `{"last":true}`)
+	third.WaitFor(`^{"last":true}$`)
+	third.Stop()
 	if got := messages(third); !slices.Equal(got, []string{`{"last":true}`}) {
 		t.Errorf("after it was killed, the program got %q", got)
 	}
@@ -348,7 +184,7 @@ const kotlinPlugin = `<build>
 // receives over WebSocket.
 func TestKotlinQuickStart(t *testing.T) {
 	packed := dist(t)
-	s := startServer(t)
+	s := programs.StartServer(t)
 	page := string(readFile(t, "../../docs/tutorial/java.md"))
 	pom := strings.ReplaceAll(block(t, page, "xml", "<project"), "/path/to/imgo/dist", packed)
 	pom = mavenDependencies.ReplaceAllLiteralString(pom, block(t, page, "xml", "imgo-client-kotlin"))
@@ -359,26 +195,29 @@ func TestKotlinQuickStart(t *testing.T) {
 	pom = strings.Replace(pom, "<build>", strings.Replace(kotlinPlugin, "VERSION", string(kotlin[1]), 1), 1)
 	project := newProject(t, map[string]string{
 		"pom.xml":                  strings.ReplaceAll(pom, "<exec.mainClass>Hello<", "<exec.mainClass>HelloKt<"),
-		"src/main/kotlin/Hello.kt": strings.ReplaceAll(block(t, page, "kotlin", "fun main"), "127.0.0.1:8090", s.ws),
+		"src/main/kotlin/Hello.kt": strings.ReplaceAll(block(t, page, "kotlin", "fun main"), "127.0.0.1:8090", s.WS),
 	})
 	for n := range 3 {
-		s.command(t, "push", "--user", "123", strconv.Itoa(n))
+		imgo(t, s, "push", "--user", "123", strconv.Itoa(n))
 	}
-	token := s.command(t, "token", "new", "--user", "123")
-	hello := startProgram(t, project, "mvn", "-q", "compile", "exec:java", "-Dexec.args="+token,
+	token := imgo(t, s, "token", "new", "--user", "123")
+	hello := programs.Start(t, project, nil, "mvn", "-q", "compile", "exec:java", "-Dexec.args="+token,
 		"-Dmaven.repo.local="+packedRepository(t), "-Dkotlin.compiler.daemon=false") // the daemon would stay for hours
-	hello.waitFor(t, "^2$")
-	s.waitAcknowledged(t)
-	hello.kill(t)
-	numbers := slices.DeleteFunc(hello.output(), func(line string) bool { return !regexp.MustCompile(`^[0-9]$`).MatchString(line) })
+	hello.WaitFor("^2$")
+	waitAcknowledged(t, s)
+	hello.Kill()
+	numbers := slices.DeleteFunc(lines(hello), func(line string) bool { return !regexp.MustCompile(`^[0-9]$`).MatchString(line) })
 	if want := []string{"0", "1", "2"}; !slices.Equal(numbers, want) {
 		t.Errorf("the program got %q, want %q", numbers, want)
 	}
 }
 
+// lines returns the lines that a program printed to standard output.
+func lines(p *programs.Program) []string { return strings.Split(p.Out.String(), "\n") }
+
 // messages returns the lines of a program that are JSON objects.
-func messages(p *program) []string {
-	return slices.DeleteFunc(p.output(), func(line string) bool { return !strings.HasPrefix(line, "{") })
+func messages(p *programs.Program) []string {
+	return slices.DeleteFunc(lines(p), func(line string) bool { return !strings.HasPrefix(line, "{") })
 }
 
 // java returns the arguments that run a program of one file with the packed libraries.
@@ -400,32 +239,29 @@ func TestExamples(t *testing.T) {
 			t.Errorf("examples/java/%s has %d lines; an example has at most 60", file, lines)
 		}
 	}
-	s := startServer(t)
-	backend := startProgram(t, t.TempDir(), "java", java(t, "../../examples/java/Backend.java", "http://"+s.HTTP, "0")...)
-	address := backend.waitFor(t, `^backend on (http://\S+)$`)[1]
+	s := programs.StartServer(t)
+	backend := programs.Start(t, t.TempDir(), nil, "java", java(t, "../../examples/java/Backend.java", s.URL(), "0")...)
+	address := backend.WaitFor(`^backend on (http://\S+)$`)[1]
 	status, token := post(t, address+"/login", "text/plain", "123")
 	if status != http.StatusOK {
 		t.Fatalf("the log-in was answered %d: %s", status, token)
 	}
-	terminal := startProgram(t, t.TempDir(), "java", java(t, "../../examples/java/Terminal.java", "tcp://"+s.tcp, token)...)
-	terminal.waitFor(t, `^\* LIVE$`)
+	terminal := programs.Start(t, t.TempDir(), nil, "java", java(t, "../../examples/java/Terminal.java", "tcp://"+s.TCP, token)...)
+	terminal.WaitFor(`^\* LIVE$`)
 	if status, answer := post(t, address+"/push/123", "text/plain", "hello"); status != http.StatusOK {
 		t.Errorf("the push was answered %d: %s", status, answer)
 	}
-	terminal.waitFor(t, "^> hello$")
-	if _, err := io.WriteString(terminal.stdin, "/join lobby\n"); err != nil {
+	terminal.WaitFor("^> hello$")
+	if _, err := io.WriteString(terminal.In, "/join lobby\n"); err != nil {
 		t.Fatal(err)
 	}
-	terminal.waitFor(t, `^\* done$`)
-	s.command(t, "push", "--room", "lobby", "to the room")
-	terminal.waitFor(t, "to the room")
-	if _, err := io.WriteString(terminal.stdin, "/quit\n"); err != nil {
+	terminal.WaitFor(`^\* done$`)
+	imgo(t, s, "push", "--room", "lobby", "to the room")
+	terminal.WaitFor("to the room")
+	if _, err := io.WriteString(terminal.In, "/quit\n"); err != nil {
 		t.Fatal(err)
 	}
-	terminal.waitEnd(t)
-	if code := terminal.cmd.ProcessState.ExitCode(); code != 0 {
-		t.Errorf("the terminal ended with %d", code)
-	}
+	terminal.Wait()
 	if status, answer := post(t, address+"/login", "text/plain", ""); status != http.StatusBadRequest || answer != "invalid\n" {
 		t.Errorf("a log-in without a user was answered %d %q", status, answer)
 	}
@@ -439,7 +275,7 @@ func TestExamples(t *testing.T) {
 	if _, err := run(t.Context(), ".", nil, "java", java(t, file)...); err != nil {
 		t.Fatal(err)
 	}
-	if shown := s.command(t, "users", "show", "123"); !strings.Contains(shown, "1") {
+	if shown := imgo(t, s, "users", "show", "123"); !strings.Contains(shown, "1") {
 		t.Errorf("after a push of the page's backend: %s", shown)
 	}
 }
@@ -448,9 +284,9 @@ func TestExamples(t *testing.T) {
 func TestSpringExample(t *testing.T) {
 	packed := dist(t)
 	hooktest.Short(t, "../../examples/java/spring/src/main/java/example/Receiver.java")
-	listen := freeAddress(t)
+	listen := programs.FreeAddress(t)
 	address := "http://" + listen
-	s := startServer(t, "--config", hooktest.Settings(t, address+"/events"))
+	s := programs.StartServer(t, "--config", hooktest.Settings(t, address+"/events"))
 	project := t.TempDir()
 	if err := os.CopyFS(project, os.DirFS("../../examples/java/spring")); err != nil {
 		t.Fatal(err)
@@ -461,9 +297,9 @@ func TestSpringExample(t *testing.T) {
 	}
 	t.Setenv("HOOK_SECRET", hooktest.Secret)
 	_, port, _ := strings.Cut(listen, ":")
-	spring := startProgram(t, project, "java", "-jar", "target/imgo-spring-example.jar",
-		"--server.port="+port, "--imgo.servers=http://"+s.HTTP)
-	spring.waitFor(t, `Tomcat started on port \d+`)
+	spring := programs.Start(t, project, nil, "java", "-jar", "target/imgo-spring-example.jar",
+		"--server.port="+port, "--imgo.servers="+s.URL())
+	spring.WaitFor(`Tomcat started on port \d+`)
 	status, answer := post(t, address+"/login", "application/json", `{"user":"123"}`)
 	var login struct {
 		Token string `json:"token"`
@@ -471,8 +307,8 @@ func TestSpringExample(t *testing.T) {
 	if err := json.Unmarshal([]byte(answer), &login); err != nil || status != http.StatusOK || login.Token == "" {
 		t.Fatalf("the log-in was answered %d: %s", status, answer)
 	}
-	listener := startProgram(t, t.TempDir(), s.Binary, "listen", "--server", "http://"+s.HTTP, "--connect", s.tcp, "--token", login.Token)
-	listener.waitFor(t, "connected")
+	listener := programs.Start(t, t.TempDir(), nil, s.Binary(), "listen", "--server", s.URL(), "--connect", s.TCP, "--token", login.Token)
+	listener.Err.WaitFor(t, "connected")
 	order := `{"user":"123","number":"17","state":"paid"}`
 	status, first := post(t, address+"/orders", "application/json", order)
 	if status != http.StatusOK || !strings.Contains(first, `"message"`) {
@@ -481,12 +317,12 @@ func TestSpringExample(t *testing.T) {
 	if _, again := post(t, address+"/orders", "application/json", order); again != first {
 		t.Errorf("the order was pushed twice: %s and %s", first, again)
 	}
-	listener.waitFor(t, `"order":"17"`)
+	listener.WaitFor(`"order":"17"`)
 	if status, answer := post(t, address+"/login", "application/json", `{"user":""}`); status != http.StatusBadRequest {
 		t.Errorf("a log-in without a user was answered %d: %s", status, answer)
 	}
-	hooktest.Check(t, "http://"+s.HTTP, s.tcp, address+"/events", func() string { return strings.Join(spring.output(), "\n") + "\n" })
-	spring.end(t)
+	hooktest.Check(t, s.URL(), s.TCP, address+"/events", spring.Out.String)
+	spring.Stop()
 }
 
 var caller = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: waittest.Limit}

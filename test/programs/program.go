@@ -93,14 +93,26 @@ func (p *Program) Interrupt() {
 	p.Wait()
 }
 
-// Wait waits until the program has ended, and expects exit code 0.
-func (p *Program) Wait() {
+// Stop ends the program and the processes that it has started as Ctrl-C does. The exit code does not matter.
+func (p *Program) Stop() {
+	p.t.Helper()
+	interruptGroup(p.cmd)
+	p.waitEnd()
+}
+
+func (p *Program) waitEnd() {
 	p.t.Helper()
 	select {
 	case <-p.done:
 	case <-time.After(waittest.Limit):
 		p.t.Fatalf("the program did not end\n%s%s", &p.Out, &p.Err)
 	}
+}
+
+// Wait waits until the program has ended, and expects exit code 0.
+func (p *Program) Wait() {
+	p.t.Helper()
+	p.waitEnd()
 	if p.err != nil {
 		p.t.Fatalf("the program ended with %v\n%s%s", p.err, &p.Out, &p.Err)
 	}

@@ -31,12 +31,9 @@ type Server struct {
 	process *process.Process
 }
 
-// StartServer starts imgo with an empty data folder. It ends with the test. flags are more flags.
-func StartServer(t testing.TB, flags ...string) *Server {
+// Binary returns the path of the program imgo, which is built once.
+func Binary(t testing.TB) string {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("builds and starts the server; not with -short")
-	}
 	built.once.Do(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), Limit)
 		defer cancel()
@@ -47,10 +44,19 @@ func StartServer(t testing.TB, flags ...string) *Server {
 	if built.err != nil {
 		t.Fatal(built.err)
 	}
-	dir := t.TempDir()
+	return built.path
+}
+
+// StartServer starts imgo with an empty data folder. It ends with the test. flags are more flags.
+func StartServer(t testing.TB, flags ...string) *Server {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("builds and starts the server; not with -short")
+	}
+	binary, dir := Binary(t), t.TempDir()
 	s := &Server{HTTP: FreeAddress(t), TCP: FreeAddress(t), WS: FreeAddress(t), t: t}
 	args := []string{"--tcp", s.TCP, "--ws", s.WS, "--http", s.HTTP, "--data-dir", filepath.Join(dir, "data"), "--log-format", "json"}
-	s.process = &process.Process{Binary: built.path, Name: "imgo", HTTP: s.HTTP, Log: filepath.Join(dir, "log"), Args: append(args, flags...)}
+	s.process = &process.Process{Binary: binary, Name: "imgo", HTTP: s.HTTP, Log: filepath.Join(dir, "log"), Args: append(args, flags...)}
 	s.Start()
 	t.Cleanup(func() {
 		if err := s.process.Kill(); err != nil {
@@ -115,7 +121,7 @@ func (s *Server) WaitForUser(user, what string) {
 	})
 }
 
-// CleanUp removes the program that StartServer has built. A TestMain calls it at the end.
+// CleanUp removes the program that Binary has built. A TestMain calls it at the end.
 func CleanUp() {
 	if built.dir != "" {
 		_ = os.RemoveAll(built.dir)
