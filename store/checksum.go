@@ -2,11 +2,8 @@ package store
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"hash/crc32"
-
-	"github.com/dgraph-io/badger/v4"
 
 	"imgo/store/badgerwal"
 )
@@ -46,20 +43,4 @@ func verifyChecksum(stored []byte) ([]byte, error) {
 		return nil, fmt.Errorf("%w: checksum %08x, expected %08x", ErrCorrupt, got, want)
 	}
 	return value, nil
-}
-
-// getValue copies the value of a key, without its checksum; nil: there is none.
-func getValue(txn *badger.Txn, key []byte) ([]byte, error) {
-	item, err := txn.Get(key)
-	if errors.Is(err, badger.ErrKeyNotFound) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	stored, err := item.ValueCopy(nil)
-	if err != nil {
-		return nil, err
-	}
-	return verifyChecksum(stored)
 }

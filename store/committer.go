@@ -35,14 +35,14 @@ type slot struct {
 const entryCost = logKeySize + logEntryExtra + 64
 
 // init makes an empty batch that goes on where the partitions end.
-func (b *batch) init(bdg *badger.DB, tails []tailBuffer) {
+func (b *batch) init(bdg *badger.DB, t tails) {
 	// Badger adds a little of its own to each transaction.
 	b.maxBytes = bdg.MaxBatchSize() * 9 / 10
 	b.maxEntries = bdg.MaxBatchCount() * 9 / 10
-	b.next = make([]int64, len(tails))
-	b.fresh = make([][]envelope.Entry, len(tails))
-	for p := range tails {
-		b.next[p] = tails[p].end
+	b.next = make([]int64, len(t))
+	b.fresh = make([][]envelope.Entry, len(t))
+	for p := range t {
+		b.next[p] = t[p].end
 	}
 }
 

@@ -51,7 +51,7 @@ type Options struct {
 	FreeBytes func(dir string) (int64, error)
 	// DiskInterval is how often Run asks for the free bytes; 0: every second.
 	DiskInterval time.Duration
-	// GCInterval is how often Run collects Badger's value log; 0: every ten minutes.
+	// GCInterval is how often Run merges tables that nobody writes to; 0: every ten minutes.
 	GCInterval time.Duration
 	// Faults are for tests.
 	Faults Faults
@@ -223,7 +223,7 @@ func (db *DB) openFlag(space logSpace) *atomic.Bool {
 // Dir returns the absolute path of the data directory; "(memory)" for a DB in memory.
 func (db *DB) Dir() string { return db.dir }
 
-// Run watches the disk and collects garbage until ctx is done or the DB is closed. It
+// Run watches the disk and merges tables until ctx is done or the DB is closed. It
 // returns an error if files of the directory were deleted or replaced by somebody else.
 // Nothing is written any more then. Close still writes what is in memory to a table, so
 // the DB should be closed soon.
@@ -242,7 +242,7 @@ func (db *DB) Run(ctx context.Context) error {
 	gc := time.NewTicker(db.opt.GCInterval)
 	defer gc.Stop()
 	wasOK := true
-	writes, merged := db.writes.Load(), false // at the last collection
+	writes, merged := db.writes.Load(), false // at the last tick
 	for {
 		select {
 		case <-ctx.Done():
@@ -256,7 +256,7 @@ func (db *DB) Run(ctx context.Context) error {
 				return err
 			}
 		case <-gc.C:
-			db.collectGarbage(ctx)
+
 			if now := db.writes.Load(); now != writes {
 				writes, merged = now, false
 			} else if !merged {
@@ -278,25 +278,6 @@ func (db *DB) logDisk(wasOK bool) bool {
 		db.log.Info().Int64("free", db.disk.free.Load()).Msg("the disk has room again: pushes are accepted")
 	}
 	return err == nil
-}
-
-// collectGarbage frees value-log files, if there are any.
-func (db *DB) collectGarbage(ctx context.Context) {
-	if db.opt.InMemory {
-		return
-	}
-	for ctx.Err() == nil {
-		// No lock: the collection may take long, and Close waits for Run.
-		err := db.bdg.RunValueLogGC(0.5)
-		switch {
-		case err == nil:
-			continue
-		case errors.Is(err, badger.ErrNoRewrite), errors.Is(err, badger.ErrRejected):
-		default:
-			db.log.Warn().Err(err).Msg("the value log was not collected")
-		}
-		return
-	}
 }
 
 // WritesOK returns nil while acknowledgements and devices are accepted, and

@@ -12,13 +12,11 @@ func (l *Log) Commits() uint64 { return l.committer.commits.Load() }
 // Dropped counts the entries that were dropped before any reader got them.
 func (l *LiveLog) Dropped() uint64 { return l.droppedUnread.Load() }
 
-// ListByUser returns the valid tokens of a user, oldest first.
-func (s *Tokens) ListByUser(ctx context.Context, user string) ([]TokenInfo, error) {
-	return s.listByUser(ctx, user)
+// Count returns the number of valid tokens of a user.
+func (s *Tokens) Count(ctx context.Context, user string) (int, error) {
+	list, err := s.List(ctx, user)
+	return len(list), err
 }
-
-// TokenInfo describes a valid token.
-type TokenInfo = tokenInfo
 
 // Defaults and bounds.
 const (

@@ -84,10 +84,7 @@ func (db *DB) readFormat() (format []byte, empty bool, err error) {
 		if format, err = getValue(txn, keyFormat); err != nil || format != nil {
 			return err
 		}
-		it := txn.NewIterator(badger.IteratorOptions{})
-		defer it.Close()
-		it.Rewind()
-		empty = !it.Valid()
+		empty = !hasKeys(txn, nil)
 		return nil
 	})
 	return format, empty, err

@@ -39,7 +39,7 @@ type LiveOptions struct {
 //
 // All methods are safe for concurrent use.
 type LiveLog struct {
-	tails     []tailBuffer // one for each partition
+	tails     // one for each partition
 	retention time.Duration
 	registry  *registration
 
@@ -63,7 +63,7 @@ func NewLiveLog(opt LiveOptions) (*LiveLog, error) {
 	if opt.Retention == 0 {
 		opt.Retention = defaultLiveRetention
 	}
-	l := &LiveLog{tails: make([]tailBuffer, opt.Partitions), retention: opt.Retention}
+	l := &LiveLog{tails: make(tails, opt.Partitions), retention: opt.Retention}
 	for i := range l.tails {
 		l.tails[i].limit = opt.MaxBytes
 	}
@@ -73,9 +73,6 @@ func NewLiveLog(opt LiveOptions) (*LiveLog, error) {
 	}
 	return l, nil
 }
-
-// Partitions returns the number of partitions.
-func (l *LiveLog) Partitions() int32 { return int32(len(l.tails)) }
 
 // Generation returns 1: there are no records of an earlier generation.
 func (l *LiveLog) Generation() uint16 { return 1 }
@@ -124,7 +121,7 @@ func (l *LiveLog) AppendMany(ctx context.Context, entries []envelope.Entry) erro
 }
 
 func (l *LiveLog) checkAppend(ctx context.Context, partition int32) error {
-	if err := checkPartition(partition, len(l.tails)); err != nil {
+	if err := l.tails.check(partition); err != nil {
 		return err
 	}
 	return ctx.Err()
@@ -148,19 +145,11 @@ func (l *LiveLog) appendLocked(t *tailBuffer, e envelope.Entry) {
 // from was dropped or is past the end. A reader that was too slow goes on at the begin
 // that Bounds returns.
 func (l *LiveLog) Read(ctx context.Context, partition int32, from int64, maxBytes int) ([]envelope.Entry, error) {
-	if err := checkPartition(partition, len(l.tails)); err != nil {
+	if err := l.tails.check(partition); err != nil {
 		return nil, err
 	}
 	entries, _, err := l.tails[partition].await(ctx, partition, from, maxBytes)
 	return entries, err
-}
-
-// Bounds returns the oldest offset that still exists and the next one to be assigned.
-func (l *LiveLog) Bounds(_ context.Context, partition int32) (begin, end int64, err error) {
-	if err := checkPartition(partition, len(l.tails)); err != nil {
-		return 0, 0, err
-	}
-	return l.tails[partition].bounds()
 }
 
 // expirySteps divides the retention: an entry stays for at least the retention and at
@@ -214,48 +203,33 @@ func (l *LiveLog) Close() error {
 		return nil
 	}
 	why := envelope.Errorf(envelope.CodeClosed, "the live log was closed")
-	for i := range l.tails {
-		l.tails[i].close(why)
-	}
+	l.tails.close(why)
 	l.registry.unregister()
 	return nil
 }
 
-// liveDesc describes the metrics of a LiveLog. They are read when they are collected, so
-// that the hot path counts nothing twice.
-type liveDesc struct{ dropped, entries, bytes, end *prometheus.Desc }
-
-func newLiveDesc() liveDesc {
-	return liveDesc{
-		dropped: prometheus.NewDesc("imgo_store_live_dropped_total",
-			"Entries that the live log dropped for lack of room; unread=true: before any reader was given them.", []string{"unread"}, nil),
-		entries: prometheus.NewDesc("imgo_store_live_entries",
-			"Entries in the live log's memory.", []string{"partition"}, nil),
-		bytes: prometheus.NewDesc("imgo_store_live_size_bytes",
-			"Bytes of the live log's memory.", []string{"partition"}, nil),
-		end: prometheus.NewDesc("imgo_store_live_end_offset",
-			"The next offset of the live log.", []string{"partition"}, nil),
-	}
-}
+// The metrics of a LiveLog. They are read when they are collected, so that the hot path
+// counts nothing twice.
+var (
+	liveDropped = prometheus.NewDesc("imgo_store_live_dropped_total",
+		"Entries that the live log dropped for lack of room; unread=true: before any reader was given them.", []string{"unread"}, nil)
+	liveEntries = prometheus.NewDesc("imgo_store_live_entries", "Entries in the live log's memory.", []string{"partition"}, nil)
+	liveBytes   = prometheus.NewDesc("imgo_store_live_size_bytes", "Bytes of the live log's memory.", []string{"partition"}, nil)
+	liveEnd     = prometheus.NewDesc("imgo_store_live_end_offset", "The next offset of the live log.", []string{"partition"}, nil)
+)
 
 // Describe implements prometheus.Collector.
-func (l *LiveLog) Describe(ch chan<- *prometheus.Desc) {
-	d := newLiveDesc()
-	for _, desc := range []*prometheus.Desc{d.dropped, d.entries, d.bytes, d.end} {
-		ch <- desc
-	}
-}
+func (l *LiveLog) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(l, ch) }
 
 // Collect implements prometheus.Collector.
 func (l *LiveLog) Collect(ch chan<- prometheus.Metric) {
-	d := newLiveDesc()
-	ch <- prometheus.MustNewConstMetric(d.dropped, prometheus.CounterValue, float64(l.droppedUnread.Load()), "true")
-	ch <- prometheus.MustNewConstMetric(d.dropped, prometheus.CounterValue, float64(l.droppedRead.Load()), "false")
+	ch <- prometheus.MustNewConstMetric(liveDropped, prometheus.CounterValue, float64(l.droppedUnread.Load()), "true")
+	ch <- prometheus.MustNewConstMetric(liveDropped, prometheus.CounterValue, float64(l.droppedRead.Load()), "false")
 	for i := range l.tails {
 		st := l.tails[i].stats()
 		p := strconv.Itoa(i)
-		ch <- prometheus.MustNewConstMetric(d.entries, prometheus.GaugeValue, float64(st.entries), p)
-		ch <- prometheus.MustNewConstMetric(d.bytes, prometheus.GaugeValue, float64(st.bytes), p)
-		ch <- prometheus.MustNewConstMetric(d.end, prometheus.GaugeValue, float64(st.end), p)
+		ch <- prometheus.MustNewConstMetric(liveEntries, prometheus.GaugeValue, float64(st.entries), p)
+		ch <- prometheus.MustNewConstMetric(liveBytes, prometheus.GaugeValue, float64(st.bytes), p)
+		ch <- prometheus.MustNewConstMetric(liveEnd, prometheus.GaugeValue, float64(st.end), p)
 	}
 }

@@ -74,7 +74,7 @@ func (opt *LogOptions) setDefaults() {
 type Log struct {
 	db         *DB
 	log        zerolog.Logger
-	tails      []tailBuffer // one for each partition
+	tails      // one for each partition
 	generation uint16
 
 	records   logRecords
@@ -123,7 +123,7 @@ func (l *Log) open(opt LogOptions) error {
 		return err
 	}
 	l.generation = shape.generation
-	l.tails = make([]tailBuffer, shape.partitions)
+	l.tails = make(tails, shape.partitions)
 	for p := range l.tails {
 		t := &l.tails[p]
 		t.begin, t.end, t.limit = begins[p], ends[p], opt.TailBytes
@@ -138,9 +138,6 @@ func (l *Log) open(opt LogOptions) error {
 	l.registry, err = register(l.db.opt.Metrics, l.metrics.collectors()...)
 	return err
 }
-
-// Partitions returns the number of partitions.
-func (l *Log) Partitions() int32 { return int32(len(l.tails)) }
 
 // Generation returns the upper part of the ids of this log's records, from 1.
 func (l *Log) Generation() uint16 { return l.generation }
@@ -214,7 +211,7 @@ func (l *Log) append(ctx context.Context, r *request) error {
 	started := time.Now()
 	for i := range r.entries {
 		e := &r.entries[i]
-		if err := checkPartition(e.Partition, len(l.tails)); err != nil {
+		if err := l.tails.check(e.Partition); err != nil {
 			return err
 		}
 		if len(e.Value) > maxRecordBytes {
@@ -243,7 +240,7 @@ func (l *Log) append(ctx context.Context, r *request) error {
 // entry is missing or broken. Entries before that one are returned first, and none is
 // ever left out.
 func (l *Log) Read(ctx context.Context, partition int32, from int64, maxBytes int) ([]envelope.Entry, error) {
-	if err := checkPartition(partition, len(l.tails)); err != nil {
+	if err := l.tails.check(partition); err != nil {
 		return nil, err
 	}
 	t := &l.tails[partition]
@@ -268,18 +265,10 @@ func (l *Log) Read(ctx context.Context, partition int32, from int64, maxBytes in
 // Recent is Read from memory. It never waits, and returns no entries if from is not in
 // memory.
 func (l *Log) Recent(partition int32, from int64, maxBytes int) []envelope.Entry {
-	if checkPartition(partition, len(l.tails)) != nil {
+	if l.tails.check(partition) != nil {
 		return nil
 	}
 	return l.tails[partition].recent(from, maxBytes)
-}
-
-// Bounds returns the oldest offset that still exists and the next one to be assigned.
-func (l *Log) Bounds(_ context.Context, partition int32) (begin, end int64, err error) {
-	if err := checkPartition(partition, len(l.tails)); err != nil {
-		return 0, 0, err
-	}
-	return l.tails[partition].bounds()
 }
 
 // Follow calls fn with the partition of each record that was committed by itself, with
@@ -357,9 +346,7 @@ func (l *Log) errClosed() error {
 // counts.
 func (l *Log) refuse(why error) {
 	l.queue.close(why)
-	for i := range l.tails {
-		l.tails[i].close(why)
-	}
+	l.tails.close(why)
 }
 
 // Close refuses further appends, ends waiting reads (both envelope.ErrClosed), and waits

@@ -49,11 +49,7 @@ func (m *logMetrics) collectors() []prometheus.Collector {
 }
 
 // Describe implements prometheus.Collector.
-func (m *logMetrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.begin, m.end, m.entries, m.tailBytes, m.queue} {
-		ch <- d
-	}
-}
+func (m *logMetrics) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(m, ch) }
 
 // Collect implements prometheus.Collector.
 func (m *logMetrics) Collect(ch chan<- prometheus.Metric) {

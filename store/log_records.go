@@ -83,10 +83,7 @@ func (lr logRecords) readShape() (stored []byte, orphans bool, err error) {
 		if stored, err = getValue(txn, lr.space.keyShape()); err != nil || stored != nil {
 			return err
 		}
-		it := txn.NewIterator(badger.IteratorOptions{Prefix: []byte{byte(lr.space)}})
-		defer it.Close()
-		it.Rewind()
-		orphans = it.Valid()
+		orphans = hasKeys(txn, []byte{byte(lr.space)})
 		return nil
 	})
 	return stored, orphans, err

@@ -171,23 +171,8 @@ func (m *Mailboxes) Load(partition int32, user string) (*MailboxMeta, []MailboxE
 }
 
 func (m *Mailboxes) loadMeta(txn *badger.Txn, partition int32, user string) (meta *MailboxMeta, err error) {
-	item, err := txn.Get(m.userKey(partition, user))
-	if errors.Is(err, badger.ErrKeyNotFound) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	return metaOf(item)
-}
-
-// metaOf decodes the meta in an item.
-func metaOf(item *badger.Item) (meta *MailboxMeta, err error) {
-	err = item.Value(func(v []byte) error {
-		raw, err := verifyChecksum(v)
-		if err == nil {
-			meta, err = decodeMeta(raw)
-		}
+	_, err = readKey(txn, m.userKey(partition, user), func(raw []byte) error {
+		meta, err = decodeMeta(raw)
 		return err
 	})
 	return meta, err
@@ -195,19 +180,13 @@ func metaOf(item *badger.Item) (meta *MailboxMeta, err error) {
 
 func (m *Mailboxes) loadEntries(txn *badger.Txn, partition int32, user string) (entries []MailboxEntry, err error) {
 	prefix := m.underUser(prefixEntry, partition, user, 0)
-	it := txn.NewIterator(badger.IteratorOptions{Prefix: prefix, PrefetchValues: true, PrefetchSize: 64})
-	defer it.Close()
-	for it.Rewind(); it.Valid(); it.Next() {
-		k := it.Item().Key()
+	for item := range items(txn, withValues(prefix), nil) {
+		k := item.Key()
 		if len(k) != len(prefix)+8 {
 			return nil, fmt.Errorf("entry key has %d bytes, want %d", len(k), len(prefix)+8)
 		}
 		id := binary.BigEndian.Uint64(k[len(prefix):])
-		err := it.Item().Value(func(v []byte) error {
-			raw, err := verifyChecksum(v)
-			if err != nil {
-				return err
-			}
+		err := readItem(item, func(raw []byte) error {
 			e, err := decodeEntry(id, raw)
 			entries = append(entries, e)
 			return err
@@ -288,11 +267,7 @@ type bodyReader struct {
 }
 
 func (b *bodyReader) read(item *badger.Item, e *MailboxEntry) (kept *envelope.Kept, err error) {
-	err = item.Value(func(v []byte) error {
-		raw, err := verifyChecksum(v)
-		if err != nil {
-			return err
-		}
+	err = readItem(item, func(raw []byte) error {
 		c := newFieldReader(raw)
 		op := int32(c.uint())
 		if c.err != nil {
@@ -317,42 +292,23 @@ func (b *bodyReader) read(item *badger.Item, e *MailboxEntry) (kept *envelope.Ke
 // get reads one value; ok is false if there is none.
 func (m *Mailboxes) get(key []byte, read func(raw []byte) error) (ok bool, err error) {
 	err = m.db.view(func(txn *badger.Txn) error {
-		item, err := txn.Get(key)
-		if errors.Is(err, badger.ErrKeyNotFound) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		return item.Value(func(b []byte) error {
-			raw, err := verifyChecksum(b)
-			if err == nil {
-				err = read(raw)
-			}
-			ok = err == nil
-			return err
-		})
+		ok, err = readKey(txn, key, read)
+		return err
 	})
 	return ok, err
-}
-
-// getUint reads one number of 8 bytes; ok is false if there is none.
-func (m *Mailboxes) getUint(key []byte) (v uint64, ok bool, err error) {
-	ok, err = m.get(key, func(raw []byte) error {
-		if len(raw) != 8 {
-			return errMailboxShort
-		}
-		v = binary.BigEndian.Uint64(raw)
-		return nil
-	})
-	return v, ok, err
 }
 
 // Used returns the id of the message that used an idempotency key for a user; ok is false
 // if none did.
 func (m *Mailboxes) Used(partition int32, user, key string) (id uint64, ok bool, err error) {
 	m.db.opt.Faults.readMailbox(partition, user)
-	id, ok, err = m.getUint(append(m.underUser(prefixUsed, partition, user, len(key)), key...))
+	ok, err = m.get(append(m.underUser(prefixUsed, partition, user, len(key)), key...), func(raw []byte) error {
+		if len(raw) != 8 {
+			return errMailboxShort
+		}
+		id = binary.BigEndian.Uint64(raw)
+		return nil
+	})
 	if err != nil {
 		err = fmt.Errorf("read idempotency key of user %q in partition %d: %w", user, partition, err)
 	}

@@ -117,16 +117,12 @@ func (b *MailboxBatch) eraseKeys() error {
 	for _, e := range b.erased {
 		prefix := b.underUser(prefixUsed, b.partition, e.user, 0)
 		err := b.db.view(func(txn *badger.Txn) error {
-			it := txn.NewIterator(badger.IteratorOptions{Prefix: prefix})
-			defer it.Close()
-			for it.Rewind(); it.Valid(); it.Next() {
-				item := it.Item()
-				err := item.Value(func(v []byte) error {
-					raw, err := verifyChecksum(v)
-					if err == nil && len(raw) >= 8 && binary.BigEndian.Uint64(raw) < e.before {
+			for item := range items(txn, keysOnly(prefix), nil) {
+				err := readItem(item, func(raw []byte) error {
+					if len(raw) >= 8 && binary.BigEndian.Uint64(raw) < e.before {
 						gone = append(gone, &badger.Entry{Key: item.KeyCopy(nil)})
 					}
-					return err
+					return nil
 				})
 				if err != nil {
 					return err

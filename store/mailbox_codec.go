@@ -23,8 +23,7 @@ func appendMeta(b []byte, m *MailboxMeta) []byte {
 	b = binary.AppendUvarint(b, m.Dropped)
 	b = binary.AppendUvarint(b, uint64(len(m.Devices)))
 	for _, d := range m.Devices {
-		b = binary.AppendUvarint(b, uint64(len(d.Name)))
-		b = append(b, d.Name...)
+		b = appendText(b, d.Name)
 		b = append(b, d.Bit)
 		b = binary.AppendUvarint(b, d.Since)
 		b = binary.AppendUvarint(b, uint64(d.SeenMS))
@@ -149,21 +148,17 @@ const (
 	trackedDecided = 1 << 1
 )
 
+// flag returns bit if on, else 0.
+func flag(bit byte, on bool) byte {
+	if on {
+		return bit
+	}
+	return 0
+}
+
 func appendEntry(b []byte, e *MailboxEntry) []byte {
-	var flags byte
-	if e.Acked {
-		flags |= entryAcked
-	}
-	if e.Unclaimed {
-		flags |= entryUnclaimed
-	}
-	if e.Shared {
-		flags |= entryShared
-	}
-	if e.Tracked != nil {
-		flags |= entryTracked
-	}
-	b = append(b, mailboxFormat, flags)
+	b = append(b, mailboxFormat, flag(entryAcked, e.Acked)|flag(entryUnclaimed, e.Unclaimed)|
+		flag(entryShared, e.Shared)|flag(entryTracked, e.Tracked != nil))
 	b = binary.AppendUvarint(b, uint64(e.TimeMS))
 	b = binary.AppendUvarint(b, uint64(e.ExpiresMS))
 	b = binary.AppendUvarint(b, e.Waiting)
@@ -175,23 +170,14 @@ func appendEntry(b []byte, e *MailboxEntry) []byte {
 }
 
 func appendTracked(b []byte, t *MailboxTracked) []byte {
-	var flags byte
-	if t.DeadlineAny {
-		flags |= trackedAny
-	}
-	if t.Decided {
-		flags |= trackedDecided
-	}
-	b = append(b, flags)
+	b = append(b, flag(trackedAny, t.DeadlineAny)|flag(trackedDecided, t.Decided))
 	b = binary.AppendUvarint(b, uint64(t.Level))
 	b = binary.AppendUvarint(b, uint64(t.DeadlineMS))
-	b = binary.AppendUvarint(b, uint64(len(t.Ref)))
-	b = append(b, t.Ref...)
+	b = appendText(b, t.Ref)
 	b = binary.AppendUvarint(b, uint64(t.PushedMS))
 	b = binary.AppendUvarint(b, uint64(len(t.Receipts)))
 	for _, r := range t.Receipts {
-		b = binary.AppendUvarint(b, uint64(len(r.Device)))
-		b = append(b, r.Device...)
+		b = appendText(b, r.Device)
 		b = binary.AppendUvarint(b, uint64(r.TimeMS))
 	}
 	return appendTexts(b, t.Without)

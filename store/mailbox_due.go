@@ -22,13 +22,8 @@ func (m *Mailboxes) Dues(partition int32, after DueAt, untilMS int64, limit int)
 	last := binary.BigEndian.AppendUint64(m.partitionKey(prefixDue, partition, 16), uint64(after.TimeMS))
 	last = append(binary.BigEndian.AppendUint64(last, after.ID), after.User...)
 	err = m.db.view(func(txn *badger.Txn) error {
-		it := txn.NewIterator(badger.IteratorOptions{Prefix: prefix})
-		defer it.Close()
-		for it.Seek(last); it.Valid(); it.Next() {
-			key := it.Item().Key()
-			if string(key) == string(last) {
-				continue
-			}
+		for item := range items(txn, keysOnly(prefix), last) {
+			key := item.Key()
 			rest := key[len(prefix):]
 			if len(rest) < 16 {
 				return fmt.Errorf("key %x is too short", key)

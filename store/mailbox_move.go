@@ -23,16 +23,16 @@ type UsedKey struct {
 // the given one (the zero UsedKey: from the first). It returns none if there are no more.
 func (m *Mailboxes) Keys(partition int32, after UsedKey, limit int) (keys []UsedKey, err error) {
 	prefix := m.partitionKey(prefixUsed, partition, 0)
-	last := append(m.underUser(prefixUsed, partition, after.User, len(after.Key)), after.Key...)
+	var last []byte
+	if after != (UsedKey{}) {
+		last = append(m.underUser(prefixUsed, partition, after.User, len(after.Key)), after.Key...)
+	}
 	err = m.db.view(func(txn *badger.Txn) error {
-		it := txn.NewIterator(badger.IteratorOptions{Prefix: prefix, PrefetchValues: true, PrefetchSize: 64})
-		defer it.Close()
-		for it.Seek(last); it.Valid() && len(keys) < limit; it.Next() {
-			item := it.Item()
-			name := item.Key()
-			if after != (UsedKey{}) && bytes.Equal(name, last) {
-				continue
+		for item := range items(txn, withValues(prefix), last) {
+			if len(keys) >= limit {
+				return nil
 			}
+			name := item.Key()
 			user, key, ok := bytes.Cut(name[len(prefix):], []byte{0})
 			if !ok {
 				return fmt.Errorf("key %x names no user", name)
@@ -41,11 +41,7 @@ func (m *Mailboxes) Keys(partition int32, after UsedKey, limit int) (keys []Used
 			if at := item.ExpiresAt(); at > 0 {
 				k.Expires = time.Unix(int64(at), 0)
 			}
-			err := item.Value(func(v []byte) error {
-				raw, err := verifyChecksum(v)
-				if err != nil {
-					return err
-				}
+			err := readItem(item, func(raw []byte) error {
 				if len(raw) < 8 {
 					return errMailboxShort
 				}

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -44,10 +43,7 @@ func (m *Mailboxes) Empty(partition int32) (bool, error) {
 	empty := true
 	err := m.db.view(func(txn *badger.Txn) error {
 		for _, prefix := range m.partitionPrefixes(partition) {
-			it := txn.NewIterator(badger.IteratorOptions{Prefix: prefix})
-			it.Rewind()
-			empty = empty && !it.Valid()
-			it.Close()
+			empty = empty && !hasKeys(txn, prefix)
 		}
 		return nil
 	})
@@ -67,17 +63,21 @@ type MailboxUser struct {
 // after the given name ("": from the first). It returns none if there are no more.
 func (m *Mailboxes) Users(partition int32, after string, limit int) (users []MailboxUser, err error) {
 	prefix := m.partitionKey(prefixUser, partition, 0)
-	last := m.userKey(partition, after)
+	var last []byte
+	if after != "" {
+		last = m.userKey(partition, after)
+	}
 	err = m.db.view(func(txn *badger.Txn) error {
-		it := txn.NewIterator(badger.IteratorOptions{Prefix: prefix, PrefetchValues: true, PrefetchSize: 64})
-		defer it.Close()
-		for it.Seek(last); it.Valid() && len(users) < limit; it.Next() {
-			key := it.Item().Key()
-			if after != "" && bytes.Equal(key, last) {
-				continue
+		for item := range items(txn, withValues(prefix), last) {
+			if len(users) >= limit {
+				return nil
 			}
-			name := string(key[len(prefix):])
-			meta, err := metaOf(it.Item())
+			name := string(item.Key()[len(prefix):])
+			var meta *MailboxMeta
+			err := readItem(item, func(raw []byte) (err error) {
+				meta, err = decodeMeta(raw)
+				return err
+			})
 			if err != nil {
 				return fmt.Errorf("user %q: %w", name, err)
 			}

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"time"
@@ -22,11 +21,7 @@ type MailboxPresence struct {
 }
 
 func appendPresence(b []byte, p *MailboxPresence) []byte {
-	online := byte(0)
-	if p.Online {
-		online = 1
-	}
-	b = binary.AppendUvarint(append(b, online), p.At)
+	b = binary.AppendUvarint(append(b, flag(1, p.Online)), p.At)
 	b = binary.AppendUvarint(b, uint64(p.SinceMS))
 	return binary.AppendUvarint(b, uint64(p.NotedMS))
 }
@@ -49,14 +44,16 @@ func (b *MailboxBatch) PutOnline(user string, online bool) {
 // most limit: those after the given name ("": from the first). It returns none if there are no more.
 func (m *Mailboxes) Online(partition int32, after string, limit int) (users []string, err error) {
 	prefix := m.partitionKey(prefixOnline, partition, 0)
-	last := m.onlineKey(partition, after)
+	var last []byte
+	if after != "" {
+		last = m.onlineKey(partition, after)
+	}
 	err = m.db.view(func(txn *badger.Txn) error {
-		it := txn.NewIterator(badger.IteratorOptions{Prefix: prefix})
-		defer it.Close()
-		for it.Seek(last); it.Valid() && len(users) < limit; it.Next() {
-			if key := it.Item().Key(); after == "" || !bytes.Equal(key, last) {
-				users = append(users, string(key[len(prefix):]))
+		for item := range items(txn, keysOnly(prefix), last) {
+			if len(users) >= limit {
+				return nil
 			}
+			users = append(users, string(item.Key()[len(prefix):]))
 		}
 		return nil
 	})

@@ -47,11 +47,9 @@ func (db *DB) Table(name string) (*Table, error) {
 		changed: make(chan struct{}),
 	}
 	err := db.view(func(txn *badger.Txn) error {
-		it := txn.NewIterator(badger.IteratorOptions{Prefix: t.prefix, PrefetchValues: true, PrefetchSize: 100})
-		defer it.Close()
-		for it.Rewind(); it.Valid(); it.Next() {
-			key := it.Item().KeyCopy(nil)[len(t.prefix):]
-			stored, err := it.Item().ValueCopy(nil)
+		for item := range items(txn, withValues(t.prefix), nil) {
+			key := item.KeyCopy(nil)[len(t.prefix):]
+			stored, err := item.ValueCopy(nil)
 			if err != nil {
 				return err
 			}

@@ -179,10 +179,31 @@ func outOfRange(partition int32, from, begin, end int64) error {
 		"read partition %d at offset %d: it has %d up to %d", partition, from, begin, end)
 }
 
-// checkPartition returns an error if there is no such partition among n.
-func checkPartition(partition int32, n int) error {
-	if partition < 0 || int(partition) >= n {
-		return envelope.Errorf(envelope.CodeInvalid, "partition %d: there are %d", partition, n)
+// tails are the partitions of a log.
+type tails []tailBuffer
+
+// Partitions returns the number of partitions.
+func (t tails) Partitions() int32 { return int32(len(t)) }
+
+// Bounds returns the oldest offset that still exists and the next one to be assigned.
+func (t tails) Bounds(_ context.Context, partition int32) (begin, end int64, err error) {
+	if err := t.check(partition); err != nil {
+		return 0, 0, err
+	}
+	return t[partition].bounds()
+}
+
+// check returns an error if there is no such partition.
+func (t tails) check(partition int32) error {
+	if partition < 0 || int(partition) >= len(t) {
+		return envelope.Errorf(envelope.CodeInvalid, "partition %d: there are %d", partition, len(t))
 	}
 	return nil
+}
+
+// close closes all partitions; see tailBuffer.close.
+func (t tails) close(why error) {
+	for i := range t {
+		t[i].close(why)
+	}
 }

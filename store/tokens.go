@@ -38,13 +38,6 @@ var (
 // TokenHash is the SHA-256 of a token. The token itself is never stored.
 type TokenHash = [32]byte
 
-// tokenInfo describes a valid token.
-type tokenInfo struct {
-	Hash      TokenHash
-	CreatedMS int64 // Unix milliseconds
-	ExpiresMS int64 // Unix milliseconds; 0: never
-}
-
 // Tokens stores the opaque tokens of clients, by their hashes. A change survives a power
 // loss once its call has returned.
 //
@@ -68,11 +61,7 @@ func (t token) expired(now time.Time) bool {
 }
 
 func (t token) stored() []byte {
-	flags := byte(0)
-	if t.revoked {
-		flags = tokenRevoked
-	}
-	b := append(make([]byte, 0, tokenHeader+len(t.User)+1), tokenFormat, flags)
+	b := append(make([]byte, 0, tokenHeader+len(t.User)+1), tokenFormat, flag(tokenRevoked, t.revoked))
 	b = binary.BigEndian.AppendUint64(b, uint64(t.CreatedMS))
 	b = binary.BigEndian.AppendUint64(b, uint64(t.ExpiresMS))
 	return appendChecksummed(nil, appendTexts(appendText(b, t.User), t.Rooms))
@@ -98,11 +87,7 @@ func readNames(b []byte) (user string, rest []string, err error) {
 	return user, rest, r.err
 }
 
-func decodeToken(sealed []byte) (t token, err error) {
-	b, err := verifyChecksum(sealed)
-	if err != nil {
-		return t, err
-	}
+func decodeToken(b []byte) (t token, err error) {
 	if len(b) < tokenHeader || b[0] != tokenFormat {
 		return t, errors.New("the token has a format that this imgo does not read")
 	}
@@ -115,13 +100,13 @@ func decodeToken(sealed []byte) (t token, err error) {
 
 func tokenKey(hash TokenHash) []byte { return append(slices.Clip(prefixToken), hash[:]...) }
 
-func tokenUserPrefix(user string) []byte {
-	b := append(slices.Clip(prefixTokenUser), user...)
-	return append(b, 0)
+// tokenUserKey returns the key under a prefix of a user's token.
+func tokenUserKey(prefix []byte, user string, hash TokenHash) []byte {
+	return append(tokenUserPrefix(prefix, user), hash[:]...)
 }
 
-func tokenUserKey(user string, hash TokenHash) []byte {
-	return append(tokenUserPrefix(user), hash[:]...)
+func tokenUserPrefix(prefix []byte, user string) []byte {
+	return append(append(slices.Clip(prefix), user...), 0)
 }
 
 // Put makes the token with a hash valid for t.User until t.ExpiresMS. It replaces an existing
@@ -147,11 +132,11 @@ func (s *Tokens) Put(ctx context.Context, hash TokenHash, t envelope.Token, sing
 		case err != nil:
 			return err
 		case old.User != user:
-			if err := txn.Delete(tokenUserKey(old.User, hash)); err != nil {
+			if err := txn.Delete(tokenUserKey(prefixTokenUser, old.User, hash)); err != nil {
 				return err
 			}
 		}
-		others, err := tokensOf(txn, user)
+		others, err := tokensOf(txn, prefixTokenUser, user)
 		if err != nil {
 			return err
 		}
@@ -171,7 +156,7 @@ func (s *Tokens) Put(ctx context.Context, hash TokenHash, t envelope.Token, sing
 // putToken writes a token that is not revoked.
 func putToken(txn *badger.Txn, hash TokenHash, t token) error {
 	e := badger.NewEntry(tokenKey(hash), t.stored())
-	index := badger.NewEntry(tokenUserKey(t.User, hash), appendChecksummed(nil, nil))
+	index := badger.NewEntry(tokenUserKey(prefixTokenUser, t.User, hash), appendChecksummed(nil, nil))
 	if t.ExpiresMS != 0 {
 		// Badger counts in seconds; rounded up, so that it never forgets early.
 		e.ExpiresAt = uint64((max(0, t.ExpiresMS) + tokenMemory.Milliseconds() + 999) / 1000)
@@ -196,7 +181,7 @@ func revokeAll(txn *badger.Txn, user string, hashes []TokenHash) (n int, err err
 			}
 			n++
 		}
-		if err := txn.Delete(tokenUserKey(user, hash)); err != nil {
+		if err := txn.Delete(tokenUserKey(prefixTokenUser, user, hash)); err != nil {
 			return 0, err
 		}
 	}
@@ -207,27 +192,21 @@ var errUnknownToken = envelope.Errorf(envelope.CodeUnauthorized, "the token is n
 
 // tokenAt reads a token. The error is envelope.ErrUnauthorized if there is none.
 func tokenAt(txn *badger.Txn, hash TokenHash) (t token, err error) {
-	item, err := txn.Get(tokenKey(hash))
-	if errors.Is(err, badger.ErrKeyNotFound) {
-		return t, errUnknownToken
-	}
-	if err != nil {
-		return t, err
-	}
-	err = item.Value(func(v []byte) error {
-		t, err = decodeToken(v)
+	found, err := readKey(txn, tokenKey(hash), func(raw []byte) error {
+		t, err = decodeToken(raw)
 		return err
 	})
+	if err == nil && !found {
+		err = errUnknownToken
+	}
 	return t, err
 }
 
-// tokensOf lists the valid tokens of a user.
-func tokensOf(txn *badger.Txn, user string) (hashes []TokenHash, err error) {
-	prefix := tokenUserPrefix(user)
-	it := txn.NewIterator(badger.IteratorOptions{Prefix: prefix})
-	defer it.Close()
-	for it.Rewind(); it.Valid(); it.Next() {
-		key := it.Item().Key()
+// tokensOf lists the hashes of a user's tokens under a prefix.
+func tokensOf(txn *badger.Txn, prefix []byte, user string) (hashes []TokenHash, err error) {
+	prefix = tokenUserPrefix(prefix, user)
+	for item := range items(txn, keysOnly(prefix), nil) {
+		key := item.Key()
 		if len(key) != len(prefix)+len(TokenHash{}) {
 			return nil, fmt.Errorf("%w: %x is no key of a user's token", ErrCorrupt, key)
 		}
@@ -262,10 +241,7 @@ func (s *Tokens) none() bool {
 	}
 	found := true
 	if err := s.db.view(func(txn *badger.Txn) error {
-		it := txn.NewIterator(badger.IteratorOptions{Prefix: prefixToken})
-		defer it.Close()
-		it.Rewind()
-		found = it.Valid()
+		found = hasKeys(txn, prefixToken)
 		return nil
 	}); err != nil {
 		return false // Lookup meets and returns the error
@@ -334,7 +310,7 @@ func (s *Tokens) RevokeUser(ctx context.Context, user string) (n int, err error)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	err = s.db.update(func(txn *badger.Txn) error {
-		hashes, err := tokensOf(txn, user)
+		hashes, err := tokensOf(txn, prefixTokenUser, user)
 		if err != nil {
 			return err
 		}
@@ -345,40 +321,4 @@ func (s *Tokens) RevokeUser(ctx context.Context, user string) (n int, err error)
 		return 0, wrapToken(fmt.Sprintf("revoke the tokens of user %q", user), err)
 	}
 	return n, nil
-}
-
-// Count returns the number of valid tokens of a user.
-func (s *Tokens) Count(ctx context.Context, user string) (n int, err error) {
-	infos, err := s.listByUser(ctx, user)
-	return len(infos), err
-}
-
-// listByUser returns the valid tokens of a user, oldest first.
-func (s *Tokens) listByUser(ctx context.Context, user string) ([]tokenInfo, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	var infos []tokenInfo
-	err := s.db.view(func(txn *badger.Txn) error {
-		hashes, err := tokensOf(txn, user)
-		if err != nil {
-			return err
-		}
-		now := time.Now()
-		for _, hash := range hashes {
-			t, err := tokenAt(txn, hash)
-			if err != nil {
-				return err
-			}
-			if !t.revoked && !t.expired(now) {
-				infos = append(infos, tokenInfo{Hash: hash, CreatedMS: t.CreatedMS, ExpiresMS: t.ExpiresMS})
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, wrapToken(fmt.Sprintf("list the tokens of user %q", user), err)
-	}
-	slices.SortStableFunc(infos, func(a, b tokenInfo) int { return int(a.CreatedMS - b.CreatedMS) })
-	return infos, nil
 }

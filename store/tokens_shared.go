@@ -82,10 +82,7 @@ type SharedTokens struct {
 func NewSharedTokens(db *DB) *SharedTokens { return &SharedTokens{db: db} }
 
 func (t *SharedToken) stored() []byte {
-	b := append(make([]byte, 0, sharedTokenHeader+len(t.User)+1), sharedTokenFormat, 0)
-	if t.Revoked {
-		b[1] = tokenRevoked
-	}
+	b := append(make([]byte, 0, sharedTokenHeader+len(t.User)+1), sharedTokenFormat, flag(tokenRevoked, t.Revoked))
 	b = append(b, t.Key.ID[:]...)
 	for _, n := range []int64{t.CreatedMS, t.ExpiresMS, t.Offset} {
 		b = binary.BigEndian.AppendUint64(b, uint64(n))
@@ -93,30 +90,18 @@ func (t *SharedToken) stored() []byte {
 	return appendChecksummed(nil, appendTexts(appendText(b, t.User), t.Rooms))
 }
 
-func decodeSharedToken(hash TokenHash, sealed []byte) (*SharedToken, error) {
-	b, err := verifyChecksum(sealed)
-	if err != nil {
-		return nil, err
-	}
+func decodeSharedToken(hash TokenHash, b []byte) (t *SharedToken, err error) {
 	if len(b) < sharedTokenHeader || b[0] != sharedTokenFormat {
 		return nil, errors.New("the token has a format that this imgo does not read")
 	}
 	number := func(at int) int64 { return int64(binary.BigEndian.Uint64(b[at:])) }
-	t := &SharedToken{Key: TokenKey{hash, TokenID(b[2:14])}, Revoked: b[1]&tokenRevoked != 0, Offset: number(30)}
+	t = &SharedToken{Key: TokenKey{hash, TokenID(b[2:14])}, Revoked: b[1]&tokenRevoked != 0, Offset: number(30)}
 	t.CreatedMS, t.ExpiresMS = number(14), number(22)
 	t.User, t.Rooms, err = readNames(b[sharedTokenHeader:])
 	return t, err
 }
 
 func sharedKey(hash TokenHash) []byte { return append(slices.Clip(prefixShared), hash[:]...) }
-
-func sharedUserPrefix(user string) []byte {
-	return append(append(slices.Clip(prefixSharedUser), user...), 0)
-}
-
-func sharedUserKey(user string, hash TokenHash) []byte {
-	return append(sharedUserPrefix(user), hash[:]...)
-}
 
 func sharedDueOf(k TokenKey) []byte {
 	return append(append(slices.Clip(prefixSharedKey), k.Hash[:]...), k.ID[:]...)
@@ -139,24 +124,14 @@ func (s *SharedTokens) Position() (next int64, ok bool, err error) {
 }
 
 func getSharedInt(txn *badger.Txn, key []byte) (n int64, ok bool, err error) {
-	item, err := txn.Get(key)
-	if errors.Is(err, badger.ErrKeyNotFound) {
-		return 0, false, nil
-	}
-	if err != nil {
-		return 0, false, err
-	}
-	err = item.Value(func(v []byte) error {
-		raw, err := verifyChecksum(v)
-		if err == nil && len(raw) != 8 {
-			err = fmt.Errorf("%w: %d bytes are no number", ErrCorrupt, len(raw))
+	found, err := readKey(txn, key, func(raw []byte) error {
+		if len(raw) != 8 {
+			return fmt.Errorf("%w: %d bytes are no number", ErrCorrupt, len(raw))
 		}
-		if err == nil {
-			n = int64(binary.BigEndian.Uint64(raw))
-		}
-		return err
+		n = int64(binary.BigEndian.Uint64(raw))
+		return nil
 	})
-	return n, err == nil, err
+	return n, found, err
 }
 
 func storedInt(n int64) []byte {
@@ -194,12 +169,12 @@ func applyShared(txn *badger.Txn, e *TokenEntry, now time.Time) error {
 	}
 	if e.Change == nil {
 		if old != nil && old.Key == e.Key {
-			err = errors.Join(txn.Delete(sharedKey(e.Key.Hash)), txn.Delete(sharedUserKey(old.User, e.Key.Hash)))
+			err = errors.Join(txn.Delete(sharedKey(e.Key.Hash)), txn.Delete(tokenUserKey(prefixSharedUser, old.User, e.Key.Hash)))
 		}
 		return errors.Join(err, setDue(txn, e.Key, -1))
 	}
 	if old != nil {
-		if err := txn.Delete(sharedUserKey(old.User, e.Key.Hash)); err != nil {
+		if err := txn.Delete(tokenUserKey(prefixSharedUser, old.User, e.Key.Hash)); err != nil {
 			return err
 		}
 		if old.Key != e.Key && !old.Revoked {
@@ -222,7 +197,7 @@ func applyShared(txn *badger.Txn, e *TokenEntry, now time.Time) error {
 	if t.Revoked {
 		return setDue(txn, e.Key, now.Add(tokenMemory).UnixMilli())
 	}
-	index := badger.NewEntry(sharedUserKey(t.User, e.Key.Hash), appendChecksummed(nil, nil))
+	index := badger.NewEntry(tokenUserKey(prefixSharedUser, t.User, e.Key.Hash), appendChecksummed(nil, nil))
 	due := int64(-1)
 	if t.ExpiresMS != 0 {
 		due = t.ExpiresMS + tokenMemory.Milliseconds()
@@ -251,15 +226,8 @@ func setDue(txn *badger.Txn, k TokenKey, ms int64) error {
 
 // sharedAt returns the token of a hash; nil: it is unknown.
 func sharedAt(txn *badger.Txn, hash TokenHash) (t *SharedToken, err error) {
-	item, err := txn.Get(sharedKey(hash))
-	if errors.Is(err, badger.ErrKeyNotFound) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	err = item.Value(func(v []byte) error {
-		t, err = decodeSharedToken(hash, v)
+	_, err = readKey(txn, sharedKey(hash), func(raw []byte) error {
+		t, err = decodeSharedToken(hash, raw)
 		return err
 	})
 	return t, err
@@ -298,15 +266,12 @@ func (s *SharedTokens) OfUser(ctx context.Context, user string) (tokens []Shared
 	}
 	now := time.Now()
 	err = s.db.view(func(txn *badger.Txn) error {
-		prefix := sharedUserPrefix(user)
-		it := txn.NewIterator(badger.IteratorOptions{Prefix: prefix})
-		defer it.Close()
-		for it.Rewind(); it.Valid(); it.Next() {
-			key := it.Item().Key()
-			if len(key) != len(prefix)+len(TokenHash{}) {
-				return fmt.Errorf("%w: %x is no key of a user's token", ErrCorrupt, key)
-			}
-			t, err := sharedAt(txn, TokenHash(key[len(prefix):]))
+		hashes, err := tokensOf(txn, prefixSharedUser, user)
+		if err != nil {
+			return err
+		}
+		for _, hash := range hashes {
+			t, err := sharedAt(txn, hash)
 			if err != nil {
 				return err
 			}
@@ -323,10 +288,11 @@ func (s *SharedTokens) OfUser(ctx context.Context, user string) (tokens []Shared
 // which they must be.
 func (s *SharedTokens) Due(now time.Time, limit int) (keys []TokenKey, err error) {
 	err = s.db.view(func(txn *badger.Txn) error {
-		it := txn.NewIterator(badger.IteratorOptions{Prefix: prefixSharedDue})
-		defer it.Close()
-		for it.Rewind(); it.Valid() && len(keys) < limit; it.Next() {
-			key := it.Item().Key()[len(prefixSharedDue):]
+		for item := range items(txn, keysOnly(prefixSharedDue), nil) {
+			if len(keys) >= limit {
+				return nil
+			}
+			key := item.Key()[len(prefixSharedDue):]
 			if len(key) != 8+len(TokenHash{})+len(TokenID{}) {
 				return fmt.Errorf("%w: %x is no key of what is due", ErrCorrupt, key)
 			}

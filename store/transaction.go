@@ -100,12 +100,12 @@ func (db *DB) dropPrefix(ctx context.Context, prefix []byte) error {
 // stops every read and write of the database while it rewrites tables.) It reports
 // whether there were any keys.
 func (db *DB) dropRange(ctx context.Context, prefix, until []byte) (dropped bool, err error) {
-	from := prefix
+	var last []byte
 	for {
 		if err := ctx.Err(); err != nil {
 			return dropped, err
 		}
-		keys, err := db.keys(prefix, from, until, dropChunk)
+		keys, err := db.keys(prefix, last, until, dropChunk)
 		if err != nil || len(keys) == 0 {
 			return dropped, err
 		}
@@ -120,20 +120,18 @@ func (db *DB) dropRange(ctx context.Context, prefix, until []byte) (dropped bool
 		if err != nil {
 			return dropped, err
 		}
-		dropped, from = true, keys[len(keys)-1]
+		dropped, last = true, keys[len(keys)-1]
 	}
 }
 
-// keys returns at most limit keys with a prefix, from a key on and before until (nil: no
-// end).
-func (db *DB) keys(prefix, from, until []byte, limit int) (keys [][]byte, err error) {
+// keys returns at most limit keys with a prefix, behind a key (nil: from the first) and
+// before until (nil: no end).
+func (db *DB) keys(prefix, after, until []byte, limit int) (keys [][]byte, err error) {
 	err = db.view(func(txn *badger.Txn) error {
-		it := txn.NewIterator(badger.IteratorOptions{Prefix: prefix})
-		defer it.Close()
-		for it.Seek(from); it.Valid() && len(keys) < limit; it.Next() {
-			key := it.Item().KeyCopy(nil)
-			if until != nil && bytes.Compare(key, until) >= 0 {
-				break
+		for item := range items(txn, keysOnly(prefix), after) {
+			key := item.KeyCopy(nil)
+			if len(keys) >= limit || until != nil && bytes.Compare(key, until) >= 0 {
+				return nil
 			}
 			keys = append(keys, key)
 		}

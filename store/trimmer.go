@@ -18,7 +18,7 @@ const trimBatch = 4096
 // trimmer deletes the entries of a log that are older than the retention.
 type trimmer struct {
 	records   logRecords
-	tails     []tailBuffer
+	tails     tails
 	log       zerolog.Logger
 	now       func() time.Time
 	retention time.Duration // 0: entries are kept for ever
