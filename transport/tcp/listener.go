@@ -9,7 +9,6 @@ package tcp
 
 import (
 	"context"
-	"errors"
 	"net"
 
 	"imgo/transport"
@@ -20,10 +19,7 @@ import (
 const Scheme = "tcp"
 
 // Listener accepts connections on one port.
-type Listener struct {
-	acceptor *socket.Acceptor
-	proxied  *transport.SharedDeadline // of the headers of trusted proxies
-}
+type Listener struct{ acceptor *socket.Acceptor }
 
 var _ transport.Listener = (*Listener)(nil)
 
@@ -33,7 +29,7 @@ func Listen(cfg transport.ListenConfig) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Listener{acceptor: a, proxied: transport.NewSharedDeadline(a.Config().HandshakeTimeout)}, nil
+	return &Listener{a}, nil
 }
 
 // Scheme names the transport.
@@ -47,37 +43,10 @@ func (l *Listener) Close() error { return l.acceptor.Discard() }
 
 // Run accepts connections until ctx is done; see transport.Listener.
 func (l *Listener) Run(ctx context.Context, handle func(transport.Conn)) error {
-	stop := context.AfterFunc(ctx, func() {
-		_ = l.acceptor.Close()
-		l.proxied.Stop()
-	})
-	defer stop()
-	var err error
-	for err == nil {
-		err = l.next(ctx, handle)
-	}
-	l.acceptor.Drain()
-	if ctx.Err() != nil && (errors.Is(err, ctx.Err()) || errors.Is(err, net.ErrClosed)) {
-		return nil
-	}
-	return err
-}
-
-// serve runs one connection, from its TLS handshake to its end.
-func (l *Listener) serve(ctx context.Context, s *socket.Socket, handle func(transport.Conn)) {
-	defer l.acceptor.Done(s)
-	if !s.Begin(ctx) {
-		return
-	}
-	defer s.Release()
-	handle(&conn{s})
+	return l.acceptor.Run(ctx, func() error { return l.next(ctx, handle) })
 }
 
 // nextSocket calls handle for the next connection, on a goroutine of its own.
 func (l *Listener) nextSocket(ctx context.Context, handle func(transport.Conn)) error {
-	s, err := l.acceptor.Next(ctx)
-	if err == nil {
-		go l.serve(ctx, s, handle)
-	}
-	return err
+	return l.acceptor.NextSocket(ctx, func(s *socket.Socket) { handle(&conn{s}) })
 }

@@ -19,46 +19,12 @@ func (l *Listener) next(ctx context.Context, handle func(transport.Conn)) error 
 	if !l.acceptor.Polls() {
 		return l.nextSocket(ctx, handle)
 	}
-	var c *polled
-	if err := l.acceptor.NextPolled(ctx, func() *socket.Polled {
-		c = &polled{}
-		return &c.Polled
-	}); err != nil {
+	c := &polled{}
+	if err := l.acceptor.NextPolled(ctx, &c.Polled); err != nil {
 		return err
 	}
-	o := &opener{c, handle}
-	if c.ProxyExpected() {
-		c.Open(l.proxied, o)
-	} else {
-		o.Done(nil)
-	}
+	c.Open(c, nil, handle)
 	return nil
-}
-
-// opener is a connection before its handler is called.
-type opener struct {
-	c      *polled
-	handle func(transport.Conn)
-}
-
-// Step implements socket.Opener.
-func (o *opener) Step() error { return nil }
-
-// Done implements socket.Opener.
-func (o *opener) Done(err error) {
-	switch {
-	case err != nil:
-		go o.c.Release()
-	case o.c.Inline():
-		o.c.serve(o.handle)
-	default:
-		go o.c.serve(o.handle)
-	}
-}
-
-func (c *polled) serve(handle func(transport.Conn)) {
-	handle(c)
-	c.Handled(c.Release)
 }
 
 func (c *polled) ReadPacket() (transport.Packet, error) { return transport.Whole(c.ReadStep) }

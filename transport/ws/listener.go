@@ -11,7 +11,7 @@ package ws
 
 import (
 	"context"
-	"errors"
+
 	"fmt"
 	"net"
 	"time"
@@ -110,54 +110,23 @@ func (l *Listener) Close() error { return l.acceptor.Discard() }
 
 // Run upgrades connections until ctx is done; see transport.Listener.
 func (l *Listener) Run(ctx context.Context, handle func(transport.Conn)) error {
-	err := l.run(ctx, handle)
-	l.acceptor.Drain()
-	if ctx.Err() != nil {
-		return nil
+	if err := l.acceptor.Run(ctx, func() error { return l.next(ctx, handle) }); err != nil {
+		return fmt.Errorf("accept WebSocket connections: %w", err)
 	}
-	return fmt.Errorf("accept WebSocket connections: %w", err)
+	return nil
 }
 
-// runSockets runs each connection on a goroutine of its own, until ctx is done.
-func (l *Listener) runSockets(ctx context.Context, handle func(transport.Conn)) error {
-	deadline := transport.NewSharedDeadline(l.acceptor.Config().HandshakeTimeout)
-	stop := context.AfterFunc(ctx, func() {
-		_ = l.acceptor.Close()
-		deadline.Stop()
-	})
-	defer stop()
-	for {
-		s, err := l.acceptor.Next(ctx)
-		if err != nil {
-			return err
+// nextSocket runs the next connection on a goroutine of its own.
+func (l *Listener) nextSocket(ctx context.Context, handle func(transport.Conn)) error {
+	return l.acceptor.NextSocket(ctx, func(s *socket.Socket) {
+		c := &conn{Socket: s}
+		timeout := l.acceptor.Config().HandshakeTimeout
+		h := handshake{l: l, in: s, messages: &c.messages, write: func(b []byte) error {
+			return s.Send(time.Now().Add(timeout), [][]byte{b}, nil)
+		}}
+		if s.Open(h.upgrade) {
+			handle(c)
+			_ = c.Close(0, "")
 		}
-		go l.serve(ctx, s, deadline, handle)
-	}
-}
-
-// serve runs one connection, from its TLS handshake to its end.
-func (l *Listener) serve(ctx context.Context, s *socket.Socket, deadline *transport.SharedDeadline, handle func(transport.Conn)) {
-	defer l.acceptor.Done(s)
-	if !s.Begin(ctx) {
-		return
-	}
-	var slot transport.DeadlineSlot
-	deadline.Start(&slot, s)
-	timeout := l.acceptor.Config().HandshakeTimeout
-	h := handshake{l: l, in: s, write: func(b []byte) error {
-		return s.Send(time.Now().Add(timeout), [][]byte{b}, nil)
-	}}
-	err := transport.ErrPart
-	for errors.Is(err, transport.ErrPart) {
-		err = h.upgrade()
-	}
-	if expired := deadline.Cancel(&slot); err != nil || expired {
-		s.Release()
-		return
-	}
-	c := &conn{Socket: s}
-	c.keep(s, h.header)
-	handle(c)
-	_ = c.Close(0, "")
-	c.Release()
+	})
 }

@@ -49,9 +49,8 @@ func (m *messages) TakeHeader() map[string][]string {
 
 // keep keeps the header of a handshake, and counts it like an incomplete packet.
 func (m *messages) keep(in socket.Input, header http.Header) {
-	if m.header = header; header != nil {
-		in.Hold(m.headerSize())
-	}
+	m.header = header
+	in.Hold(m.headerSize())
 }
 
 // headerSize is about the memory that the kept header takes, in bytes.

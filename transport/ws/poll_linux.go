@@ -17,12 +17,6 @@ type polled struct {
 
 var _ transport.Pollable = (*polled)(nil)
 
-// serve calls handle for an upgraded connection.
-func (c *polled) serve(handle func(transport.Conn)) {
-	handle(c)
-	c.Handled(c.Release)
-}
-
 func (c *polled) ReadPacket() (transport.Packet, error) { return transport.Whole(c.ReadStep) }
 
 func (c *polled) ReadStep() (transport.Packet, error) { return c.ReadWith(c.TryReadPacket) }
@@ -54,60 +48,19 @@ func (c *polled) Release() {
 	c.Polled.Release()
 }
 
-// run chooses how connections are run.
-func (l *Listener) run(ctx context.Context, handle func(transport.Conn)) error {
-	if l.acceptor.Polls() {
-		return l.runPolled(ctx, handle)
+// next upgrades the next connection and calls handle for it.
+func (l *Listener) next(ctx context.Context, handle func(transport.Conn)) error {
+	if !l.acceptor.Polls() {
+		return l.nextSocket(ctx, handle)
 	}
-	return l.runSockets(ctx, handle)
-}
-
-// runPolled upgrades connections and calls handle for them, until ctx is done.
-func (l *Listener) runPolled(ctx context.Context, handle func(transport.Conn)) error {
-	deadline := transport.NewSharedDeadline(l.acceptor.Config().HandshakeTimeout)
-	stop := context.AfterFunc(ctx, func() {
-		_ = l.acceptor.Close()
-		deadline.Stop() // the handler does not know these connections yet
-	})
-	defer stop()
-	for {
-		var c *polled
-		if err := l.acceptor.NextPolled(ctx, func() *socket.Polled {
-			c = &polled{}
-			return &c.Polled
-		}); err != nil {
-			return err
-		}
-		h := &polledHandshake{c: c, handle: handle}
-		h.handshake = handshake{l: l, in: &c.Polled, write: func(b []byte) error {
-			_, _, err := c.TryWriteOne(b)
-			return err
-		}}
-		c.Open(deadline, h)
+	c := &polled{}
+	if err := l.acceptor.NextPolled(ctx, &c.Polled); err != nil {
+		return err
 	}
-}
-
-// polledHandshake is a polled connection before its upgrade.
-type polledHandshake struct {
-	handshake
-	c      *polled
-	handle func(transport.Conn)
-}
-
-// Step implements socket.Opener.
-func (h *polledHandshake) Step() error { return h.upgrade() }
-
-// Done implements socket.Opener.
-func (h *polledHandshake) Done(err error) {
-	switch {
-	case err != nil:
-		go h.c.Polled.Release()
-	default:
-		h.c.keep(&h.c.Polled, h.header)
-		if h.c.Inline() {
-			h.c.serve(h.handle)
-		} else {
-			go h.c.serve(h.handle)
-		}
-	}
+	h := &handshake{l: l, in: &c.Polled, messages: &c.messages, write: func(b []byte) error {
+		_, _, err := c.TryWriteOne(b)
+		return err
+	}}
+	c.Open(c, h.upgrade, handle)
+	return nil
 }

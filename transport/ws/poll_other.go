@@ -8,6 +8,6 @@ import (
 	"imgo/transport"
 )
 
-func (l *Listener) run(ctx context.Context, handle func(transport.Conn)) error {
-	return l.runSockets(ctx, handle)
+func (l *Listener) next(ctx context.Context, handle func(transport.Conn)) error {
+	return l.nextSocket(ctx, handle)
 }

@@ -17,11 +17,11 @@ import (
 
 // handshake is a connection before its upgrade.
 type handshake struct {
-	l       *Listener
-	in      socket.Input
-	write   func([]byte) error
-	scanned int         // bytes of the request that were searched for its end
-	header  http.Header // of the request, if it is to be kept
+	l        *Listener
+	in       socket.Input
+	messages *messages // of the connection
+	write    func([]byte) error
+	scanned  int // bytes of the request that were searched for its end
 }
 
 var errRefused = errors.New("the handshake was refused")
@@ -50,13 +50,13 @@ func (h *handshake) upgrade() error {
 		_ = h.write(refused.response())
 		return errRefused
 	}
-	if h.l.keepHeader {
-		h.header = r.Header
-	}
 	h.in.Take(len(head))
 	if err := h.write(switchingProtocols(accept)); err != nil {
 		cfg.Refused(socket.RefusedSocket)
 		return err
+	}
+	if h.l.keepHeader {
+		h.messages.keep(h.in, r.Header)
 	}
 	h.in.Sign()
 	return nil

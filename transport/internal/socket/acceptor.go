@@ -37,6 +37,8 @@ const (
 type Acceptor struct {
 	cfg transport.ListenConfig
 	ln  *net.TCPListener
+	// handshakes bounds what comes before the handler of a connection.
+	handshakes *transport.SharedDeadline
 
 	flats  sync.Pool // *[]byte of about flatSize
 	inputs sync.Pool // *input, borrowed
@@ -74,7 +76,10 @@ func Listen(cfg transport.ListenConfig) (*Acceptor, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", cfg.Addr, err)
 	}
-	a := &Acceptor{cfg: cfg, ln: ln.(*net.TCPListener), open: map[*Socket]struct{}{}}
+	a := &Acceptor{
+		cfg: cfg, ln: ln.(*net.TCPListener), open: map[*Socket]struct{}{},
+		handshakes: transport.NewSharedDeadline(cfg.HandshakeTimeout),
+	}
 	a.none = sync.NewCond(&a.mu)
 	if err := a.poll(); err != nil {
 		_ = ln.Close()
@@ -88,6 +93,25 @@ func (a *Acceptor) Config() transport.ListenConfig { return a.cfg }
 
 // Addr is the bound address.
 func (a *Acceptor) Addr() net.Addr { return a.ln.Addr() }
+
+// Run calls next until ctx is done or next fails, and then waits until no connection is
+// open. It returns nil if ctx was done, else the error of next.
+func (a *Acceptor) Run(ctx context.Context, next func() error) error {
+	stop := context.AfterFunc(ctx, func() {
+		_ = a.Close()
+		a.handshakes.Stop() // no handler knows these connections yet
+	})
+	defer stop()
+	var err error
+	for err == nil {
+		err = next()
+	}
+	a.Drain()
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
 
 // Close stops accepting. Sockets stay open until Drain. Without a call of Drain,
 // Discard is needed in place of Close.
@@ -114,7 +138,7 @@ func (a *Acceptor) Discard() error {
 // returns an error only if ctx is done or the port was closed. The socket counts
 // as open until Done.
 func (a *Acceptor) Next(ctx context.Context) (*Socket, error) {
-	retry := a.retry()
+	backoff := newBackoff()
 	for {
 		tcp, err := a.ln.AcceptTCP()
 		switch {
@@ -126,35 +150,43 @@ func (a *Acceptor) Next(ctx context.Context) (*Socket, error) {
 		case errors.Is(err, net.ErrClosed):
 			return nil, err
 		case err != nil:
-			if err := retry.failed(ctx, err); err != nil {
+			if err := a.failed(ctx, &backoff, err); err != nil {
 				return nil, err
 			}
 			continue
 		}
-		retry.worked()
+		backoff.Reset()
 		if s := a.admit(tcp); s != nil {
 			return s, nil
 		}
 	}
 }
 
-// retry paces an accept that fails.
-type retry struct {
-	a       *Acceptor
-	backoff wait.Backoff
-}
+// newBackoff returns the pauses after an accept that fails.
+func newBackoff() wait.Backoff { return wait.Backoff{Min: 5 * time.Millisecond, Max: time.Second} }
 
-func (a *Acceptor) retry() *retry {
-	return &retry{a, wait.Backoff{Min: 5 * time.Millisecond, Max: time.Second}}
-}
-
-func (r *retry) worked() { r.backoff.Reset() }
-
-// failed logs err and waits. It returns ctx's error if ctx is done.
-func (r *retry) failed(ctx context.Context, err error) error {
-	pause := r.backoff.Next()
-	r.a.cfg.Log.Warn().Err(err).Stringer("addr", r.a.Addr()).Dur("pause", pause).Msg("cannot accept a connection, trying again")
+// failed logs the error of an accept and waits. It returns ctx's error if ctx is done.
+func (a *Acceptor) failed(ctx context.Context, backoff *wait.Backoff, err error) error {
+	pause := backoff.Next()
+	a.cfg.Log.Warn().Err(err).Stringer("addr", a.Addr()).Dur("pause", pause).Msg("cannot accept a connection, trying again")
 	return wait.Sleep(ctx, pause)
+}
+
+// NextSocket calls serve for the next socket, on a goroutine of its own, once Begin has
+// succeeded.
+func (a *Acceptor) NextSocket(ctx context.Context, serve func(*Socket)) error {
+	s, err := a.Next(ctx)
+	if err != nil {
+		return err
+	}
+	go func() {
+		defer a.Done(s)
+		if s.Begin(ctx) {
+			defer s.Release()
+			serve(s)
+		}
+	}()
+	return nil
 }
 
 // admit makes a socket of an accepted connection. It returns nil if the

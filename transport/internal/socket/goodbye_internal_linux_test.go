@@ -69,7 +69,7 @@ func TestGoodbyeWaitsForRoom(t *testing.T) {
 	t.Run("epoll", func(t *testing.T) {
 		a, c := goodbyeListener(t, transport.ListenConfig{})
 		p := &Polled{}
-		if err := a.NextPolled(t.Context(), func() *Polled { return p }); err != nil {
+		if err := a.NextPolled(t.Context(), p); err != nil {
 			t.Fatal(err)
 		}
 		p.Watch(newBlocking())

@@ -2,21 +2,9 @@ package socket
 
 import (
 	"errors"
-	"net/netip"
 
 	"imgo/transport"
 )
-
-// Opener is what comes before a connection's first packet, such as the request
-// that upgrades it.
-type Opener interface {
-	// Step reads at most once and does not block. Until it is done it returns
-	// transport.ErrPart or transport.ErrIdle.
-	Step() error
-	// Done is called when Step has returned anything else, with its error. It may
-	// be called on a goroutine that all connections share.
-	Done(err error)
-}
 
 // maxInline is how many steps of one connection the poller's goroutine does in
 // succession. Another goroutine does what is left.
@@ -24,27 +12,35 @@ const maxInline = 4
 
 // opening is a connection before its first packet, and its Waker.
 type opening struct {
-	p        *Polled
-	o        Opener
-	deadline *transport.SharedDeadline
-	slot     transport.DeadlineSlot
-	proxied  bool // the header of the PROXY protocol is yet to come
+	p       *Polled
+	c       transport.Pollable
+	step    func() error // nil: only the header of the PROXY protocol is awaited
+	handle  func(transport.Conn)
+	slot    transport.DeadlineSlot
+	proxied bool // the header of the PROXY protocol is yet to come
 }
 
-// Open reads what a trusted proxy sends first, and then has o read on, within the
-// time that deadline gives.
-func (p *Polled) Open(deadline *transport.SharedDeadline, o Opener) {
-	w := &opening{p: p, o: o, deadline: deadline, proxied: p.ProxyExpected()}
+// Open reads what comes before the first packet of c, the connection that is made of p,
+// and then calls handle. That is what a trusted proxy sends, and what step reads, such as
+// the request that upgrades the connection. nil: nothing.
+//
+// step reads at most once and does not block. Until it is done it returns
+// transport.ErrPart or transport.ErrIdle. It may be called on a goroutine that all
+// connections share. If it fails, or takes longer than ListenConfig.HandshakeTimeout, the
+// connection is ended.
+func (p *Polled) Open(c transport.Pollable, step func() error, handle func(transport.Conn)) {
+	proxied := p.acceptor.expectsProxyHeader(p.remote)
+	if step == nil && !proxied {
+		p.start(c, handle)
+		return
+	}
+	w := &opening{p: p, c: c, step: step, handle: handle, proxied: proxied}
 	p.Watch(w)
-	deadline.Start(&w.slot, p)
+	p.acceptor.handshakes.Start(&w.slot, p)
 	if !p.Rest() {
 		w.Readable(false)
 	}
 }
-
-// ProxyExpected reports whether the connection begins with a header of the PROXY
-// protocol.
-func (p *Polled) ProxyExpected() bool { return p.acceptor.expectsProxyHeader(p.remote) }
 
 // Readable implements transport.Waker.
 func (w *opening) Readable(bool) {
@@ -65,23 +61,22 @@ func (w *opening) Writable() {}
 
 // read does one step. It reports whether the caller is not the reader any more.
 func (w *opening) read() bool {
-	err := w.step()
+	err := w.next()
 	switch {
 	case errors.Is(err, transport.ErrPart):
 		return false
 	case errors.Is(err, transport.ErrIdle):
 		return w.p.Park()
 	}
-	if expired := w.deadline.Cancel(&w.slot); expired && err == nil {
-		err = errExpired
+	if expired := w.p.acceptor.handshakes.Cancel(&w.slot); expired || err != nil {
+		go w.p.Release()
+	} else {
+		w.p.start(w.c, w.handle)
 	}
-	w.o.Done(err)
 	return true
 }
 
-var errExpired = errors.New("the time is over")
-
-func (w *opening) step() error {
+func (w *opening) next() error {
 	if w.proxied {
 		peer := w.p.remote
 		client, err := readProxyHeader(w.p)
@@ -99,14 +94,8 @@ func (w *opening) step() error {
 			}
 		}
 	}
-	return w.o.Step()
-}
-
-// SetRemote implements Input.
-func (p *Polled) SetRemote(client netip.AddrPort) error {
-	if err := p.acceptor.readmit(p.remote, client); err != nil {
-		return err
+	if w.step == nil {
+		return nil
 	}
-	p.remote = client
-	return nil
+	return w.step()
 }

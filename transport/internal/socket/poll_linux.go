@@ -131,9 +131,9 @@ func (p *polling) abort() {
 }
 
 // NextPolled is Next for polled sockets, which Release ends. It is for one
-// goroutine. into returns the Polled that becomes the next socket.
-func (a *Acceptor) NextPolled(ctx context.Context, into func() *Polled) error {
-	retry := a.retry()
+// goroutine. p, which is not in use yet, becomes the next socket.
+func (a *Acceptor) NextPolled(ctx context.Context, p *Polled) error {
+	backoff := newBackoff()
 	for {
 		err := a.raw.Read(a.accept)
 		acceptErr := a.accepted.err
@@ -148,26 +148,26 @@ func (a *Acceptor) NextPolled(ctx context.Context, into func() *Polled) error {
 		case acceptErr == unix.EINTR || acceptErr == unix.ECONNABORTED:
 			continue
 		case acceptErr != nil:
-			if err := retry.failed(ctx, acceptErr); err != nil {
+			if err := a.failed(ctx, &backoff, acceptErr); err != nil {
 				return err
 			}
 			continue
 		}
-		retry.worked()
-		if a.admitPolled(a.fd, a.source(), into) {
+		backoff.Reset()
+		if a.admitPolled(a.fd, a.source(), p) {
 			return nil
 		}
 	}
 }
 
-// admitPolled makes a socket of an accepted descriptor. It reports false if the
+// admitPolled makes p the socket of an accepted descriptor. It reports false if the
 // connection is refused.
-func (a *Acceptor) admitPolled(fd int, remote netip.AddrPort, into func() *Polled) bool {
+func (a *Acceptor) admitPolled(fd int, remote netip.AddrPort, p *Polled) bool {
 	if !a.admitted(remote) {
 		_ = unix.Close(fd)
 		return false
 	}
-	p := into()
+
 	p.acceptor, p.remote, p.fd = a, remote, int32(fd)
 	p.out.fd, p.out.final = p.fd, -1
 	p.Sign()

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"imgo/transport"
 	"imgo/transport/batch"
 )
 
@@ -52,26 +53,30 @@ func (p *Polled) event(events uint32, alone bool) {
 	}
 }
 
-// Handled ends a connection whose handler has returned, unless it was attached.
-// release may block.
-func (p *Polled) Handled(release func()) {
+// start calls serve, on a goroutine of its own unless ListenConfig.Inline is set.
+func (p *Polled) start(c transport.Pollable, handle func(transport.Conn)) {
+	if p.acceptor.cfg.Inline {
+		p.serve(c, handle)
+	} else {
+		go p.serve(c, handle)
+	}
+}
+
+// serve calls handle for c, the connection that is made of p, and ends c unless it was
+// attached.
+func (p *Polled) serve(c transport.Pollable, handle func(transport.Conn)) {
+	handle(c)
 	p.mu.Lock()
 	attached := p.attached
 	p.mu.Unlock()
 	switch {
 	case attached:
 	case p.acceptor.cfg.Inline:
-		go release()
+		go c.Release()
 	default:
-		release()
+		c.Release()
 	}
 }
-
-// Inline reports whether handlers run on the goroutine that all sockets share.
-func (p *Polled) Inline() bool { return p.acceptor.cfg.Inline }
-
-// MaxBody bounds the body of a client's packet, in bytes.
-func (p *Polled) MaxBody() int { return p.acceptor.cfg.MaxBody }
 
 // Unacked implements transport.Conn.
 func (p *Polled) Unacked() (int64, bool) {

@@ -5,10 +5,10 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/netip"
+
 	"os"
 	"sync"
-	"sync/atomic"
+
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,16 +23,12 @@ import (
 // The fields of the reader belong to one goroutine at a time: the one that
 // reads, from Readable until Park reports true. mu guards the others.
 type pollReader struct {
-	acceptor *Acceptor
-	waker    transport.Waker
-	remote   netip.AddrPort
-	in       readBuffer  // reader's
-	held     holding     // reader's
-	timer    *time.Timer // of the read deadline; after CloseWith, of a late frame
-	lastSign atomic.Int64
-	mu       sync.Mutex
-	slot     uint32
-	fd       int32
+	peer
+	waker transport.Waker
+	timer *time.Timer // of the read deadline; after CloseWith, of a late frame
+	mu    sync.Mutex
+	slot  uint32
+	fd    int32
 
 	watched  uint32 // events that epoll knows
 	dry      bool   // reader's: the socket was read empty
@@ -66,15 +62,6 @@ func (r *pollReader) blockingLocked() *blocking {
 	}
 	return b
 }
-
-// Remote is the peer's address. IPv4 is IPv4, never mapped into IPv6.
-func (r *pollReader) Remote() netip.AddrPort { return r.remote }
-
-// Sign notes a sign of life, for LastSign.
-func (r *pollReader) Sign() { r.lastSign.Store(time.Now().UnixNano()) }
-
-// LastSign implements transport.Conn.
-func (r *pollReader) LastSign() time.Time { return time.Unix(0, r.lastSign.Load()) }
 
 // Attach implements transport.Pollable.
 func (r *pollReader) Attach(w transport.Waker) {
@@ -236,9 +223,6 @@ func (r *pollReader) Gone() bool {
 	return true
 }
 
-// Buffered implements Input.
-func (r *pollReader) Buffered() []byte { return r.in.bytes() }
-
 // Take implements Input. A reader may stop reading after any Take.
 func (r *pollReader) Take(n int) {
 	r.in.take(n, r.acceptor)
@@ -246,9 +230,6 @@ func (r *pollReader) Take(n int) {
 		r.held.set(r.acceptor, r, 0)
 	}
 }
-
-// Hold implements Input.
-func (r *pollReader) Hold(n int) { r.held.more = n }
 
 // stow gives the buffer back, if possible, while the reader waits for more.
 func (r *pollReader) stow() {
@@ -258,9 +239,6 @@ func (r *pollReader) stow() {
 	}
 	r.held.set(r.acceptor, r, size)
 }
-
-// Authenticated implements transport.Conn.
-func (r *pollReader) Authenticated() { r.held.end(r.acceptor) }
 
 // Evict makes the reader return transport.ErrOverBudget.
 func (r *pollReader) Evict() {

@@ -84,15 +84,12 @@ const idleInput = 256
 // and frees the socket. Without that wait the kernel would send a reset if there
 // is unread input, and a reset destroys bytes that the peer has not read yet.
 type Socket struct {
-	tcp      *net.TCPConn
-	tls      *tls.Conn // nil without TLS
-	acceptor *Acceptor
-	remote   netip.AddrPort
+	peer
+	tcp *net.TCPConn
+	tls *tls.Conn // nil without TLS
 
-	in   readBuffer // reader's
-	idle input      // reader's: what in is while nothing is incomplete
+	idle input // reader's: what in is while nothing is incomplete
 	spot [idleInput]byte
-	held holding // reader's
 	// Reader's: the TLS handshake is under way, and how many bytes it has read.
 	securing bool
 	hello    int
@@ -102,13 +99,12 @@ type Socket struct {
 	rest   []byte      // of that, what the kernel had no room for
 	whole  bool        // nothing of that has gone out
 
-	lastSign atomic.Int64 // nanoseconds since 1970
-	evicted  atomic.Bool
-	written  atomic.Int64 // bytes handed to the kernel
-	final    atomic.Int64 // unacknowledged bytes at the end, -1 before it
-	closing  atomic.Bool  // CloseWith or Abort was called
-	gone     atomic.Bool  // the peer ended or reset the stream
-	pending  atomic.Bool  // urgent or last wait for the holder of wmu, or the end does
+	evicted atomic.Bool
+	written atomic.Int64 // bytes handed to the kernel
+	final   atomic.Int64 // unacknowledged bytes at the end, -1 before it
+	closing atomic.Bool  // CloseWith or Abort was called
+	gone    atomic.Bool  // the peer ended or reset the stream
+	pending atomic.Bool  // urgent or last wait for the holder of wmu, or the end does
 
 	wmu  sync.Mutex // held by the goroutine that writes
 	torn bool       // a part of a frame went out: nothing can follow; guarded by wmu
@@ -120,7 +116,7 @@ type Socket struct {
 }
 
 func newSocket(tcp *net.TCPConn, a *Acceptor) *Socket {
-	s := &Socket{tcp: tcp, acceptor: a}
+	s := &Socket{peer: peer{acceptor: a}, tcp: tcp}
 	if addr, ok := tcp.RemoteAddr().(*net.TCPAddr); ok {
 		ap := addr.AddrPort()
 		s.remote = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
@@ -129,9 +125,6 @@ func newSocket(tcp *net.TCPConn, a *Acceptor) *Socket {
 	s.Sign()
 	return s
 }
-
-// Remote is the peer's address. IPv4 is IPv4, never mapped into IPv6.
-func (s *Socket) Remote() netip.AddrPort { return s.remote }
 
 // Written counts the bytes handed to the kernel, including TLS's own.
 func (s *Socket) Written() int64 { return s.written.Load() }
@@ -196,13 +189,17 @@ func (s *Socket) proxyHeader(ctx context.Context) bool {
 	return !client.IsValid() || s.SetRemote(client) == nil
 }
 
-// SetRemote implements Input.
-func (s *Socket) SetRemote(client netip.AddrPort) error {
-	if err := s.acceptor.readmit(s.remote, client); err != nil {
-		return err
+// Open calls step until it is done or has failed, within ListenConfig.HandshakeTimeout.
+// Until then step returns transport.ErrPart. Open reports whether step succeeded in time.
+func (s *Socket) Open(step func() error) bool {
+	var slot transport.DeadlineSlot
+	s.acceptor.handshakes.Start(&slot, s)
+	err := transport.ErrPart
+	for errors.Is(err, transport.ErrPart) {
+		err = step()
 	}
-	s.remote = client
-	return nil
+	expired := s.acceptor.handshakes.Cancel(&slot)
+	return err == nil && !expired
 }
 
 // Read reads like a net.Conn. The error is io.EOF at the end of the stream,
@@ -230,9 +227,6 @@ func (s *Socket) Read(b []byte) (n int, err error) {
 	}
 	return n, fmt.Errorf("%w: %w", io.ErrUnexpectedEOF, err)
 }
-
-// Buffered implements Input.
-func (s *Socket) Buffered() []byte { return s.in.bytes() }
 
 // Take implements Input.
 func (s *Socket) Take(n int) {
@@ -265,12 +259,6 @@ func (s *Socket) Fill(need int) error {
 	return err
 }
 
-// Hold implements Input.
-func (s *Socket) Hold(n int) { s.held.more = n }
-
-// Authenticated implements transport.Conn.
-func (s *Socket) Authenticated() { s.held.end(s.acceptor) }
-
 // Err implements Input.
 func (s *Socket) Err() error {
 	switch {
@@ -287,15 +275,6 @@ func (s *Socket) Evict() {
 	s.evicted.Store(true)
 	_ = s.tcp.SetReadDeadline(past)
 }
-
-// Sign implements Input.
-func (s *Socket) Sign() { s.lastSign.Store(time.Now().UnixNano()) }
-
-// LastSign implements transport.Conn.
-func (s *Socket) LastSign() time.Time { return time.Unix(0, s.lastSign.Load()) }
-
-// MaxBody implements Input.
-func (s *Socket) MaxBody() int { return s.acceptor.cfg.MaxBody }
 
 // SetReadDeadline bounds the Read under way and the following ones.
 func (s *Socket) SetReadDeadline(t time.Time) error {
