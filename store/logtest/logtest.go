@@ -83,20 +83,32 @@ func testContext(t *testing.T) context.Context {
 	return ctx
 }
 
+// bounds returns the bounds of a partition.
+func bounds(t *testing.T, l Log, partition int32) (begin, end int64) {
+	t.Helper()
+	begin, end, err := l.Bounds(testContext(t), partition)
+	if err != nil {
+		t.Fatalf("Bounds of partition %d: %v", partition, err)
+	}
+	return begin, end
+}
+
+// add appends a value to a partition and returns its offset.
+func add(t *testing.T, l Log, partition int32, value []byte) int64 {
+	t.Helper()
+	offset, err := l.Append(testContext(t), partition, value)
+	if err != nil {
+		t.Fatalf("Append: %v", err)
+	}
+	return offset
+}
+
 // fill appends n values to a partition and returns the offset of the first one.
 func fill(t *testing.T, l Log, partition int32, n int, value func(i int) []byte) (first int64) {
 	t.Helper()
-	ctx := testContext(t)
-	_, first, err := l.Bounds(ctx, partition)
-	if err != nil {
-		t.Fatalf("Bounds: %v", err)
-	}
+	_, first = bounds(t, l, partition)
 	for i := range n {
-		offset, err := l.Append(ctx, partition, value(i))
-		if err != nil {
-			t.Fatalf("Append %d: %v", i, err)
-		}
-		if want := first + int64(i); offset != want {
+		if offset, want := add(t, l, partition, value(i)), first+int64(i); offset != want {
 			t.Fatalf("Append %d: offset %d, want %d", i, offset, want)
 		}
 	}
@@ -129,6 +141,16 @@ func readN(t *testing.T, l Log, partition int32, from int64, n, maxBytes int) []
 	return all
 }
 
+// readValues reads n entries and checks their values.
+func readValues(t *testing.T, l Log, partition int32, from int64, n, maxBytes int, value func(i int) []byte) {
+	t.Helper()
+	for i, e := range readN(t, l, partition, from, n, maxBytes) {
+		if want := value(i); !bytes.Equal(e.Value, want) {
+			t.Fatalf("partition %d offset %d: %d bytes %.100q, want %d bytes %.100q", partition, e.Offset, len(e.Value), e.Value, len(want), want)
+		}
+	}
+}
+
 func testShape(t *testing.T, l Log, _ Options) {
 	if n := l.Partitions(); n < 3 {
 		t.Fatalf("Partitions = %d, want at least 3", n)
@@ -137,9 +159,8 @@ func testShape(t *testing.T, l Log, _ Options) {
 		t.Fatalf("Generation = %d, want at least 1", g)
 	}
 	for p := range l.Partitions() {
-		begin, end, err := l.Bounds(testContext(t), p)
-		if err != nil || begin != end {
-			t.Fatalf("Bounds of empty partition %d: %d to %d, %v", p, begin, end, err)
+		if begin, end := bounds(t, l, p); begin != end {
+			t.Fatalf("Bounds of empty partition %d: %d to %d", p, begin, end)
 		}
 	}
 }
@@ -147,14 +168,9 @@ func testShape(t *testing.T, l Log, _ Options) {
 func testOrder(t *testing.T, l Log, _ Options) {
 	const n = 50
 	first := fill(t, l, 1, n, numbered)
-	for i, e := range readN(t, l, 1, first, n, 1<<20) {
-		if !bytes.Equal(e.Value, numbered(i)) {
-			t.Fatalf("offset %d: %q, want %q", e.Offset, e.Value, numbered(i))
-		}
-	}
-	begin, end, err := l.Bounds(testContext(t), 1)
-	if err != nil || begin != first || end != first+n {
-		t.Fatalf("Bounds: %d to %d, %v; want %d to %d", begin, end, err, first, first+n)
+	readValues(t, l, 1, first, n, 1<<20, numbered)
+	if begin, end := bounds(t, l, 1); begin != first || end != first+n {
+		t.Fatalf("Bounds: %d to %d; want %d to %d", begin, end, first, first+n)
 	}
 }
 
@@ -223,10 +239,7 @@ func testConcurrent(t *testing.T, l Log, opt Options) {
 	}
 	total := 0
 	for partition := range int32(3) {
-		begin, end, err := l.Bounds(ctx, partition)
-		if err != nil {
-			t.Fatalf("Bounds: %v", err)
-		}
+		begin, end := bounds(t, l, partition)
 		for _, e := range readN(t, l, partition, begin, int(end-begin), 1<<16) {
 			total++
 			if want := at[place{partition, e.Offset}]; string(e.Value) != want {
@@ -242,10 +255,7 @@ func testConcurrent(t *testing.T, l Log, opt Options) {
 func testBlocking(t *testing.T, l Log, _ Options) {
 	const readers = 8
 	ctx := testContext(t)
-	_, end, err := l.Bounds(ctx, 2)
-	if err != nil {
-		t.Fatalf("Bounds: %v", err)
-	}
+	_, end := bounds(t, l, 2)
 	var group sync.WaitGroup
 	for range readers {
 		group.Go(func() {
@@ -256,20 +266,13 @@ func testBlocking(t *testing.T, l Log, _ Options) {
 		})
 	}
 	// An entry of another partition must not end the wait.
-	if _, err := l.Append(ctx, 1, []byte("other")); err != nil {
-		t.Fatalf("Append: %v", err)
-	}
-	if _, err := l.Append(ctx, 2, []byte("awaited")); err != nil {
-		t.Fatalf("Append: %v", err)
-	}
+	add(t, l, 1, []byte("other"))
+	add(t, l, 2, []byte("awaited"))
 	group.Wait()
 }
 
 func testCancel(t *testing.T, l Log, _ Options) {
-	_, end, err := l.Bounds(testContext(t), 0)
-	if err != nil {
-		t.Fatalf("Bounds: %v", err)
-	}
+	_, end := bounds(t, l, 0)
 	ctx, cancel := context.WithCancel(testContext(t))
 	errs := make(chan error, 1)
 	go func() {
@@ -320,14 +323,8 @@ func testMixed(t *testing.T, l Log, _ Options) {
 	if err := l.AppendMany(ctx, entries); err != nil {
 		t.Fatalf("AppendMany: %v", err)
 	}
-	if _, err := l.Append(ctx, 0, numbered(3)); err != nil {
-		t.Fatalf("Append: %v", err)
-	}
-	for i, e := range readN(t, l, 0, first, 4, 1<<20) {
-		if !bytes.Equal(e.Value, numbered(i)) {
-			t.Fatalf("offset %d: %q, want %q", e.Offset, e.Value, numbered(i))
-		}
-	}
+	add(t, l, 0, numbered(3))
+	readValues(t, l, 0, first, 4, 1<<20, numbered)
 }
 
 func testOutOfRange(t *testing.T, l Log, _ Options) {
@@ -359,19 +356,18 @@ func testNoPartition(t *testing.T, l Log, _ Options) {
 }
 
 func testApart(t *testing.T, l Log, _ Options) {
-	for p := range l.Partitions() {
-		fill(t, l, p, int(p)+1, func(i int) []byte { return fmt.Appendf(nil, "%d:%d", p, i) })
+	value := func(p int32) func(int) []byte {
+		return func(i int) []byte { return fmt.Appendf(nil, "%d:%d", p, i) }
 	}
 	for p := range l.Partitions() {
-		begin, end, err := l.Bounds(testContext(t), p)
-		if err != nil || end-begin != int64(p)+1 {
-			t.Fatalf("Bounds of partition %d: %d to %d, %v", p, begin, end, err)
+		fill(t, l, p, int(p)+1, value(p))
+	}
+	for p := range l.Partitions() {
+		begin, end := bounds(t, l, p)
+		if end-begin != int64(p)+1 {
+			t.Fatalf("Bounds of partition %d: %d to %d", p, begin, end)
 		}
-		for i, e := range readN(t, l, p, begin, int(p)+1, 1<<20) {
-			if want := fmt.Sprintf("%d:%d", p, i); string(e.Value) != want {
-				t.Fatalf("partition %d: %q, want %q", p, e.Value, want)
-			}
-		}
+		readValues(t, l, p, begin, int(p)+1, 1<<20, value(p))
 	}
 }
 
@@ -379,11 +375,7 @@ func testSizes(t *testing.T, l Log, opt Options) {
 	sizes := []int{0, 1, 0, 4 << 10, opt.MaxValue, 0, opt.MaxValue, 100}
 	value := func(i int) []byte { return bytes.Repeat([]byte{byte(i + 1)}, sizes[i]) }
 	first := fill(t, l, 1, len(sizes), value)
-	for i, e := range readN(t, l, 1, first, len(sizes), 1<<20) {
-		if !bytes.Equal(e.Value, value(i)) {
-			t.Fatalf("value %d of %d bytes came back with %d", i, sizes[i], len(e.Value))
-		}
-	}
+	readValues(t, l, 1, first, len(sizes), 1<<20, value)
 }
 
 func testCancelledAppend(t *testing.T, l Log, _ Options) {
@@ -393,14 +385,8 @@ func testCancelledAppend(t *testing.T, l Log, _ Options) {
 		t.Fatalf("Append with a cancelled context: %v", err)
 	}
 	// The append may have succeeded or not. In both cases the log must continue without a gap.
-	begin, _, err := l.Bounds(testContext(t), 0)
-	if err != nil {
-		t.Fatalf("Bounds: %v", err)
-	}
-	last, err := l.Append(testContext(t), 0, []byte("y"))
-	if err != nil {
-		t.Fatalf("Append: %v", err)
-	}
+	begin, _ := bounds(t, l, 0)
+	last := add(t, l, 0, []byte("y"))
 	entries := readN(t, l, 0, begin, int(last-begin)+1, 1<<20)
 	if got := entries[len(entries)-1].Value; string(got) != "y" {
 		t.Fatalf("last entry: %q, want y", got)
@@ -409,19 +395,11 @@ func testCancelledAppend(t *testing.T, l Log, _ Options) {
 
 func testFollow(t *testing.T, l Log, _ Options) {
 	const n = 500
-	_, first, err := l.Bounds(testContext(t), 0)
-	if err != nil {
-		t.Fatalf("Bounds: %v", err)
-	}
+	_, first := bounds(t, l, 0)
 	var group sync.WaitGroup
 	group.Go(func() { fill(t, l, 0, n, numbered) })
-	for i, e := range readN(t, l, 0, first, n, 100) {
-		if !bytes.Equal(e.Value, numbered(i)) {
-			t.Errorf("offset %d: %q, want %q", e.Offset, e.Value, numbered(i))
-			break
-		}
-	}
-	group.Wait()
+	defer group.Wait()
+	readValues(t, l, 0, first, n, 100, numbered)
 }
 
 func testReopen(t *testing.T, l Log, opt Options) {
@@ -436,14 +414,10 @@ func testReopen(t *testing.T, l Log, opt Options) {
 		if l.Partitions() != partitions || l.Generation() != generation {
 			t.Fatalf("reopened with %d partitions, generation %d; want %d, %d", l.Partitions(), l.Generation(), partitions, generation)
 		}
-		for i, e := range readN(t, l, 0, first, n, 1<<20) {
-			if !bytes.Equal(e.Value, numbered(i)) {
-				t.Fatalf("offset %d: %q, want %q", e.Offset, e.Value, numbered(i))
-			}
-		}
+		readValues(t, l, 0, first, n, 1<<20, numbered)
 		for p := int32(1); p < partitions; p++ {
-			if begin, end, err := l.Bounds(testContext(t), p); err != nil || begin != end {
-				t.Fatalf("Bounds of partition %d: %d to %d, %v; want it empty", p, begin, end, err)
+			if begin, end := bounds(t, l, p); begin != end {
+				t.Fatalf("Bounds of partition %d: %d to %d; want it empty", p, begin, end)
 			}
 		}
 	}
@@ -457,10 +431,7 @@ func testClose(t *testing.T, l Log, opt Options) {
 		t.Skip("this log is not closed")
 	}
 	ctx := testContext(t)
-	_, end, err := l.Bounds(ctx, 0)
-	if err != nil {
-		t.Fatalf("Bounds: %v", err)
-	}
+	_, end := bounds(t, l, 0)
 	errs := make(chan error, 4)
 	for range cap(errs) {
 		go func() {

@@ -67,7 +67,7 @@ func (c *Client) Receive() (transport.Packet, error) {
 		if err != nil {
 			return transport.Packet{}, err
 		}
-		if c.waiting, err = parseServerFrame(b); err != nil {
+		if c.waiting, err = ParseFrame(b); err != nil {
 			return transport.Packet{}, err
 		}
 	}
@@ -76,7 +76,8 @@ func (c *Client) Receive() (transport.Packet, error) {
 	return p, nil
 }
 
-func parseServerFrame(b []byte) ([]transport.Packet, error) {
+// ParseFrame decodes a JSON frame of a server.
+func ParseFrame(b []byte) ([]transport.Packet, error) {
 	var objects []struct {
 		Ver  int16
 		Op   int32

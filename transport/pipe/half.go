@@ -39,10 +39,7 @@ func newHalf(max int, messages bool) *half {
 func (h *half) set(d *deadline, t time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if d.timer != nil {
-		d.timer.Stop()
-		d.timer = nil
-	}
+	d.stop()
 	d.at = t
 	if !t.IsZero() && h.ended == nil { // nobody waits on an ended half
 		d.timer = time.AfterFunc(time.Until(t), func() {
@@ -52,6 +49,12 @@ func (h *half) set(d *deadline, t time.Time) {
 		})
 	}
 	h.changed.Broadcast()
+}
+
+func (d *deadline) stop() {
+	if d.timer != nil {
+		d.timer.Stop()
+	}
 }
 
 func (d *deadline) passed() bool { return !d.at.IsZero() && !time.Now().Before(d.at) }
@@ -68,12 +71,8 @@ func (h *half) end(ended, refused error, drop bool) {
 		h.chunks, h.size = nil, 0
 		h.ended = ended
 	}
-	for _, d := range []*deadline{&h.read, &h.write} {
-		if d.timer != nil {
-			d.timer.Stop()
-			d.timer = nil
-		}
-	}
+	h.read.stop()
+	h.write.stop()
 	h.changed.Broadcast()
 }
 

@@ -16,10 +16,7 @@ import (
 )
 
 // Stream is a Client over TCP or TLS, where packets follow one another without framing.
-type Stream struct {
-	net.Conn
-	header [protocol.HeaderV2]byte
-}
+type Stream struct{ net.Conn }
 
 // Frame returns the payload unchanged.
 func (s *Stream) Frame(payload []byte) []byte { return payload }
@@ -34,17 +31,16 @@ func (s *Stream) Send(b []byte) error {
 // Next reads one packet.
 func (s *Stream) Next() ([]byte, error) {
 	_ = s.SetReadDeadline(time.Now().Add(WaitLimit))
-	if _, err := io.ReadFull(s, s.header[:4]); err != nil {
-		return nil, ended(err)
-	}
-	b := make([]byte, binary.BigEndian.Uint32(s.header[:]))
-	copy(b, s.header[:4])
-	_, err := io.ReadFull(s, b[4:])
-	return b, err
+	return nextPacket(s)
 }
 
-// End closes the writing side.
-func (s *Stream) End() error { return closeWrite(s.Conn) }
+// End closes the writing side of the stream.
+func (s *Stream) End() error {
+	if c, ok := s.Conn.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return s.Close()
+}
 
 // Reset closes the connection with a TCP reset.
 func (s *Stream) Reset() error {
@@ -52,11 +48,16 @@ func (s *Stream) Reset() error {
 	return s.Close()
 }
 
-func closeWrite(c net.Conn) error {
-	if cw, ok := c.(interface{ CloseWrite() error }); ok {
-		return cw.CloseWrite()
+// nextPacket reads one packet.
+func nextPacket(r io.Reader) ([]byte, error) {
+	var length [4]byte
+	if _, err := io.ReadFull(r, length[:]); err != nil {
+		return nil, ended(err)
 	}
-	return c.Close()
+	b := make([]byte, binary.BigEndian.Uint32(length[:]))
+	copy(b, length[:])
+	_, err := io.ReadFull(r, b[4:])
+	return b, err
 }
 
 // ended treats a reset after the last byte as an end too. A client that is still sending may see
@@ -70,7 +71,7 @@ func ended(err error) error {
 
 // WebSocket is a Client that writes WebSocket frames byte by byte, valid or not.
 type WebSocket struct {
-	net.Conn
+	Stream
 	r    *bufio.Reader
 	Text bool // Frame makes text messages instead of binary ones
 }
@@ -87,7 +88,7 @@ func Upgrade(c net.Conn, path string, header ...string) (*WebSocket, *http.Respo
 	if _, err := io.WriteString(c, req+"\r\n"); err != nil {
 		return nil, nil, fmt.Errorf("send upgrade: %w", err)
 	}
-	w := &WebSocket{Conn: c, r: bufio.NewReader(c)}
+	w := &WebSocket{Stream: Stream{c}, r: bufio.NewReader(c)}
 	resp, err := http.ReadResponse(w.r, &http.Request{Method: http.MethodGet})
 	if err != nil {
 		return nil, nil, fmt.Errorf("read answer to upgrade: %w", err)
@@ -127,13 +128,6 @@ func (w *WebSocket) Frame(payload []byte) []byte {
 		return RawFrame(0x81, true, payload)
 	}
 	return RawFrame(0x82, true, payload)
-}
-
-// Send writes b. It returns an error after WaitLimit.
-func (w *WebSocket) Send(b []byte) error {
-	_ = w.SetWriteDeadline(time.Now().Add(WaitLimit))
-	_, err := w.Write(b)
-	return err
 }
 
 // ReadFrame reads one frame of any kind. It returns its first byte and its payload.
@@ -185,14 +179,10 @@ func (w *WebSocket) Next() ([]byte, error) {
 	}
 }
 
-// End closes the writing side of the stream without a close frame.
-func (w *WebSocket) End() error { return closeWrite(w.Conn) }
-
 // Pipe is a Client over an in-memory pipe.
 type Pipe struct {
 	*pipe.Client
-	Text   bool
-	header [protocol.HeaderV2]byte
+	Text bool
 }
 
 // Frame returns the payload unchanged.
@@ -212,10 +202,8 @@ func (p *Pipe) Next() ([]byte, error) {
 	var err error
 	if p.Text {
 		b, err = p.Client.Frame()
-	} else if _, err = io.ReadFull(p, p.header[:4]); err == nil {
-		b = make([]byte, binary.BigEndian.Uint32(p.header[:]))
-		copy(b, p.header[:4])
-		_, err = io.ReadFull(p, b[4:])
+	} else {
+		b, err = nextPacket(p)
 	}
 	if err == io.EOF {
 		if code, reason, ok := p.Closed(); ok {

@@ -4,7 +4,6 @@
 package transporttest
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +14,7 @@ import (
 
 	"imgo/protocol"
 	"imgo/transport"
+	"imgo/transport/pipe"
 )
 
 // WaitLimit bounds every wait of the suite.
@@ -78,6 +78,18 @@ func (h Harness) run(t *testing.T, o Options, handle func(transport.Conn)) Clien
 	return c
 }
 
+// serve is run with a client that sends a packet. handle begins behind that packet.
+func (h Harness) serve(t *testing.T, o Options, handle func(transport.Conn)) Client {
+	t.Helper()
+	c := h.run(t, o, func(c transport.Conn) {
+		if _, err := c.ReadPacket(); err == nil {
+			handle(c)
+		}
+	})
+	send(t, c, h.packet(7, 1, ""))
+	return c
+}
+
 // form returns the wire form that the clients of the suite speak.
 func (h Harness) form() transport.Form {
 	if h.Text {
@@ -115,20 +127,14 @@ func (h Harness) decode(b []byte) (transport.Packet, error) {
 		}
 		return p, err
 	}
-	var objects []struct {
-		Ver  int16           `json:"ver"`
-		Op   int32           `json:"op"`
-		Seq  int32           `json:"seq"`
-		Body json.RawMessage `json:"body"`
-	}
-	if err := json.Unmarshal(b, &objects); err != nil {
+	packets, err := pipe.ParseFrame(b)
+	if err != nil {
 		return transport.Packet{}, err
 	}
-	if len(objects) != 1 {
-		return transport.Packet{}, fmt.Errorf("%d objects in a frame", len(objects))
+	if len(packets) != 1 {
+		return transport.Packet{}, fmt.Errorf("%d objects in a frame", len(packets))
 	}
-	o := objects[0]
-	return transport.Packet{Version: o.Ver, Op: o.Op, Seq: o.Seq, Body: o.Body}, nil
+	return packets[0], nil
 }
 
 // expect reads one packet and compares it.

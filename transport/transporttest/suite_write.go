@@ -21,10 +21,7 @@ func testCloseWhileWriting(t *testing.T, h Harness) {
 		close time.Duration
 	}
 	got := newResult[outcome]()
-	c := h.run(t, Options{WriteBuffer: 8 << 10}, func(c transport.Conn) {
-		if _, err := c.ReadPacket(); err != nil {
-			return
-		}
+	h.serve(t, Options{WriteBuffer: 8 << 10}, func(c transport.Conn) {
 		frame := transport.EncodeReply(h.form(), 1, 5, 0, 0, []byte(body(256<<10)))
 		started := time.Now()
 		closed := make(chan time.Duration, 1)
@@ -41,7 +38,6 @@ func testCloseWhileWriting(t *testing.T, h Harness) {
 		took := <-closed
 		got.put(outcome{err, time.Since(started), took})
 	})
-	send(t, c, h.packet(7, 1, ""))
 	o := got.wait(t) // the client reads nothing during this wait
 	if o.err == nil || o.write > promptLimit || o.close > promptLimit {
 		t.Errorf("Close of a connection that writes to a silent client took %s, and its Write %s, which ended with: %v", o.close, o.write, o.err)
@@ -62,13 +58,10 @@ func testCloseCodes(t *testing.T, h Harness) {
 		"long reason":     {protocol.CloseOverload, long, protocol.CloseOverload, long[:122]},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := h.run(t, Options{}, func(c transport.Conn) {
-				if _, err := c.ReadPacket(); err == nil {
-					_ = c.Write(soon(), transport.EncodeReply(h.form(), 1, 6, 0, 0, nil))
-					_ = c.Close(test.code, test.reason)
-				}
+			c := h.serve(t, Options{}, func(c transport.Conn) {
+				_ = c.Write(soon(), transport.EncodeReply(h.form(), 1, 6, 0, 0, nil))
+				_ = c.Close(test.code, test.reason)
 			})
-			send(t, c, h.packet(7, 1, ""))
 			h.expect(t, c, 6, 0, "")
 			if h.Scheme == "pipe" { // a pipe passes on the code and reason unchanged
 				h.expectClose(t, c, test.code, test.reason)
@@ -82,10 +75,7 @@ func testCloseCodes(t *testing.T, h Harness) {
 func testReadAndWrite(t *testing.T, h Harness) {
 	const n = 300
 	got := newResult[error]()
-	c := h.run(t, Options{}, func(c transport.Conn) {
-		if _, err := c.ReadPacket(); err != nil {
-			return
-		}
+	c := h.serve(t, Options{}, func(c transport.Conn) {
 		done := make(chan error, 1)
 		go func() {
 			var err error
@@ -104,7 +94,6 @@ func testReadAndWrite(t *testing.T, h Harness) {
 		err := <-done
 		got.put(err)
 	})
-	send(t, c, h.packet(7, 1, ""))
 	sent := make(chan error, 1)
 	go func() {
 		var err error
@@ -129,10 +118,7 @@ func testAccounting(t *testing.T, h Harness) {
 	got := newResult[counts]()
 	acked := newResult[bool]()
 	read := make(chan struct{})
-	c := h.run(t, Options{}, func(c transport.Conn) {
-		if _, err := c.ReadPacket(); err != nil {
-			return
-		}
+	c := h.serve(t, Options{}, func(c transport.Conn) {
 		var frames [][]byte
 		n := counts{before: c.Written()}
 		for i := range 20 {
@@ -159,7 +145,6 @@ func testAccounting(t *testing.T, h Harness) {
 		}
 		h.echo(c)
 	})
-	send(t, c, h.packet(7, 1, ""))
 	for i := range 20 {
 		h.expect(t, c, 5, int32(i), body(i*20))
 	}
@@ -184,10 +169,7 @@ func testWriteDeadline(t *testing.T, h Harness) {
 		written    int64
 	}
 	got := newResult[outcome]()
-	c := h.run(t, Options{WriteBuffer: 8 << 10}, func(c transport.Conn) {
-		if _, err := c.ReadPacket(); err != nil {
-			return
-		}
+	h.serve(t, Options{WriteBuffer: 8 << 10}, func(c transport.Conn) {
 		frame := transport.EncodeReply(h.form(), 1, 5, 0, 0, []byte(body(256<<10)))
 		var o outcome
 		for o.err == nil {
@@ -206,7 +188,6 @@ func testWriteDeadline(t *testing.T, h Harness) {
 		o.written = c.Written()
 		got.put(o)
 	})
-	send(t, c, h.packet(7, 1, ""))
 	o := got.wait(t) // the client reads nothing during this wait
 	if !errors.Is(o.err, os.ErrDeadlineExceeded) {
 		t.Errorf("Write to a client that never reads: %v, want os.ErrDeadlineExceeded", o.err)
