@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -58,15 +59,9 @@ type Options struct {
 }
 
 func (opt *Options) setDefaults() {
-	if opt.Reserve == 0 {
-		opt.Reserve = defaultReserve
-	}
-	if opt.DiskInterval <= 0 {
-		opt.DiskInterval = defaultDiskInterval
-	}
-	if opt.GCInterval <= 0 {
-		opt.GCInterval = defaultGCInterval
-	}
+	opt.Reserve = cmp.Or(opt.Reserve, defaultReserve)
+	opt.DiskInterval = cmp.Or(opt.DiskInterval, defaultDiskInterval)
+	opt.GCInterval = cmp.Or(opt.GCInterval, defaultGCInterval)
 	if opt.InMemory {
 		opt.Dir = ""
 		if opt.FreeBytes == nil {

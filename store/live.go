@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strconv"
@@ -51,18 +52,12 @@ type LiveLog struct {
 
 // NewLiveLog makes an empty log. Without Run no entry expires, but the bound holds.
 func NewLiveLog(opt LiveOptions) (*LiveLog, error) {
-	if opt.Partitions == 0 {
-		opt.Partitions = defaultLivePartitions
-	}
+	opt.Partitions = cmp.Or(opt.Partitions, defaultLivePartitions)
 	if opt.Partitions < 0 {
 		return nil, fmt.Errorf("make the live log: %d partitions: must be at least 1", opt.Partitions)
 	}
-	if opt.MaxBytes <= 0 {
-		opt.MaxBytes = defaultLiveMaxBytes
-	}
-	if opt.Retention == 0 {
-		opt.Retention = defaultLiveRetention
-	}
+	opt.MaxBytes = cmp.Or(opt.MaxBytes, defaultLiveMaxBytes)
+	opt.Retention = cmp.Or(opt.Retention, defaultLiveRetention)
 	l := &LiveLog{tails: make(tails, opt.Partitions), retention: opt.Retention}
 	for i := range l.tails {
 		l.tails[i].limit = opt.MaxBytes

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -48,15 +49,9 @@ type LogOptions struct {
 }
 
 func (opt *LogOptions) setDefaults() {
-	if opt.TrimInterval <= 0 {
-		opt.TrimInterval = defaultTrimInterval
-	}
-	if opt.QueueBytes <= 0 {
-		opt.QueueBytes = defaultQueueBytes
-	}
-	if opt.TailBytes <= 0 {
-		opt.TailBytes = defaultTailBytes
-	}
+	opt.TrimInterval = cmp.Or(opt.TrimInterval, defaultTrimInterval)
+	opt.QueueBytes = cmp.Or(opt.QueueBytes, defaultQueueBytes)
+	opt.TailBytes = cmp.Or(opt.TailBytes, defaultTailBytes)
 	if opt.Now == nil {
 		opt.Now = time.Now
 	}

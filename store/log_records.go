@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -91,12 +92,8 @@ func (lr logRecords) readShape() (stored []byte, orphans bool, err error) {
 
 // create makes the shape of a new log durable before anything is appended.
 func (lr logRecords) create(shape logShape) (logShape, error) {
-	if shape.partitions == 0 {
-		shape.partitions = defaultLogPartitions
-	}
-	if shape.generation == 0 {
-		shape.generation = 1 // so that no id is 0
-	}
+	shape.partitions = cmp.Or(shape.partitions, defaultLogPartitions)
+	shape.generation = cmp.Or(shape.generation, 1) // so that no id is 0
 	b := binary.BigEndian.AppendUint32([]byte{logFormat}, uint32(shape.partitions))
 	b = binary.BigEndian.AppendUint16(b, shape.generation)
 	err := lr.db.update(func(txn *badger.Txn) error { return txn.Set(lr.space.keyShape(), appendChecksummed(nil, b)) })

@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -97,15 +98,9 @@ func Open(ctx context.Context, o Options) (*Bus, error) {
 	if len(o.Brokers) == 0 || o.Prefix == "" {
 		return nil, errors.New("open the bus: brokers and a prefix must be given")
 	}
-	if o.ClientID == "" {
-		o.ClientID = "imgo"
-	}
-	if o.WriteTimeout <= 0 {
-		o.WriteTimeout = defaultWriteTimeout
-	}
-	if o.StartTimeout <= 0 {
-		o.StartTimeout = defaultStartTimeout
-	}
+	o.ClientID = cmp.Or(o.ClientID, "imgo")
+	o.WriteTimeout = cmp.Or(o.WriteTimeout, defaultWriteTimeout)
+	o.StartTimeout = cmp.Or(o.StartTimeout, defaultStartTimeout)
 	b := &Bus{o: o, log: o.Log.With().Str("part", "bus").Logger(), dialer: newDialer()}
 	var err error
 	if b.mechanism, err = mechanism(o); err != nil {

@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strconv"
@@ -88,9 +89,7 @@ func (b *Bus) Log(ctx context.Context, o TopicOptions) (*Log, error) {
 	if o.Partitions < 0 || o.Partitions > 1<<15 {
 		return nil, fmt.Errorf("open the topic %s: %d partitions: must be 1 to %d", s.name, o.Partitions, 1<<15)
 	}
-	if o.QueueBytes <= 0 {
-		o.QueueBytes = defaultQueueBytes
-	}
+	o.QueueBytes = cmp.Or(o.QueueBytes, defaultQueueBytes)
 	generation := uint16(1)
 	if o.Numbered {
 		if generation = o.Generation; generation == 0 {

@@ -78,14 +78,8 @@ func (b *Bus) ensure(ctx context.Context, s topicSpec) (int32, error) {
 
 // create makes the topic. If another node was faster, that is no error.
 func (b *Bus) create(ctx context.Context, s topicSpec, brokers int) error {
-	replication := b.o.Replication
-	if replication == 0 {
-		replication = min(3, max(1, brokers))
-	}
-	minInSync := b.o.MinInSync
-	if minInSync == 0 {
-		minInSync = min(2, max(1, replication-1))
-	}
+	replication := cmp.Or(b.o.Replication, min(3, max(1, brokers)))
+	minInSync := cmp.Or(b.o.MinInSync, min(2, max(1, replication-1)))
 	if minInSync > replication {
 		return settingErrorf("%d copies must have a record (kafka.min_in_sync), but there are only %d "+
 			"(kafka.replication, or as many as there are brokers): lower the one or raise the other", minInSync, replication)
@@ -112,9 +106,8 @@ func (b *Bus) create(ctx context.Context, s topicSpec, brokers int) error {
 		config["segment.ms"] = strconv.FormatInt((24 * time.Hour).Milliseconds(), 10)
 	}
 	maps.Copy(config, s.config)
-	topic := kafka.TopicConfig{Topic: s.name, NumPartitions: int(s.partitions), ReplicationFactor: replication}
-	if topic.NumPartitions == 0 {
-		topic.NumPartitions = defaultPartitions
+	topic := kafka.TopicConfig{
+		Topic: s.name, NumPartitions: cmp.Or(int(s.partitions), defaultPartitions), ReplicationFactor: replication,
 	}
 	for _, k := range slices.Sorted(maps.Keys(config)) {
 		topic.ConfigEntries = append(topic.ConfigEntries, kafka.ConfigEntry{ConfigName: k, ConfigValue: config[k]})

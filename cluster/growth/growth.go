@@ -18,6 +18,7 @@
 package growth
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -65,17 +66,11 @@ type Config struct {
 const MaxPartitions = 1024
 
 func (c Config) withDefaults() Config {
-	for _, d := range []struct {
-		value        *time.Duration
-		defaultValue time.Duration
-	}{
-		{&c.Lease, 15 * time.Second}, {&c.Short, 2 * time.Second}, {&c.Margin, time.Second},
-		{&c.Check, time.Second}, {&c.Timeout, 2 * time.Second},
-	} {
-		if *d.value <= 0 {
-			*d.value = d.defaultValue
-		}
-	}
+	c.Lease = cmp.Or(c.Lease, 15*time.Second)
+	c.Short = cmp.Or(c.Short, 2*time.Second)
+	c.Margin = cmp.Or(c.Margin, time.Second)
+	c.Check = cmp.Or(c.Check, time.Second)
+	c.Timeout = cmp.Or(c.Timeout, 2*time.Second)
 	return c
 }
 
@@ -345,6 +340,16 @@ func (g *Growth) check(ctx context.Context) {
 		}
 		_ = wait.Sleep(ctx, interval) // the loop looks at ctx
 	}
+}
+
+// put writes an entry into the control topic.
+func (g *Growth) put(ctx context.Context, key []byte, entry interface{ MarshalVT() ([]byte, error) }) error {
+	value, err := entry.MarshalVT()
+	if err != nil {
+		return fmt.Errorf("encode it: %w", err)
+	}
+	_, err = g.topic.Put(ctx, key, value)
+	return err
 }
 
 // confirm asks where the topic ends, and waits until it was read up to there.

@@ -31,12 +31,8 @@ func (g *Growth) Grow(ctx context.Context, partitions int) (State, error) {
 	p := &envelope.KeptPlan{
 		Generation: uint32(s.Generation), Partitions: uint32(s.Partitions), NextPartitions: uint32(partitions), TimeMs: time.Now().UnixMilli(),
 	}
-	value, err := p.MarshalVT()
-	if err != nil {
-		return s, fmt.Errorf("encode the plan: %w", err)
-	}
 	key := append([]byte{keyPlan}, envelope.NewRecordID()...)
-	if _, err := g.topic.Put(ctx, key, value); err != nil {
+	if err := g.put(ctx, key, p); err != nil {
 		return s, fmt.Errorf("write the plan: %w", err)
 	}
 	for {
@@ -107,11 +103,7 @@ func (g *Growth) close(ctx context.Context, s State) error {
 	p := &envelope.KeptPlan{
 		Generation: uint32(s.Generation), Partitions: uint32(s.Partitions), NextPartitions: uint32(s.Next), TimeMs: time.Now().UnixMilli(),
 	}
-	value, err := p.MarshalVT()
-	if err != nil {
-		return fmt.Errorf("encode that generation %d is closed: %w", s.Generation, err)
-	}
-	if _, err := g.topic.Put(ctx, fmt.Appendf([]byte{keyClosed}, "%d", s.Generation), value); err != nil {
+	if err := g.put(ctx, fmt.Appendf([]byte{keyClosed}, "%d", s.Generation), p); err != nil {
 		return fmt.Errorf("say that generation %d is closed: %w", s.Generation, err)
 	}
 	return nil
@@ -128,12 +120,9 @@ func (g *Growth) HasMoved(generation uint16, partition int32) bool {
 // Moved writes that all of a partition is in the next generation's topic.
 func (g *Growth) Moved(ctx context.Context, generation uint16, partition int32) error {
 	m := &envelope.KeptMoved{Generation: uint32(generation), Partition: uint32(partition)}
-	value, err := m.MarshalVT()
-	if err != nil {
-		return fmt.Errorf("encode that partition %d has moved: %w", partition, err)
-	}
+
 	key := fmt.Appendf([]byte{keyMoved}, "%d/%d", generation, partition)
-	if _, err := g.topic.Put(ctx, key, value); err != nil {
+	if err := g.put(ctx, key, m); err != nil {
 		return fmt.Errorf("note that partition %d has moved: %w", partition, err)
 	}
 	return nil

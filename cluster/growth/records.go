@@ -23,11 +23,7 @@ func (g *Growth) UseRecords(ctx context.Context, version uint32) error {
 		return nil
 	}
 	v := &envelope.RecordsVersion{Version: version, TimeMs: time.Now().UnixMilli()}
-	value, err := v.MarshalVT()
-	if err != nil {
-		return fmt.Errorf("encode the version of records: %w", err)
-	}
-	if _, err := g.topic.Put(ctx, fmt.Appendf([]byte{keyRecords}, "%d", version), value); err != nil {
+	if err := g.put(ctx, fmt.Appendf([]byte{keyRecords}, "%d", version), v); err != nil {
 		return fmt.Errorf("write that records of version %d are in use: %w", version, err)
 	}
 	g.mu.Lock()

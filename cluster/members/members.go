@@ -19,6 +19,7 @@
 package members
 
 import (
+	"cmp"
 	"context"
 	"crypto/hkdf"
 	"crypto/rand"
@@ -91,18 +92,11 @@ type Options struct {
 
 // fill sets the defaults.
 func (o *Options) fill() {
-	set := func(d *time.Duration, to time.Duration) {
-		if *d <= 0 {
-			*d = to
-		}
-	}
-	set(&o.ProbeInterval, 300*time.Millisecond)
-	set(&o.ProbeTimeout, min(150*time.Millisecond, o.ProbeInterval/2))
-	set(&o.GossipInterval, 100*time.Millisecond)
-	set(&o.RejoinInterval, 2*time.Second)
-	if o.SuspicionMult <= 0 {
-		o.SuspicionMult = 3
-	}
+	o.ProbeInterval = cmp.Or(o.ProbeInterval, 300*time.Millisecond)
+	o.ProbeTimeout = cmp.Or(o.ProbeTimeout, min(150*time.Millisecond, o.ProbeInterval/2))
+	o.GossipInterval = cmp.Or(o.GossipInterval, 100*time.Millisecond)
+	o.RejoinInterval = cmp.Or(o.RejoinInterval, 2*time.Second)
+	o.SuspicionMult = cmp.Or(o.SuspicionMult, 3)
 	if o.Resolver == nil {
 		o.Resolver = net.DefaultResolver
 	}
@@ -154,9 +148,7 @@ func New(o Options) (*Members, error) {
 	if o.Meta != nil {
 		meta = proto.CloneOf(o.Meta)
 	}
-	if meta.StartMs == 0 {
-		meta.StartMs = time.Now().UnixMilli()
-	}
+	meta.StartMs = cmp.Or(meta.StartMs, time.Now().UnixMilli())
 	if err := m.setMeta(meta); err != nil {
 		return nil, err
 	}
@@ -197,9 +189,7 @@ func (m *Members) create(ctx context.Context, bound net.IP, logger *log.Logger) 
 		if ip, port, err = m.resolve(ctx, m.o.Advertise, port); err != nil {
 			return fmt.Errorf("advertise gossip at %q: %w", m.o.Advertise, err)
 		}
-		if port == 0 {
-			port = m.transport.GetAutoBindPort()
-		}
+		port = cmp.Or(port, m.transport.GetAutoBindPort())
 	case bound.IsUnspecified():
 		if ip, err = privateIP(bound.To4() == nil); err != nil {
 			return err
@@ -301,9 +291,7 @@ func (m *Members) UpdateMeta(meta *envelope.NodeMeta) error {
 		return envelope.Errorf(envelope.CodeClosed, "tell other nodes what is new: this node has left")
 	}
 	meta = proto.CloneOf(meta)
-	if meta.StartMs == 0 {
-		meta.StartMs = m.self().meta.StartMs
-	}
+	meta.StartMs = cmp.Or(meta.StartMs, m.self().meta.StartMs)
 	if err := m.setMeta(meta); err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ package logtest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,12 +43,8 @@ const waitLimit = 30 * time.Second
 // Run tests the logs that open returns. Each must be empty and running, and must have at least 3
 // partitions. open registers its clean-up with t.Cleanup.
 func Run(t *testing.T, open func(t *testing.T) Log, opt Options) {
-	if opt.MaxValue == 0 {
-		opt.MaxValue = 512 << 10
-	}
-	if opt.Appends == 0 {
-		opt.Appends = 100
-	}
+	opt.MaxValue = cmp.Or(opt.MaxValue, 512<<10)
+	opt.Appends = cmp.Or(opt.Appends, 100)
 	tests := []struct {
 		name string
 		run  func(t *testing.T, l Log, opt Options)

@@ -7,6 +7,7 @@
 package pipe
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"net"
@@ -44,12 +45,8 @@ type Options struct {
 
 // New makes a connection and returns its two ends.
 func New(o Options) (*Client, transport.Conn) {
-	if o.MaxBody <= 0 {
-		o.MaxBody = protocol.DefaultMaxBody
-	}
-	if o.Buffer <= 0 {
-		o.Buffer = DefaultBuffer
-	}
+	o.MaxBody = cmp.Or(o.MaxBody, protocol.DefaultMaxBody)
+	o.Buffer = cmp.Or(o.Buffer, DefaultBuffer)
 	if !o.Remote.IsValid() {
 		o.Remote = netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, 1}), 1024)
 	}

@@ -10,6 +10,7 @@
 package ws
 
 import (
+	"cmp"
 	"context"
 
 	"fmt"
@@ -86,17 +87,11 @@ func Listen(cfg Config) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Listener{acceptor: a, origins: allowed, local: cfg.Local, keepHeader: cfg.KeepHeader, path: cfg.Path, maxSize: cfg.RequestSize}
-	if l.clientHeader = cfg.ClientHeader; l.clientHeader == "" {
-		l.clientHeader = HeaderXForwardedFor
-	}
-	if l.path == "" {
-		l.path = DefaultPath
-	}
-	if l.maxSize <= 0 {
-		l.maxSize = DefaultRequestSize
-	}
-	return l, nil
+	return &Listener{
+		acceptor: a, origins: allowed, local: cfg.Local, keepHeader: cfg.KeepHeader,
+		path: cmp.Or(cfg.Path, DefaultPath), maxSize: cmp.Or(cfg.RequestSize, DefaultRequestSize),
+		clientHeader: cmp.Or(cfg.ClientHeader, HeaderXForwardedFor),
+	}, nil
 }
 
 // Scheme names the transport.

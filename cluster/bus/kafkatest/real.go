@@ -1,6 +1,7 @@
 package kafkatest
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -95,9 +96,7 @@ func StartReal(ctx context.Context, o RealOptions) (r *Real, err error) {
 	if len(o.Addresses) > 0 && len(o.Addresses) != o.Brokers {
 		return nil, fmt.Errorf("start Kafka: %d addresses for %d brokers", len(o.Addresses), o.Brokers)
 	}
-	if o.Memory == "" {
-		o.Memory = "384M"
-	}
+	o.Memory = cmp.Or(o.Memory, "384M")
 	if o.SessionTimeout <= 0 {
 		o.SessionTimeout = 2 * time.Second
 		if o.Brokers > 1 {

@@ -1,6 +1,7 @@
 package socket
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -56,18 +57,10 @@ type Acceptor struct {
 // Listen binds cfg.Addr and fills in the defaults of cfg. An address without a
 // host means IPv4 and IPv6.
 func Listen(cfg transport.ListenConfig) (*Acceptor, error) {
-	if cfg.MaxBody <= 0 {
-		cfg.MaxBody = protocol.DefaultMaxBody
-	}
-	if cfg.HandshakeTimeout <= 0 {
-		cfg.HandshakeTimeout = DefaultHandshakeTimeout
-	}
-	if cfg.Grace <= 0 {
-		cfg.Grace = DefaultGrace
-	}
-	if cfg.Linger <= 0 {
-		cfg.Linger = DefaultLinger
-	}
+	cfg.MaxBody = cmp.Or(cfg.MaxBody, protocol.DefaultMaxBody)
+	cfg.HandshakeTimeout = cmp.Or(cfg.HandshakeTimeout, DefaultHandshakeTimeout)
+	cfg.Grace = cmp.Or(cfg.Grace, DefaultGrace)
+	cfg.Linger = cmp.Or(cfg.Linger, DefaultLinger)
 	if cfg.Refused == nil {
 		cfg.Refused = func(string) {}
 	}
