@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/dgraph-io/badger/v4"
@@ -42,12 +43,9 @@ func (db *DB) missingFiles() error {
 	// Compaction deletes a table after it has left the list. So a table that is still on
 	// the list after it was found to be missing was deleted by somebody else.
 	if gone := absent(db.dir, db.tableNames()...); len(gone) > 0 {
-		still := map[string]bool{}
-		for _, name := range db.tableNames() {
-			still[name] = true
-		}
+		still := db.tableNames()
 		for _, name := range gone {
-			if still[name] {
+			if slices.Contains(still, name) {
 				missing = append(missing, name)
 			}
 		}

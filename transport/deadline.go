@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"container/list"
 	"sync"
 	"time"
 )
@@ -15,21 +16,20 @@ var expired = time.Unix(1, 0)
 type SharedDeadline struct {
 	timeout time.Duration
 
-	mu          sync.Mutex
-	first, last *DeadlineSlot // ordered by due
-	timer       *time.Timer
-	ticking     bool
-	stopped     bool
+	mu      sync.Mutex
+	slots   list.List // of *DeadlineSlot, ordered by due
+	timer   *time.Timer
+	ticking bool
+	stopped bool
 }
 
 // DeadlineSlot is the place of one connection in a SharedDeadline, from Start to
 // Cancel. It lives in the connection's own struct.
 type DeadlineSlot struct {
-	conn       readDeadliner
-	due        time.Time
-	prev, next *DeadlineSlot
-	listed     bool
-	expired    bool
+	conn    readDeadliner
+	due     time.Time
+	place   *list.Element // nil: it is not in the list
+	expired bool
 }
 
 type readDeadliner interface{ SetReadDeadline(time.Time) error }
@@ -50,13 +50,7 @@ func (d *SharedDeadline) Start(s *DeadlineSlot, conn readDeadliner) {
 	}
 	defer d.mu.Unlock()
 	s.conn, s.due = conn, time.Now().Add(d.timeout)
-	s.listed, s.prev = true, d.last
-	if d.last != nil {
-		d.last.next = s
-	} else {
-		d.first = s
-	}
-	d.last = s
+	s.place = d.slots.PushBack(s)
 	switch {
 	case d.ticking:
 		return
@@ -92,17 +86,20 @@ func (d *SharedDeadline) expire() {
 	d.mu.Lock()
 	now := time.Now()
 	slots := d.removeFirstLocked(func(s *DeadlineSlot) bool { return !s.due.After(now) })
-	if d.ticking = d.first != nil; d.ticking {
-		d.timer.Reset(time.Until(d.first.due))
+	if d.ticking = d.slots.Len() > 0; d.ticking {
+		d.timer.Reset(time.Until(d.firstLocked().due))
 	}
 	d.mu.Unlock()
 	expireReads(slots)
 }
 
+func (d *SharedDeadline) firstLocked() *DeadlineSlot { return d.slots.Front().Value.(*DeadlineSlot) }
+
 // removeFirstLocked removes the slots from the first on for as long as they are
 // over, and marks them as expired.
 func (d *SharedDeadline) removeFirstLocked(over func(*DeadlineSlot) bool) (removed []*DeadlineSlot) {
-	for s := d.first; s != nil && over(s); s = d.first {
+	for d.slots.Len() > 0 && over(d.firstLocked()) {
+		s := d.firstLocked()
 		s.expired = true
 		d.removeLocked(s)
 		removed = append(removed, s)
@@ -112,21 +109,10 @@ func (d *SharedDeadline) removeFirstLocked(over func(*DeadlineSlot) bool) (remov
 
 // removeLocked removes a slot from the list, if it is listed.
 func (d *SharedDeadline) removeLocked(s *DeadlineSlot) {
-	if !s.listed {
-		return
+	if s.place != nil {
+		d.slots.Remove(s.place)
+		s.place = nil
 	}
-	s.listed = false
-	if s.prev != nil {
-		s.prev.next = s.next
-	} else {
-		d.first = s.next
-	}
-	if s.next != nil {
-		s.next.prev = s.prev
-	} else {
-		d.last = s.prev
-	}
-	s.prev, s.next = nil, nil
 }
 
 // expireReads lets the read deadlines pass. No lock is held, because the reader

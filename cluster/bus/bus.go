@@ -182,7 +182,7 @@ func (b *Bus) retry(ctx context.Context, fn func(context.Context) error) error {
 	var last error
 	for {
 		err := fn(ctx)
-		if err == nil || permanent(err) {
+		if err == nil || Permanent(err) {
 			return explain(err)
 		}
 		// The end of StartTimeout is not what went wrong.

@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -155,10 +156,7 @@ func (g *Group) Next(ctx context.Context) (*Assignment, error) {
 		}
 	}
 	slices.SortFunc(a.parts, func(x, y Part) int {
-		if c := strings.Compare(x.Topic, y.Topic); c != 0 {
-			return c
-		}
-		return int(x.Partition - y.Partition)
+		return cmp.Or(strings.Compare(x.Topic, y.Topic), cmp.Compare(x.Partition, y.Partition))
 	})
 	// The member joins again only after this function has returned. Until then Kafka
 	// takes positions of this generation.

@@ -168,10 +168,6 @@ func (s *stream) copyLocked(from int64, maxBytes int) []envelope.Entry {
 
 // addLocked adds the entries of a fetch, and drops the oldest ones over tailBytes.
 func (s *stream) addLocked(entries []envelope.Entry, next int64) {
-	fresh := 0
-	for i := range entries {
-		fresh += len(entries[i].Value) + entryOverhead
-	}
 	drop := 0
 	for drop < len(s.entries) && s.bytes > tailBytes {
 		s.bytes -= len(s.entries[drop].Value) + entryOverhead
@@ -187,7 +183,9 @@ func (s *stream) addLocked(entries []envelope.Entry, next int64) {
 		}
 	}
 	s.entries = append(s.entries, entries...)
-	s.bytes += fresh
+	for i := range entries {
+		s.bytes += len(entries[i].Value) + entryOverhead
+	}
 	s.next = next
 }
 

@@ -375,23 +375,15 @@ func (p *producer) try(partition int32, batch []queuedRecord) (base int64, err e
 // failExpired fails the records whose callers wait no longer, and returns the others.
 func (p *producer) failExpired(batch []queuedRecord, last error) []queuedRecord {
 	now := time.Now()
-	keep := 0
-	for i := range batch {
-		if batch[i].call.deadline.After(now) {
-			keep++
-		}
-	}
-	if keep == len(batch) {
-		return batch
-	}
-	kept := make([]queuedRecord, 0, keep)
-	for i := range batch {
-		if batch[i].call.deadline.After(now) {
-			kept = append(kept, batch[i])
+	kept := batch[:0]
+	for _, r := range batch {
+		if r.call.deadline.After(now) {
+			kept = append(kept, r)
 		} else {
-			p.fail(batch[i:i+1], p.errTimeout(last))
+			p.fail([]queuedRecord{r}, p.errTimeout(last))
 		}
 	}
+	clear(batch[len(kept):])
 	return kept
 }
 

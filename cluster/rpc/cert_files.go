@@ -35,14 +35,9 @@ func openCertFiles(cert, key, ca string, log zerolog.Logger) (*certFiles, error)
 		return nil, errors.New("TLS between nodes needs all three: a certificate, its key and the CA of the cluster")
 	}
 	f := &certFiles{cert: cert, key: key, ca: ca, log: log}
-	seen, err := f.versions()
-	if err != nil {
+	if _, err := f.reload(); err != nil {
 		return nil, err
 	}
-	if err := f.load(); err != nil {
-		return nil, err
-	}
-	f.seen = seen
 	return f, nil
 }
 
@@ -55,6 +50,21 @@ func (f *certFiles) versions() (v [3]fileVersion, err error) {
 		v[i] = fileVersion{info.ModTime(), info.Size()}
 	}
 	return v, nil
+}
+
+// reload loads the files if they have changed, and reports that. f.seen changes only if
+// the files fit together. So files of which only some are replaced are read again at the
+// next handshake.
+func (f *certFiles) reload() (changed bool, err error) {
+	seen, err := f.versions()
+	if err != nil || seen == f.seen {
+		return false, err
+	}
+	if err := f.load(); err != nil {
+		return false, err
+	}
+	f.seen = seen
+	return true, nil
 }
 
 // load reads the files. If that fails, what was loaded before stays.
@@ -79,17 +89,11 @@ func (f *certFiles) load() error {
 func (f *certFiles) current() (*tls.Certificate, *x509.CertPool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if seen, err := f.versions(); err != nil {
+	switch changed, err := f.reload(); {
+	case err != nil:
 		f.log.Error().Err(err).Msg("the former certificate stays in use")
-	} else if seen != f.seen {
-		// f.seen changes only if the files fit together. So files of which only some
-		// are replaced are read again at the next handshake.
-		if err := f.load(); err != nil {
-			f.log.Error().Err(err).Msg("the former certificate stays in use")
-		} else {
-			f.seen = seen
-			f.log.Info().Str("certificate", f.cert).Msg("new certificate for other nodes in use")
-		}
+	case changed:
+		f.log.Info().Str("certificate", f.cert).Msg("new certificate for other nodes in use")
 	}
 	cert := f.loaded
 	return &cert, f.roots

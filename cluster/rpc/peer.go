@@ -14,11 +14,8 @@ import (
 // Peer is another node. A Peer, and the roles that it returns, can be compared: the
 // same node is the same value. Its methods are safe for concurrent use.
 type Peer struct {
-	pool   *Pool
-	addr   string
-	logic  remoteLogic
-	comet  remoteComet
-	status remoteStatus
+	pool *Pool
+	addr string
 
 	mu      sync.Mutex
 	conn    *grpc.ClientConn // nil before the first call
@@ -30,9 +27,7 @@ type Peer struct {
 }
 
 func newPeer(pool *Pool, addr string) *Peer {
-	p := &Peer{pool: pool, addr: addr, idle: make(chan struct{})}
-	p.logic.peer, p.comet.peer, p.status.peer = p, p, p
-	return p
+	return &Peer{pool: pool, addr: addr, idle: make(chan struct{})}
 }
 
 // Addr returns where the node is called, host:port.
@@ -47,13 +42,13 @@ func (p *Peer) Router() Router { return p.RouterOf(0) }
 func (p *Peer) RouterOf(generation uint16) Router { return remoteRouter{p, generation} }
 
 // Logic returns the node's logic.
-func (p *Peer) Logic() Logic { return &p.logic }
+func (p *Peer) Logic() Logic { return remoteLogic{p} }
 
 // Comet returns the node's comet.
-func (p *Peer) Comet() Comet { return &p.comet }
+func (p *Peer) Comet() Comet { return remoteComet{p} }
 
 // Status returns the node's status service.
-func (p *Peer) Status() Status { return &p.status }
+func (p *Peer) Status() Status { return remoteStatus{p} }
 
 // call makes one call, counted, with a deadline. generation is the one of the kept
 // topic that the call is for; 0: any.

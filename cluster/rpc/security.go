@@ -158,10 +158,8 @@ func (l *loggedCredentials) ServerHandshake(conn net.Conn) (net.Conn, credential
 
 // explain adds to a failed handshake's error what to do.
 func (l *loggedCredentials) explain(err error) error {
-	var (
-		plain tls.RecordHeaderError
-		alert tls.AlertError
-	)
+	_, plain := errors.AsType[tls.RecordHeaderError](err)
+	_, alert := errors.AsType[tls.AlertError](err)
 	setting := "cluster's certificates and CA"
 	if l.secret {
 		setting = "cluster.secret"
@@ -169,9 +167,9 @@ func (l *loggedCredentials) explain(err error) error {
 	switch {
 	case errors.Is(err, errOtherSecret):
 		return err
-	case errors.As(err, &plain):
+	case plain:
 		return fmt.Errorf("%w: what is there speaks no TLS: give all nodes of the cluster the same %s", err, setting)
-	case errors.As(err, &alert), isRemoteAlert(err):
+	case alert, isRemoteAlert(err):
 		return fmt.Errorf("%w: the other side refused this node: give all nodes of the cluster the same %s", err, setting)
 	}
 	return err

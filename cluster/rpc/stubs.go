@@ -77,64 +77,64 @@ func (r remoteRouter) Messages(ctx context.Context, q *envelope.MessagesRequest)
 // remoteLogic is the logic of another node.
 type remoteLogic struct{ peer *Peer }
 
-func (l *remoteLogic) Connect(ctx context.Context, q *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
+func (l remoteLogic) Connect(ctx context.Context, q *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
 	return ask[envelope.ConnectReply](ctx, l.peer, "/"+logicService+"/Connect", 0, q)
 }
 
-func (l *remoteLogic) CatchUp(ctx context.Context, q *envelope.CatchUpRequest) error {
+func (l remoteLogic) CatchUp(ctx context.Context, q *envelope.CatchUpRequest) error {
 	return l.peer.call(ctx, "/"+logicService+"/CatchUp", 0, q, &envelope.Empty{})
 }
 
-func (l *remoteLogic) Ack(ctx context.Context, q *envelope.AckRequest) error {
+func (l remoteLogic) Ack(ctx context.Context, q *envelope.AckRequest) error {
 	return l.peer.call(ctx, "/"+logicService+"/Ack", 0, q, &envelope.Empty{})
 }
 
-func (l *remoteLogic) Read(ctx context.Context, q *envelope.ReadRequest) (*envelope.ReadReply, error) {
+func (l remoteLogic) Read(ctx context.Context, q *envelope.ReadRequest) (*envelope.ReadReply, error) {
 	return ask[envelope.ReadReply](ctx, l.peer, "/"+logicService+"/Read", 0, q)
 }
 
-func (l *remoteLogic) Detach(ctx context.Context, q *envelope.DetachRequest) error {
+func (l remoteLogic) Detach(ctx context.Context, q *envelope.DetachRequest) error {
 	return l.peer.call(ctx, "/"+logicService+"/Detach", 0, q, &envelope.Empty{})
 }
 
-func (l *remoteLogic) Announce(ctx context.Context, q *envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {
+func (l remoteLogic) Announce(ctx context.Context, q *envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {
 	return ask[envelope.AnnounceReply](ctx, l.peer, "/"+logicService+"/Announce", 0, q)
 }
 
-func (l *remoteLogic) RoomOpened(ctx context.Context, q *envelope.RoomOpened) error {
+func (l remoteLogic) RoomOpened(ctx context.Context, q *envelope.RoomOpened) error {
 	return l.peer.call(ctx, "/"+logicService+"/RoomOpened", 0, q, &envelope.Empty{})
 }
 
-func (l *remoteLogic) Join(ctx context.Context, q *envelope.JoinRequest) (*envelope.JoinReply, error) {
+func (l remoteLogic) Join(ctx context.Context, q *envelope.JoinRequest) (*envelope.JoinReply, error) {
 	return ask[envelope.JoinReply](ctx, l.peer, "/"+logicService+"/Join", 0, q)
 }
 
-func (l *remoteLogic) Refresh(ctx context.Context, q *envelope.RefreshRequest) (*envelope.RefreshReply, error) {
+func (l remoteLogic) Refresh(ctx context.Context, q *envelope.RefreshRequest) (*envelope.RefreshReply, error) {
 	return ask[envelope.RefreshReply](ctx, l.peer, "/"+logicService+"/Refresh", 0, q)
 }
 
-func (l *remoteLogic) Upstream(ctx context.Context, q *envelope.UpstreamRequest) (*envelope.UpstreamReply, error) {
+func (l remoteLogic) Upstream(ctx context.Context, q *envelope.UpstreamRequest) (*envelope.UpstreamReply, error) {
 	return ask[envelope.UpstreamReply](ctx, l.peer, "/"+logicService+"/Upstream", 0, q)
 }
 
 // remoteComet is the comet of another node.
 type remoteComet struct{ peer *Peer }
 
-func (c *remoteComet) Push(ctx context.Context, q *envelope.PushRequest) (*envelope.PushReply, error) {
+func (c remoteComet) Push(ctx context.Context, q *envelope.PushRequest) (*envelope.PushReply, error) {
 	return ask[envelope.PushReply](ctx, c.peer, "/"+cometService+"/Push", 0, q)
 }
 
-func (c *remoteComet) Rooms(ctx context.Context, q *envelope.RoomsRequest) (*envelope.RoomsReply, error) {
+func (c remoteComet) Rooms(ctx context.Context, q *envelope.RoomsRequest) (*envelope.RoomsReply, error) {
 	return ask[envelope.RoomsReply](ctx, c.peer, "/"+cometService+"/Rooms", 0, q)
 }
 
-func (c *remoteComet) Members(ctx context.Context, q *envelope.MembersRequest) (*envelope.MembersReply, error) {
+func (c remoteComet) Members(ctx context.Context, q *envelope.MembersRequest) (*envelope.MembersReply, error) {
 	return ask[envelope.MembersReply](ctx, c.peer, "/"+cometService+"/Members", 0, q)
 }
 
 // remoteStatus is the status of another node.
 type remoteStatus struct{ peer *Peer }
 
-func (s *remoteStatus) Status(ctx context.Context, q *envelope.StatusRequest) (*envelope.StatusReply, error) {
+func (s remoteStatus) Status(ctx context.Context, q *envelope.StatusRequest) (*envelope.StatusReply, error) {
 	return ask[envelope.StatusReply](ctx, s.peer, "/"+statusService+"/Status", 0, q)
 }
