@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
+	"imgo/internal/collectors"
 	"imgo/store/badgerwal"
 )
 
@@ -82,7 +83,7 @@ type DB struct {
 	log      zerolog.Logger
 	lock     *dirLock
 	disk     *disk
-	registry *registration
+	registry *collectors.Set
 
 	// mu is held for reading while Badger works: its Close unmaps files that a reader may
 	// still use.
@@ -119,7 +120,7 @@ func Open(opt Options) (*DB, error) {
 	}
 	if err := db.open(); err != nil {
 		_ = db.syncer.Close(false)
-		db.registry.unregister()
+		db.registry.Unregister()
 		_ = db.lock.release()
 		return nil, err
 	}
@@ -156,9 +157,9 @@ func (db *DB) open() error {
 	if err := db.checkFormat(complete); err != nil {
 		return errors.Join(err, db.bdg.Close())
 	}
-	db.registry, err = register(db.opt.Metrics, db.collectors()...)
+	db.registry, err = collectors.Register(db.opt.Metrics, db.collectors()...)
 	if err != nil {
-		return errors.Join(err, db.bdg.Close())
+		return errors.Join(fmt.Errorf("register the store's metrics: %w", err), db.bdg.Close())
 	}
 	return nil
 }
@@ -343,7 +344,7 @@ func (db *DB) Close() error {
 
 	close(db.stop)
 	db.running.Wait()
-	db.registry.unregister()
+	db.registry.Unregister()
 	err := db.closeBadger()
 	clean := err == nil
 	if errors.Is(err, errLeftOpen) {

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"imgo/envelope"
+	"imgo/internal/collectors"
 )
 
 // Defaults of LiveOptions.
@@ -42,7 +43,7 @@ type LiveOptions struct {
 type LiveLog struct {
 	tails     // one for each partition
 	retention time.Duration
-	registry  *registration
+	registry  *collectors.Set
 
 	closed atomic.Bool
 	// droppedUnread counts entries that were dropped before any reader got them, and
@@ -63,8 +64,8 @@ func NewLiveLog(opt LiveOptions) (*LiveLog, error) {
 		l.tails[i].limit = opt.MaxBytes
 	}
 	var err error
-	if l.registry, err = register(opt.Metrics, l); err != nil {
-		return nil, fmt.Errorf("make the live log: %w", err)
+	if l.registry, err = collectors.Register(opt.Metrics, l); err != nil {
+		return nil, fmt.Errorf("make the live log: register the store's metrics: %w", err)
 	}
 	return l, nil
 }
@@ -199,7 +200,7 @@ func (l *LiveLog) Close() error {
 	}
 	why := envelope.Errorf(envelope.CodeClosed, "the live log was closed")
 	l.tails.close(why)
-	l.registry.unregister()
+	l.registry.Unregister()
 	return nil
 }
 

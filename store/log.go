@@ -12,6 +12,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"imgo/envelope"
+	"imgo/internal/collectors"
 )
 
 // Defaults of LogOptions.
@@ -77,7 +78,7 @@ type Log struct {
 	committer committer
 	trimmer   trimmer
 	metrics   *logMetrics
-	registry  *registration
+	registry  *collectors.Set
 
 	running atomic.Bool
 	closing sync.Once
@@ -130,8 +131,10 @@ func (l *Log) open(opt LogOptions) error {
 		records: l.records, tails: l.tails, log: l.log, now: opt.Now,
 		retention: opt.Retention, interval: opt.TrimInterval, deleted: begins,
 	}
-	l.registry, err = register(l.db.opt.Metrics, l.metrics.collectors()...)
-	return err
+	if l.registry, err = collectors.Register(l.db.opt.Metrics, l.metrics.appendSeconds, l.metrics.commitRecords, l.metrics); err != nil {
+		return fmt.Errorf("register the store's metrics: %w", err)
+	}
+	return nil
 }
 
 // Generation returns the upper part of the ids of this log's records, from 1.
@@ -355,7 +358,7 @@ func (l *Log) Close() error {
 			<-l.stopped
 		}
 		l.queue.fail(l.errClosed())
-		l.registry.unregister()
+		l.registry.Unregister()
 		l.db.openFlag(l.records.space).Store(false)
 	})
 	return nil

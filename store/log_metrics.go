@@ -44,10 +44,6 @@ func newLogMetrics(l *Log) *logMetrics {
 	}
 }
 
-func (m *logMetrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.appendSeconds, m.commitRecords, m}
-}
-
 // Describe implements prometheus.Collector.
 func (m *logMetrics) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(m, ch) }
 

@@ -222,6 +222,6 @@ func (b *Bus) Close() error {
 	}
 	b.stop()
 	b.dialer.close()
-	b.metrics.close()
+	b.metrics.registered.Unregister()
 	return err
 }

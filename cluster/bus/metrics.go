@@ -1,11 +1,14 @@
 package bus
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"imgo/internal/collectors"
+)
 
 // metrics are the metrics of a Bus, by topic.
 type metrics struct {
-	reg           prometheus.Registerer
-	registered    []prometheus.Collector
+	registered    *collectors.Set
 	appendSeconds *prometheus.HistogramVec
 	appendBytes   *prometheus.CounterVec
 	appendErrors  *prometheus.CounterVec
@@ -20,7 +23,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "imgo_bus_" + name, Help: help}, []string{"topic"})
 	}
 	m := &metrics{
-		reg: reg,
+
 		appendSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "imgo_bus_append_seconds", Help: "How long appends to a topic took that succeeded.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2.5, 12), // 0.5 ms to 12 s
@@ -32,25 +35,10 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		fetchBytes:    counter("fetch_bytes_total", "Bytes of records that were read, after decompression."),
 		fetchErrors:   counter("fetch_errors_total", "Times that reading failed, and was tried again."),
 	}
-	if reg == nil {
-		return m, nil
-	}
-	for _, c := range []prometheus.Collector{
-		m.appendSeconds, m.appendBytes, m.appendErrors, m.appendRetries, m.appendBatches, m.fetchBytes, m.fetchErrors,
-	} {
-		if err := reg.Register(c); err != nil {
-			m.close()
-			return nil, err
-		}
-		m.registered = append(m.registered, c)
-	}
-	return m, nil
-}
-
-func (m *metrics) close() {
-	for _, c := range m.registered {
-		m.reg.Unregister(c)
-	}
+	var err error
+	m.registered, err = collectors.Register(reg,
+		m.appendSeconds, m.appendBytes, m.appendErrors, m.appendRetries, m.appendBatches, m.fetchBytes, m.fetchErrors)
+	return m, err
 }
 
 // meters are the metrics of one topic.

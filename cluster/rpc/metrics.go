@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"imgo/envelope"
+	"imgo/internal/collectors"
 )
 
 // metrics count and time the calls of one side.
@@ -26,15 +27,8 @@ func newMetrics(reg prometheus.Registerer, side string) (*metrics, error) {
 			Buckets: prometheus.ExponentialBuckets(0.0001, 3, 11), // 0.1 ms to 6 s
 		}, []string{"method"}),
 	}
-	if reg == nil {
-		return m, nil
-	}
-	for _, c := range []prometheus.Collector{m.calls, m.seconds} {
-		if err := reg.Register(c); err != nil {
-			return nil, err
-		}
-	}
-	return m, nil
+	_, err := collectors.Register(reg, m.calls, m.seconds)
+	return m, err
 }
 
 // called counts one call.

@@ -234,56 +234,49 @@ func (s *Syncer) existingLocked() []position {
 // It is called from time to time: after a power cut, the logs are compared with what was
 // known at the last call, or later. Flushing a nil Syncer does nothing.
 func (s *Syncer) Flush() error {
-	if s == nil {
-		return nil
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	err := s.followLocked()
-	if logs := s.existingLocked(); err == nil && len(logs) < len(s.positions.logs) {
-		err = s.positions.set(logs)
-	}
-	if err == nil {
-		err = s.positions.flush()
-	}
-	if err != nil {
-		return fmt.Errorf("write %s in %s: %w", SyncedFile, s.dir, err)
-	}
-	return nil
+	return s.write(func() error {
+		err := s.followLocked()
+		if logs := s.existingLocked(); err == nil && len(logs) < len(s.positions.logs) {
+			err = s.positions.set(logs)
+		}
+		if err == nil {
+			err = s.positions.flush()
+		}
+		return err
+	})
 }
 
 // Forget makes the file of positions say that nothing need be there, until the next Sync. It is
 // called before tables are merged: what was deleted leaves no version behind by which it could be
 // seen that a log is in a table. Forgetting by a nil Syncer does nothing.
 func (s *Syncer) Forget() error {
-	if s == nil {
-		return nil
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := errors.Join(s.positions.set(nil), s.positions.flush()); err != nil {
-		return fmt.Errorf("write %s in %s: %w", SyncedFile, s.dir, err)
-	}
-	return nil
+	return s.write(func() error { return errors.Join(s.positions.set(nil), s.positions.flush()) })
 }
 
 // Close releases the Syncer's files. clean says that Badger has written all logs to
 // tables and closed them. Closing a nil Syncer does nothing.
-func (s *Syncer) Close(clean bool) (err error) {
+func (s *Syncer) Close(clean bool) error {
+	return s.write(func() (err error) {
+		if s.newest != nil {
+			_ = s.newest.file.Close()
+			s.newest = nil
+		}
+		_ = s.events.Close()
+		if clean {
+			err = s.positions.set(nil)
+		}
+		return errors.Join(err, s.positions.flush(), s.positions.file.Close())
+	})
+}
+
+// write calls fn, which writes positions, with the lock. A nil Syncer has none to write.
+func (s *Syncer) write(fn func() error) error {
 	if s == nil {
 		return nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.newest != nil {
-		_ = s.newest.file.Close()
-		s.newest = nil
-	}
-	_ = s.events.Close()
-	if clean {
-		err = s.positions.set(nil)
-	}
-	if err = errors.Join(err, s.positions.flush(), s.positions.file.Close()); err != nil {
+	if err := fn(); err != nil {
 		return fmt.Errorf("write %s in %s: %w", SyncedFile, s.dir, err)
 	}
 	return nil
