@@ -76,19 +76,9 @@ func (l *LiveLog) Generation() uint16 { return 1 }
 // Append adds value and returns its offset. It never blocks; ctx is checked once. Nobody
 // may change value after the call.
 func (l *LiveLog) Append(ctx context.Context, partition int32, value []byte) (int64, error) {
-	if err := l.checkAppend(ctx, partition); err != nil {
-		return 0, err
-	}
-	t := &l.tails[partition]
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.closed != nil {
-		return 0, t.closed
-	}
-	offset := t.end
-	l.appendLocked(t, envelope.Entry{Partition: partition, Offset: offset, Value: value})
-	t.notifyLocked()
-	return offset, nil
+	entries := [1]envelope.Entry{{Partition: partition, Value: value}}
+	err := l.AppendMany(ctx, entries[:])
+	return entries[0].Offset, err
 }
 
 // AppendMany adds all entries and fills in their offsets.

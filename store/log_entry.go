@@ -18,38 +18,38 @@ const (
 	maxRecordBytes = maxValueBytes - logEntryExtra // the largest record
 )
 
-// logSpace is the letter that begins the keys of a log's entries.
-type logSpace byte
+// logSpace is a log in the database.
+type logSpace struct {
+	entry         byte   // begins the keys of entries
+	shape, bounds byte   // come after "P" in the keys of the shape and of bounds
+	name          string // in errors
+	topic         string // in metrics
+}
 
 // The logs.
-const (
-	spaceKept   logSpace = 'L'
-	spaceEvents logSpace = 'E'
+var (
+	spaceKept   = logSpace{'L', 'l', 'p', "kept log", "kept"}
+	spaceEvents = logSpace{'E', 'e', 'q', "events log", "events"}
 )
 
 // String names the log in errors.
-func (s logSpace) String() string {
-	if s == spaceEvents {
-		return "events log"
-	}
-	return "kept log"
-}
+func (s logSpace) String() string { return s.name }
 
 // appendKey appends the key of an entry to dst.
 func (s logSpace) appendKey(dst []byte, partition int32, offset int64) []byte {
-	dst = append(dst, byte(s))
+	dst = append(dst, s.entry)
 	dst = binary.BigEndian.AppendUint32(dst, uint32(partition))
 	return binary.BigEndian.AppendUint64(dst, uint64(offset))
 }
 
 // prefix returns the prefix of the keys of a partition.
 func (s logSpace) prefix(partition int32) []byte {
-	return binary.BigEndian.AppendUint32([]byte{byte(s)}, uint32(partition))
+	return binary.BigEndian.AppendUint32([]byte{s.entry}, uint32(partition))
 }
 
 // offset returns the offset in the key of an entry.
 func (s logSpace) offset(key []byte) (int64, error) {
-	if len(key) != logKeySize || key[0] != byte(s) {
+	if len(key) != logKeySize || key[0] != s.entry {
 		return 0, fmt.Errorf("%w: %x is no key of a log entry", ErrCorrupt, key)
 	}
 	return int64(binary.BigEndian.Uint64(key[5:])), nil

@@ -18,10 +18,7 @@ type logMetrics struct {
 
 func newLogMetrics(l *Log) *logMetrics {
 	partition := []string{"partition"}
-	topic := prometheus.Labels{"topic": "kept"}
-	if l.records.space == spaceEvents {
-		topic["topic"] = "events"
-	}
+	topic := prometheus.Labels{"topic": l.records.space.topic}
 	return &logMetrics{
 		log: l,
 		appendSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{

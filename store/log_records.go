@@ -16,21 +16,12 @@ import (
 // "p" and a partition (uint32 BE): the begin and the end of the partition at the same
 // moment (int64 BE each), so that offsets go on growing after all entries were trimmed.
 // For the log of events the second letters are "e" and "q".
-func (s logSpace) keyShape() []byte {
-	if s == spaceEvents {
-		return []byte{'P', 'e'}
-	}
-	return []byte{'P', 'l'}
-}
+func (s logSpace) keyShape() []byte { return []byte{'P', s.shape} }
 
 const logFormat = 1
 
 func (s logSpace) keyBounds(partition int32) []byte {
-	second := byte('p')
-	if s == spaceEvents {
-		second = 'q'
-	}
-	return binary.BigEndian.AppendUint32([]byte{'P', second}, uint32(partition))
+	return binary.BigEndian.AppendUint32([]byte{'P', s.bounds}, uint32(partition))
 }
 
 func storedBounds(begin, end int64) []byte {
@@ -84,7 +75,7 @@ func (lr logRecords) readShape() (stored []byte, orphans bool, err error) {
 		if stored, err = getValue(txn, lr.space.keyShape()); err != nil || stored != nil {
 			return err
 		}
-		orphans = hasKeys(txn, []byte{byte(lr.space)})
+		orphans = hasKeys(txn, []byte{lr.space.entry})
 		return nil
 	})
 	return stored, orphans, err

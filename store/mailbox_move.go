@@ -23,10 +23,7 @@ type UsedKey struct {
 // the given one (the zero UsedKey: from the first). It returns none if there are no more.
 func (m *Mailboxes) Keys(partition int32, after UsedKey, limit int) (keys []UsedKey, err error) {
 	prefix := m.partitionKey(prefixUsed, partition, 0)
-	var last []byte
-	if after != (UsedKey{}) {
-		last = append(m.underUser(prefixUsed, partition, after.User, len(after.Key)), after.Key...)
-	}
+	last := append(m.underUser(prefixUsed, partition, after.User, len(after.Key)), after.Key...)
 	err = m.db.view(func(txn *badger.Txn) error {
 		for item := range items(txn, withValues(prefix), last) {
 			if len(keys) >= limit {

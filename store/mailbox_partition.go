@@ -63,12 +63,8 @@ type MailboxUser struct {
 // after the given name ("": from the first). It returns none if there are no more.
 func (m *Mailboxes) Users(partition int32, after string, limit int) (users []MailboxUser, err error) {
 	prefix := m.partitionKey(prefixUser, partition, 0)
-	var last []byte
-	if after != "" {
-		last = m.userKey(partition, after)
-	}
 	err = m.db.view(func(txn *badger.Txn) error {
-		for item := range items(txn, withValues(prefix), last) {
+		for item := range items(txn, withValues(prefix), m.userKey(partition, after)) {
 			if len(users) >= limit {
 				return nil
 			}

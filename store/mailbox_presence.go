@@ -44,12 +44,8 @@ func (b *MailboxBatch) PutOnline(user string, online bool) {
 // most limit: those after the given name ("": from the first). It returns none if there are no more.
 func (m *Mailboxes) Online(partition int32, after string, limit int) (users []string, err error) {
 	prefix := m.partitionKey(prefixOnline, partition, 0)
-	var last []byte
-	if after != "" {
-		last = m.onlineKey(partition, after)
-	}
 	err = m.db.view(func(txn *badger.Txn) error {
-		for item := range items(txn, keysOnly(prefix), last) {
+		for item := range items(txn, keysOnly(prefix), m.onlineKey(partition, after)) {
 			if len(users) >= limit {
 				return nil
 			}

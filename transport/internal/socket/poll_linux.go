@@ -98,7 +98,7 @@ func (a *Acceptor) poll() error {
 		_ = port.Close()
 		return err
 	}
-	po.start()
+	po.wg.Go(po.run) // until stop closes the epoll
 	a.poller, a.port, a.raw = po, port, raw
 	a.accept = a.accept4
 	return nil

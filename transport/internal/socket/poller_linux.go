@@ -67,15 +67,8 @@ func newPoller() (*poller, error) {
 	return po, nil
 }
 
-// start starts the poller's goroutine. close ends it and waits for it.
-func (po *poller) start() {
-	po.wg.Add(1)
-	go po.run()
-}
-
 // run notifies the sockets until the epoll is closed.
 func (po *poller) run() {
-	defer po.wg.Done()
 	for po.await() {
 		po.notify()
 	}
