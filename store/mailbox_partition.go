@@ -60,7 +60,7 @@ type MailboxUser struct {
 }
 
 // Users returns users of a partition in the order of their names, at most limit: those
-// after the given name ("": from the first). It returns none if there are no more.
+// after the given name ("", which no user has: from the first). It returns none if there are no more.
 func (m *Mailboxes) Users(partition int32, after string, limit int) (users []MailboxUser, err error) {
 	prefix := m.partitionKey(prefixUser, partition, 0)
 	err = m.db.view(func(txn *badger.Txn) error {

@@ -41,7 +41,8 @@ func (b *MailboxBatch) PutOnline(user string, online bool) {
 }
 
 // Online returns users of a partition that were told to be online, in the order of their names, at
-// most limit: those after the given name ("": from the first). It returns none if there are no more.
+// most limit: those after the given name ("", which no user has: from the first). It returns none if
+// there are no more.
 func (m *Mailboxes) Online(partition int32, after string, limit int) (users []string, err error) {
 	prefix := m.partitionKey(prefixOnline, partition, 0)
 	err = m.db.view(func(txn *badger.Txn) error {

@@ -101,7 +101,7 @@ func Open(ctx context.Context, o Options) (*Bus, error) {
 	o.ClientID = cmp.Or(o.ClientID, "imgo")
 	o.WriteTimeout = cmp.Or(o.WriteTimeout, defaultWriteTimeout)
 	o.StartTimeout = cmp.Or(o.StartTimeout, defaultStartTimeout)
-	b := &Bus{o: o, log: o.Log.With().Str("part", "bus").Logger(), dialer: newDialer()}
+	b := &Bus{o: o, log: o.Log.With().Str("part", "bus").Logger(), dialer: &dialer{}}
 	var err error
 	if b.mechanism, err = mechanism(o); err != nil {
 		return nil, fmt.Errorf("open the bus: %w", err)

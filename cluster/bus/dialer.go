@@ -3,9 +3,10 @@ package bus
 import (
 	"context"
 	"net"
-	"sync"
 	"sync/atomic"
 	"time"
+
+	"imgo/internal/openconns"
 )
 
 // ioTimeout bounds reads and writes for which kafka-go sets no deadline, such as
@@ -14,49 +15,26 @@ const ioTimeout = 10 * time.Second
 
 // dialer makes connections and can close all of them. When kafka-go gives up waiting
 // for an answer, it keeps the connection open.
-type dialer struct {
-	dialer net.Dialer
-
-	mu     sync.Mutex
-	conns  map[*conn]struct{}
-	closed bool
-}
-
-func newDialer() *dialer {
-	return &dialer{dialer: net.Dialer{Timeout: hostTimeout}, conns: map[*conn]struct{}{}}
-}
+type dialer struct{ open openconns.Set }
 
 func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	nc, err := d.dialer.DialContext(ctx, network, address)
+	nc, err := (&net.Dialer{Timeout: hostTimeout}).DialContext(ctx, network, address)
+	if err == nil {
+		nc, err = d.open.Add(nc)
+	}
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{Conn: nc, dialer: d}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed {
-		_ = nc.Close()
-		return nil, net.ErrClosed
-	}
-	d.conns[c] = struct{}{}
-	return c, nil
+	return &conn{Conn: nc}, nil
 }
 
 // close closes every connection. Later dials fail.
-func (d *dialer) close() {
-	d.mu.Lock()
-	conns := d.conns
-	d.conns, d.closed = nil, true
-	d.mu.Unlock()
-	for c := range conns {
-		_ = c.Conn.Close()
-	}
-}
+func (d *dialer) close() { d.open.Close() }
 
 // conn is a connection on which no read or write takes for ever.
 type conn struct {
 	net.Conn
-	dialer                            *dialer
+
 	hasReadDeadline, hasWriteDeadline atomic.Bool
 }
 
@@ -88,11 +66,4 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 func (c *conn) SetWriteDeadline(t time.Time) error {
 	c.hasWriteDeadline.Store(!t.IsZero())
 	return c.Conn.SetWriteDeadline(t)
-}
-
-func (c *conn) Close() error {
-	c.dialer.mu.Lock()
-	delete(c.dialer.conns, c)
-	c.dialer.mu.Unlock()
-	return c.Conn.Close()
 }

@@ -96,7 +96,7 @@ func (b *Bus) Group(_ context.Context, o GroupOptions) (*Group, error) {
 		return nil, errors.New("join a group: a name and at least one log must be given")
 	}
 	g := &Group{
-		bus: b, id: b.o.Prefix + "." + o.Name, names: make(map[string]string), dialer: newDialer(), stopLeaving: func() {},
+		bus: b, id: b.o.Prefix + "." + o.Name, names: make(map[string]string), dialer: &dialer{}, stopLeaving: func() {},
 	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	for _, l := range o.Logs {

@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"log"
 	"net"
-	"sync"
+
 	"time"
 
 	"github.com/hashicorp/memberlist"
+
+	"imgo/internal/openconns"
 )
 
 // transport is memberlist's transport with two additions: its streams end when gossip
@@ -20,8 +22,7 @@ type transport struct {
 	ctx   context.Context // of dials
 	abort context.CancelFunc
 
-	mu      sync.Mutex
-	streams map[*stream]struct{}
+	streams openconns.Set // that this node has opened
 }
 
 // listen binds TCP and UDP to the same port.
@@ -43,9 +44,9 @@ func listen(ip net.IP, port int, logger *log.Logger, cut func(string) bool) (*tr
 	if err != nil {
 		return nil, err
 	}
-	t := &transport{NetTransport: nt, ip: ip, cut: cut, streams: make(map[*stream]struct{})}
+	t := &transport{NetTransport: nt, ip: ip, cut: cut}
 	t.ctx, t.abort = context.WithCancel(context.Background())
-	context.AfterFunc(t.ctx, t.closeStreams)
+	context.AfterFunc(t.ctx, t.streams.Close)
 	return t, nil
 }
 
@@ -82,40 +83,11 @@ func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Durati
 	if err != nil {
 		return nil, err
 	}
-	s := &stream{Conn: c, transport: t}
-	t.mu.Lock()
-	t.streams[s] = struct{}{}
-	t.mu.Unlock()
-	if t.ctx.Err() != nil { // closeStreams may have run before
-		s.Close()
-	}
-	return s, nil
-}
-
-func (t *transport) closeStreams() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for s := range t.streams {
-		s.Conn.Close()
-	}
+	return t.streams.Add(c)
 }
 
 // Shutdown implements memberlist.Transport.
 func (t *transport) Shutdown() error {
 	t.abort()
 	return t.NetTransport.Shutdown()
-}
-
-// stream is a connection that this node has opened.
-type stream struct {
-	net.Conn
-	transport *transport
-}
-
-// Close implements net.Conn.
-func (s *stream) Close() error {
-	s.transport.mu.Lock()
-	delete(s.transport.streams, s)
-	s.transport.mu.Unlock()
-	return s.Conn.Close()
 }

@@ -15,6 +15,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"imgo/internal/openconns"
 )
 
 // Options are the options of a Fake. The zero value means one broker without TLS and
@@ -44,8 +46,9 @@ type Fake struct {
 	// Cluster is the kfake cluster, for faults that have no method here.
 	Cluster *kfake.Cluster
 
-	mu      sync.Mutex
-	conns   map[*conn]struct{}
+	open openconns.Set
+	mu   sync.Mutex
+
 	stopped bool
 	delay   time.Duration
 	done    chan struct{} // closed by Close
@@ -65,7 +68,7 @@ func New(t testing.TB, o Options) *Fake {
 
 // Start starts a Fake. The caller must close it.
 func Start(o Options) (*Fake, error) {
-	f := &Fake{conns: map[*conn]struct{}{}, done: make(chan struct{})}
+	f := &Fake{done: make(chan struct{})}
 	opts := []kfake.Opt{
 		kfake.NumBrokers(max(1, o.Brokers)), kfake.ListenFn(f.listen(o.TLS)),
 		kfake.GroupMinSessionTimeout(max(o.SessionTimeout, 100*time.Millisecond)),
@@ -94,7 +97,7 @@ func (f *Fake) Brokers() []string { return f.Cluster.ListenAddrs() }
 func (f *Fake) Close() {
 	f.once.Do(func() {
 		close(f.done)
-		f.cut()
+		f.open.Cut()
 		f.Cluster.Close()
 	})
 }
@@ -104,7 +107,7 @@ func (f *Fake) Stop() {
 	f.mu.Lock()
 	f.stopped = true
 	f.mu.Unlock()
-	f.cut()
+	f.open.Cut()
 }
 
 // Resume takes connections again after Stop.
@@ -134,17 +137,6 @@ func (f *Fake) RefuseAppends(topic string) (resume func()) {
 	return f.Cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: topic, Err: kerr.NotEnoughReplicas, Count: -1}).Remove
 }
 
-// cut closes every connection.
-func (f *Fake) cut() {
-	f.mu.Lock()
-	conns := f.conns
-	f.conns = map[*conn]struct{}{}
-	f.mu.Unlock()
-	for c := range conns {
-		_ = c.Conn.Close()
-	}
-}
-
 func (f *Fake) listen(config *tls.Config) func(network, address string) (net.Listener, error) {
 	return func(network, address string) (net.Listener, error) {
 		l, err := net.Listen(network, address) //nolint:noctx // kfake's hook has no context
@@ -170,15 +162,14 @@ func (l *listener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		c := &conn{Conn: nc, fake: l.fake, closed: make(chan struct{})}
 		l.fake.mu.Lock()
 		stopped := l.fake.stopped
 		if !stopped {
-			l.fake.conns[c] = struct{}{}
+			nc, _ = l.fake.open.Add(nc) // only a Set that was closed gives an error
 		}
 		l.fake.mu.Unlock()
 		if !stopped {
-			return c, nil
+			return &conn{Conn: nc, fake: l.fake, closed: make(chan struct{})}, nil
 		}
 		_ = nc.Close()
 	}
@@ -231,8 +222,5 @@ func (c *conn) Write(p []byte) (int, error) {
 
 func (c *conn) Close() error {
 	c.once.Do(func() { close(c.closed) })
-	c.fake.mu.Lock()
-	delete(c.fake.conns, c)
-	c.fake.mu.Unlock()
 	return c.Conn.Close()
 }
