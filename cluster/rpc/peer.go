@@ -33,9 +33,12 @@ func newPeer(pool *Pool, addr string) *Peer {
 // Addr returns where the node is called, host:port.
 func (p *Peer) Addr() string { return p.addr }
 
-// RouterOf returns the node's router for one generation of the kept topic; 0: any. Calls
-// of it fail with envelope.ErrUnavailable if the node has no router, or one that serves
-// another generation.
+// Router returns the node's router. Calls of it fail with envelope.ErrUnavailable if
+// the node has none.
+func (p *Peer) Router() Router { return p.RouterOf(0) }
+
+// RouterOf returns the node's router for one generation of the kept topic. Calls of
+// it fail with envelope.ErrUnavailable if the node's router serves another one.
 func (p *Peer) RouterOf(generation uint16) Router { return remoteRouter{p, generation} }
 
 // Logic returns the node's logic.

@@ -21,10 +21,10 @@ func TestSameNodeSameValues(t *testing.T) {
 	if a != pool.Node("127.0.0.1:1") || a == b {
 		t.Error("a node is not the same every time")
 	}
-	if a.RouterOf(0) != a.RouterOf(0) || a.Logic() != a.Logic() || a.Comet() != a.Comet() || a.Status() != a.Status() {
+	if a.Router() != a.Router() || a.Logic() != a.Logic() || a.Comet() != a.Comet() || a.Status() != a.Status() {
 		t.Error("a node's role is not the same every time")
 	}
-	if a.RouterOf(0) == b.RouterOf(0) || a.Comet() == b.Comet() {
+	if a.Router() == b.Router() || a.Comet() == b.Comet() {
 		t.Error("two nodes have one role")
 	}
 	pool.Keep([]string{b.Addr()})
