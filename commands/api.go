@@ -83,13 +83,23 @@ func newAPI(c *cli.Context) (*api, error) {
 	return &api{client, client.Servers()[0]}, nil
 }
 
+// calls returns the action of a command that calls the API.
+func calls(do func(c *cli.Context, a *api) error) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		a, err := newAPI(c)
+		if err != nil {
+			return err
+		}
+		defer a.Close()
+		return do(c, a)
+	}
+}
+
 // host returns the host of the server.
 func (a *api) host() string {
 	u, _ := url.Parse(a.server) // newAPI has parsed it, so there is no error
 	return u.Hostname()
 }
-
-func (a *api) close() { a.Close() }
 
 // call sends body (nil means none), parses the answer into result and returns its JSON. An error
 // says what failed and, if known, how to fix it.

@@ -12,8 +12,6 @@ import (
 // of the library takes no days, and its error does not say that the unit is missing.
 type duration time.Duration
 
-func newDuration(d time.Duration) *duration { return (*duration)(&d) }
-
 func (d *duration) Set(text string) error {
 	parsed, err := settings.ParseDuration(text)
 	*d = duration(parsed)

@@ -46,19 +46,12 @@ func eventsCommand() *cli.Command {
 			&cli.BoolFlag{Name: "follow", Usage: "go on until it is interrupted", DisableDefaultText: true},
 			jsonFlag(),
 		),
-		Action: events,
+		Before: noArguments,
+		Action: calls(events),
 	}
 }
 
-func events(c *cli.Context) error {
-	if c.Args().Present() {
-		return usage(c, "%q is too much", c.Args().First())
-	}
-	a, err := newAPI(c)
-	if err != nil {
-		return err
-	}
-	defer a.close()
+func events(c *cli.Context, a *api) error {
 	follow, query := c.Bool("follow"), url.Values{"limit": {"1000"}}
 	for _, name := range []string{"after", "types", "user"} {
 		if c.IsSet(name) {

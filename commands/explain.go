@@ -32,17 +32,14 @@ func (x *explanation) write(w *tabwriter.Writer) {
 }
 
 func explainCommand() *cli.Command {
-	show := query[explanation]{
-		path: func(c *cli.Context) (string, error) {
-			switch {
-			case c.String("user") == "":
-				return "", errors.New("name the user: --user 123")
-			case c.NArg() != 1:
-				return "", errors.New("name one message by the id that its push was answered with")
-			}
-			return "/v1/user/messages/" + url.PathEscape(c.Args().First()) + "/explain?user=" + url.QueryEscape(c.String("user")), nil
-		},
-		write: func(w *tabwriter.Writer, x *explanation) { x.write(w) },
+	path := func(c *cli.Context) (string, error) {
+		switch {
+		case c.String("user") == "":
+			return "", errors.New("name the user: --user 123")
+		case c.NArg() != 1:
+			return "", errors.New("name one message by the id that its push was answered with")
+		}
+		return "/v1/user/messages/" + url.PathEscape(c.Args().First()) + "/explain?user=" + url.QueryEscape(c.String("user")), nil
 	}
 	return &cli.Command{
 		Name:      "explain",
@@ -51,6 +48,6 @@ func explainCommand() *cli.Command {
 		Description: "imgo explain --user 123 281474976710656\n\n" +
 			"It reads the log from the push on, and asks the owner of the user's messages.",
 		Flags:  withAPI(&cli.StringFlag{Name: "user", Usage: "the `user` that the message was pushed to"}, jsonFlag()),
-		Action: show.ask,
+		Action: show(path, (*explanation).write),
 	}
 }

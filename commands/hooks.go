@@ -2,7 +2,6 @@ package commands
 
 import (
 	"fmt"
-	"net/http"
 	"net/url"
 	"text/tabwriter"
 	"time"
@@ -62,8 +61,7 @@ func (l *hookList) writeDead(w *tabwriter.Writer) {
 }
 
 func hooksCommand() *cli.Command {
-	show := query[hookList]{path: fixed("/v1/hooks"), write: func(w *tabwriter.Writer, l *hookList) { l.write(w) }}
-	dead := query[hookList]{path: fixed("/v1/hooks"), write: func(w *tabwriter.Writer, l *hookList) { l.writeDead(w) }}
+	path := fixed("/v1/hooks")
 	return &cli.Command{
 		Name:  "hooks",
 		Usage: "show the hooks that events are posted to, or post events again",
@@ -72,13 +70,13 @@ func hooksCommand() *cli.Command {
 				Name:   "show",
 				Usage:  "show what each hook has done and has to do",
 				Flags:  withAPI(jsonFlag()),
-				Action: show.ask,
+				Action: show(path, (*hookList).write),
 			},
 			{
 				Name:   "dead",
 				Usage:  "show the newest events that hooks have set aside",
 				Flags:  withAPI(jsonFlag()),
-				Action: dead.ask,
+				Action: show(path, (*hookList).writeDead),
 			},
 			{
 				Name:      "replay",
@@ -92,7 +90,7 @@ func hooksCommand() *cli.Command {
 					&cli.StringFlag{Name: "from", Usage: "everything since a `time`, or for so long a time, such as 2h"},
 					&cli.BoolFlag{Name: "dead", Usage: "the dead letters", DisableDefaultText: true},
 				),
-				Action: replayHook,
+				Action: calls(replayHook),
 			},
 			{
 				Name:        "resume",
@@ -100,25 +98,25 @@ func hooksCommand() *cli.Command {
 				ArgsUsage:   "HOOK",
 				Description: "imgo hooks resume orders",
 				Flags:       withAPI(),
-				Action:      func(c *cli.Context) error { return changeHook(c, "resume", nil, "the hook goes on") },
+				Action:      calls(func(c *cli.Context, a *api) error { return a.changeHook(c, "resume", nil, "the hook goes on") }),
 			},
 		},
 	}
 }
 
-func replayHook(c *cli.Context) error {
+func replayHook(c *cli.Context, a *api) error {
 	switch {
 	case c.Bool("dead") == c.IsSet("from"):
 		return usage(c, "write --dead, or --from with a time")
 	case c.Bool("dead"):
-		return changeHook(c, "retry", nil, "the dead letters are posted again")
+		return a.changeHook(c, "retry", nil, "the dead letters are posted again")
 	}
 	from, err := parseTime(c.String("from"), time.Now())
 	if err != nil {
 		return usage(c, "--from: %v", err)
 	}
 	ms := from.UnixMilli()
-	return changeHook(c, "replay", map[string]any{"from_ms": ms}, "the events since "+localTime(ms)+" are posted again")
+	return a.changeHook(c, "replay", map[string]any{"from_ms": ms}, "the events since "+localTime(ms)+" are posted again")
 }
 
 // parseTime reads a time (RFC 3339), or a duration before now.
@@ -134,18 +132,13 @@ func parseTime(text string, now time.Time) (time.Time, error) {
 }
 
 // changeHook calls POST /v1/hooks/{hook}/what.
-func changeHook(c *cli.Context, what string, body any, done string) error {
+func (a *api) changeHook(c *cli.Context, what string, body any, done string) error {
 	if c.NArg() != 1 {
 		return usage(c, "name one hook")
 	}
-	a, err := newAPI(c)
-	if err != nil {
-		return err
-	}
-	defer a.close()
 	var reply struct{}
 	path := "/v1/hooks/" + url.PathEscape(c.Args().First()) + "/" + what
-	if _, err := a.post(c.Context, path, body, &reply, http.Header{}); err != nil {
+	if _, err := a.post(c.Context, path, body, &reply, nil); err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	return printLine(c, done)

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,6 +17,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	imgoclient "imgo/clients/go"
+	"imgo/clients/go/pushapi"
 	"imgo/clients/go/raw"
 	"imgo/protocol"
 )
@@ -56,27 +56,21 @@ func listenCommand(opts Options) *cli.Command {
 			&cli.BoolFlag{Name: "no-ack", Usage: "acknowledge nothing, so that the messages come again the next time", DisableDefaultText: true},
 			&cli.BoolFlag{Name: "json", Usage: "print each message as a JSON object with id, op and body", DisableDefaultText: true},
 		),
-		Action: func(c *cli.Context) error { return listen(c, opts.Screen) },
+		Before: noArguments,
+		Action: calls(func(c *cli.Context, a *api) error { return listen(c, a, opts.Screen) }),
 	}
 }
 
-func listen(c *cli.Context, screen bool) error {
+func listen(c *cli.Context, a *api, screen bool) error {
 	user, text := c.String("user"), c.String("token")
 	switch {
 	case (user == "") == (text == ""):
 		return usage(c, "as whom? Write --user 123 or --token TOKEN, and not both")
-	case c.Args().Present():
-		return usage(c, "%q is too much", c.Args().First())
 	case c.IsSet("count") && c.Int("count") < 1:
 		return usage(c, "--count must be at least 1")
 	case c.Bool("ws") && c.IsSet("connect"):
 		return usage(c, "--ws is for where --connect is not given: write --connect ws://host:port/sub")
 	}
-	a, err := newAPI(c)
-	if err != nil {
-		return err
-	}
-	defer a.close()
 	address, err := a.clientAddress(c)
 	if err != nil {
 		return err
@@ -224,7 +218,7 @@ type ownToken struct {
 	user string
 
 	mu   sync.Mutex
-	made token
+	made pushapi.Token
 }
 
 // current returns the token, or a new one if it expires soon.
@@ -259,16 +253,18 @@ func (a *api) clientAddress(c *cli.Context) (string, error) {
 	if c.Bool("ws") {
 		network = "ws"
 	}
-	var answer struct {
-		Nodes []node `json:"nodes"`
-	}
 	ctx, cancel := context.WithTimeout(c.Context, 5*time.Second)
 	defer cancel()
+	var answer nodeList
 	_, err := a.get(ctx, "/v1/nodes", &answer)
 	if err == nil {
 		for _, n := range answer.Nodes {
-			if address := n.Clients[network]; address != "" {
-				return a.reachable(network, address), nil
+			if address := n.ClientAddress(network, a.host()); address != "" {
+				at, err := raw.ParseTarget(address)
+				if err != nil {
+					return "", fmt.Errorf("node %s: %w", n.Name, err)
+				}
+				return at.String(), nil
 			}
 		}
 		return "", fmt.Errorf("no node of %s says where %s clients connect: name it with --connect", a.server, network)
@@ -283,27 +279,4 @@ func (a *api) clientAddress(c *cli.Context) (string, error) {
 	}
 	fmt.Fprintf(c.App.ErrWriter, "%v; connecting to %s (another one: --connect)\n", err, address)
 	return address, nil
-}
-
-// reachable turns a listen address into an address to connect to. If it has no host, as ":8080",
-// the host is that of the server.
-func (a *api) reachable(network, address string) string {
-	scheme, rest, ok := strings.Cut(address, "://")
-	if !ok {
-		scheme, rest = network, address
-	}
-	rest, path, _ := strings.Cut(rest, "/")
-	if host, port, err := net.SplitHostPort(rest); err == nil {
-		ip, err := netip.ParseAddr(host)
-		if host == "" || err == nil && ip.IsUnspecified() {
-			rest = net.JoinHostPort(a.host(), port)
-		}
-	}
-	if scheme == "tcp" {
-		return rest
-	}
-	if path == "" && (scheme == "ws" || scheme == "wss") {
-		path = "sub"
-	}
-	return strings.TrimSuffix(scheme+"://"+rest+"/"+path, "/")
 }

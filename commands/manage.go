@@ -64,29 +64,21 @@ func plainInPath(name string) bool {
 // remove returns a command's action that sends a DELETE request for the arguments named in names, the first of which
 // is the user. path returns the path of the call.
 func remove(names []string, path func(args []string) string) cli.ActionFunc {
-	return func(c *cli.Context) error {
+	return calls(func(c *cli.Context, a *api) error {
 		args := c.Args().Slice()
 		if len(args) != len(names) {
 			return usage(c, "write %s %s", c.Command.HelpName, strings.Join(names, " "))
 		}
-		a, err := newAPI(c)
-		if err != nil {
-			return err
-		}
-		defer a.close()
 		var result removed
 		answer, err := a.call(c.Context, http.MethodDelete, path(args), nil, nil, &result)
 		if err != nil {
 			return err
 		}
-		if c.Bool("json") {
-			return printLine(c, string(answer))
-		}
-		if result.LogUntilMS > 0 && result.Messages > 0 {
+		if result.LogUntilMS > 0 && result.Messages > 0 && !c.Bool("json") {
 			fmt.Fprintf(c.App.ErrWriter, "the log may still hold the messages until %s\n", localTime(result.LogUntilMS))
 		}
-		return printLine(c, result.text())
-	}
+		return printAnswer(c, answer, result.text())
+	})
 }
 
 // manageUserCommands are the commands of imgo users that change something.
@@ -106,7 +98,7 @@ func manageUserCommands() []*cli.Command {
 				&cli.IntFlag{Name: "code", Usage: "the close code, 3000 to 4999", DefaultText: "3506: do not come back"},
 				jsonFlag(),
 			),
-			Action: kick,
+			Action: calls(kick),
 		},
 		{
 			Name:      "forget",
@@ -137,7 +129,7 @@ func manageUserCommands() []*cli.Command {
 	}
 }
 
-func kick(c *cli.Context) error {
+func kick(c *cli.Context, a *api) error {
 	if c.Args().Len() != 1 {
 		return usage(c, "which user? Write imgo users kick 123")
 	}
@@ -153,11 +145,6 @@ func kick(c *cli.Context) error {
 	if c.IsSet("code") {
 		request["code"] = c.Int("code")
 	}
-	a, err := newAPI(c)
-	if err != nil {
-		return err
-	}
-	defer a.close()
 	var result struct {
 		Sessions int `json:"sessions"`
 	}
@@ -165,20 +152,30 @@ func kick(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if c.Bool("json") {
-		return printLine(c, string(answer))
-	}
-	return printLine(c, "closing "+count(result.Sessions, "session"))
+	return printAnswer(c, answer, "closing "+count(result.Sessions, "session"))
 }
 
-// notice is one notice in the answer of GET /v1/notices.
-type notice struct {
-	Seq    uint64 `json:"seq"`
-	TimeMS int64  `json:"time_ms"`
-	Kind   string `json:"kind"`
-	User   string `json:"user"`
-	Detail string `json:"detail"`
-	Count  int    `json:"count"`
+// noticeList is the answer of GET /v1/notices.
+type noticeList struct {
+	Notices []struct {
+		Seq    uint64 `json:"seq"`
+		TimeMS int64  `json:"time_ms"`
+		Kind   string `json:"kind"`
+		User   string `json:"user"`
+		Detail string `json:"detail"`
+		Count  int    `json:"count"`
+	} `json:"notices"`
+	Last uint64 `json:"last"`
+}
+
+func (l *noticeList) write(w *tabwriter.Writer) {
+	for _, n := range l.Notices {
+		times := ""
+		if n.Count > 1 {
+			times = fmt.Sprintf(" (%d times)", n.Count)
+		}
+		fmt.Fprintf(w, "%d\t%s\t%s%s\t%s\t%s\n", n.Seq, localTime(n.TimeMS), n.Kind, times, orDash(n.User), n.Detail)
+	}
 }
 
 // followPause is the time between two questions of imgo notices --follow.
@@ -196,54 +193,31 @@ func noticesCommand() *cli.Command {
 			&cli.BoolFlag{Name: "follow", Usage: "go on until it is interrupted", DisableDefaultText: true},
 			jsonFlag(),
 		),
-		Action: notices,
+		Before: noArguments,
+		Action: calls(notices),
 	}
 }
 
-func notices(c *cli.Context) error {
-	if c.Args().Present() {
-		return usage(c, "%q is too much", c.Args().First())
-	}
-	a, err := newAPI(c)
-	if err != nil {
-		return err
-	}
-	defer a.close()
-	if c.Bool("follow") {
+func notices(c *cli.Context, a *api) error {
+	follow := c.Bool("follow")
+	if follow {
 		fmt.Fprintln(c.App.ErrWriter, "waiting for notices; Ctrl-C ends")
 	}
-	w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
 	for after := c.Uint64("after"); ; {
-		var answer struct {
-			Notices []notice `json:"notices"`
-			Last    uint64   `json:"last"`
-		}
+		var answer noticeList
 		raw, err := a.get(c.Context, fmt.Sprintf("/v1/notices?after=%d", after), &answer)
 		switch {
-		case c.Context.Err() != nil && c.Bool("follow"):
+		case c.Context.Err() != nil && follow:
 			return nil
 		case err != nil:
 			return err
-		case c.Bool("json") && (len(answer.Notices) > 0 || !c.Bool("follow")):
-			if err := printLine(c, string(raw)); err != nil {
-				return err
-			}
+		case !c.Bool("json"):
+			err = printTable(c, answer.write)
+		case len(answer.Notices) > 0 || !follow:
+			err = printLine(c, string(raw))
 		}
-		for _, e := range answer.Notices {
-			if c.Bool("json") {
-				break
-			}
-			times := ""
-			if e.Count > 1 {
-				times = fmt.Sprintf(" (%d times)", e.Count)
-			}
-			fmt.Fprintf(w, "%d\t%s\t%s%s\t%s\t%s\n", e.Seq, localTime(e.TimeMS), e.Kind, times, orDash(e.User), e.Detail)
-		}
-		if err := w.Flush(); err != nil {
-			return fmt.Errorf("print: %w", err)
-		}
-		if !c.Bool("follow") || wait.Sleep(c.Context, followPause) != nil {
-			return nil
+		if err != nil || !follow || wait.Sleep(c.Context, followPause) != nil {
+			return err
 		}
 		after = max(after, answer.Last)
 	}

@@ -3,11 +3,12 @@ package commands
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"text/tabwriter"
 	"time"
 
 	"github.com/urfave/cli/v2"
+
+	"imgo/internal/wait"
 )
 
 // growInterval is the time between two questions for the progress of a growth.
@@ -31,10 +32,6 @@ func (p partitions) String() string {
 }
 
 func partitionsCommand() *cli.Command {
-	show := query[partitions]{
-		path:  fixed("/v1/partitions"),
-		write: func(w *tabwriter.Writer, p *partitions) { fmt.Fprintln(w, p) },
-	}
 	return &cli.Command{
 		Name:  "partitions",
 		Usage: "show the partitions of the kept topic, or add some",
@@ -43,7 +40,7 @@ func partitionsCommand() *cli.Command {
 				Name:   "show",
 				Usage:  "show the number of partitions, and the progress while it grows",
 				Flags:  withAPI(jsonFlag()),
-				Action: show.ask,
+				Action: show(fixed("/v1/partitions"), func(p *partitions, w *tabwriter.Writer) { fmt.Fprintln(w, p) }),
 			},
 			{
 				Name:  "grow",
@@ -59,28 +56,22 @@ func partitionsCommand() *cli.Command {
 					&cli.BoolFlag{Name: "no-wait", Usage: "do not wait until everything has moved", DisableDefaultText: true},
 					jsonFlag(),
 				),
-				Action: grow,
+				Before: noArguments,
+				Action: calls(grow),
 			},
 		},
 	}
 }
 
-func grow(c *cli.Context) error {
+func grow(c *cli.Context, a *api) error {
 	switch {
-	case c.Args().Present():
-		return usage(c, "%q is too much", c.Args().First())
 	case !c.IsSet("to"):
 		return usage(c, "the new number of partitions is missing; write --to 32")
 	case c.Int("to") < 1:
 		return usage(c, "--to must be at least 1")
 	}
-	a, err := newAPI(c)
-	if err != nil {
-		return err
-	}
-	defer a.close()
 	var p partitions
-	answer, err := a.post(c.Context, "/v1/partitions", map[string]int{"kept": c.Int("to")}, &p, http.Header{})
+	answer, err := a.post(c.Context, "/v1/partitions", map[string]int{"kept": c.Int("to")}, &p, nil)
 	if err != nil {
 		return fmt.Errorf("grow: %w", err)
 	}
@@ -89,10 +80,7 @@ func grow(c *cli.Context) error {
 			return err
 		}
 	}
-	if c.Bool("json") {
-		return printLine(c, string(answer))
-	}
-	return printLine(c, p.String())
+	return printAnswer(c, answer, p.String())
 }
 
 // awaitGrowth polls the progress until the growth is complete, and calls tell for each step. It
@@ -101,9 +89,7 @@ func (a *api) awaitGrowth(ctx context.Context, p *partitions, tell func()) (answ
 	before := *p
 	tell()
 	for failures := 0; p.Next != 0 || answer == nil; {
-		select {
-		case <-time.After(growInterval):
-		case <-ctx.Done():
+		if wait.Sleep(ctx, growInterval) != nil {
 			return nil, fmt.Errorf("interrupted; the topic goes on growing: see imgo partitions show")
 		}
 		var now partitions

@@ -14,6 +14,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/urfave/cli/v2"
+
+	"imgo/clients/go/pushapi"
 )
 
 // maxInput bounds a message or a list of users from a file or from standard input, in bytes. It is
@@ -34,19 +36,11 @@ type pushRequest struct {
 	TTL        string   `json:"ttl,omitempty"`
 }
 
-// userResult is the result of a push for one user.
-type userResult struct {
-	ID        string `json:"id"`
-	User      string `json:"user"`
-	Sessions  int    `json:"sessions"`
-	Duplicate bool   `json:"duplicate"`
-}
-
-// pushAnswer is the answer of POST /v1/push. For one user it has the fields of userResult, for
-// several it has Results.
+// pushAnswer is the answer of POST /v1/push. For one user it has the fields of Result, for several it
+// has Results.
 type pushAnswer struct {
-	userResult
-	Results []userResult `json:"results"`
+	pushapi.Result
+	Results []pushapi.Result `json:"results"`
 }
 
 func pushCommand() *cli.Command {
@@ -81,22 +75,16 @@ func pushCommand() *cli.Command {
 				Usage: "a second push with the same `key` within 24 h has no effect; with --stdin the number of the line is added"},
 			jsonFlag(),
 		),
-		Action: push,
+		Action: calls(push),
 	}
 }
 
-func push(c *cli.Context) error {
+func push(c *cli.Context, a *api) error {
 	request, err := pushTarget(c)
 	if err != nil {
 		return err
 	}
-	sources := 0
-	for _, is := range []bool{c.Args().Present(), c.IsSet("file"), c.Bool("stdin")} {
-		if is {
-			sources++
-		}
-	}
-	switch {
+	switch sources := trues(c.Args().Present(), c.IsSet("file"), c.Bool("stdin")); {
 	case sources == 0:
 		return usage(c, "what is the message? Write it behind the flags, or give --file or --stdin")
 	case sources > 1:
@@ -107,11 +95,6 @@ func push(c *cli.Context) error {
 	if err := pushOptions(c, request); err != nil {
 		return err
 	}
-	a, err := newAPI(c)
-	if err != nil {
-		return err
-	}
-	defer a.close()
 	p := pusher{c: c, api: a, request: *request, key: c.String("idempotency-key")}
 	switch {
 	case c.Bool("stdin"):
@@ -158,19 +141,23 @@ func pushTarget(c *cli.Context) (*pushRequest, error) {
 	} else {
 		request.Users = users
 	}
-	kinds := 0
-	for _, is := range []bool{len(users) > 0, len(request.Keys) > 0, c.IsSet("room"), request.All} {
-		if is {
-			kinds++
-		}
-	}
-	switch {
+	switch kinds := trues(len(users) > 0, len(request.Keys) > 0, c.IsSet("room"), request.All); {
 	case kinds == 0:
 		return nil, usage(c, "to whom? Write --user 123, --users a,b, --room lobby or --all")
 	case kinds > 1:
 		return nil, usage(c, "a push goes to users, to a room, to sessions or to everyone, not to several of them")
 	}
 	return request, nil
+}
+
+// trues returns how many of the values are true.
+func trues(values ...bool) (n int) {
+	for _, is := range values {
+		if is {
+			n++
+		}
+	}
+	return n
 }
 
 // pushOptions reads the other flags of a push into request.
@@ -255,10 +242,7 @@ func (p *pusher) one(ctx context.Context, message []byte) error {
 	if err != nil {
 		return err
 	}
-	if p.c.Bool("json") {
-		return printLine(p.c, string(raw))
-	}
-	return printLine(p.c, p.describe(answer))
+	return printAnswer(p.c, raw, p.describe(answer))
 }
 
 // lines pushes each line of r in order, as soon as it is read. It stops at the first failure, so
@@ -346,11 +330,11 @@ func (p *pusher) describe(answer *pushAnswer) string {
 		}
 		return text
 	case p.request.User != "" && answer.Duplicate:
-		return fmt.Sprintf("nothing done: user %s had it already (same idempotency key), as message %s", p.request.User, answer.ID)
+		return fmt.Sprintf("nothing done: user %s had it already (same idempotency key), as message %d", p.request.User, answer.ID)
 	case p.request.User != "" && kept && answer.Sessions == 0:
-		return fmt.Sprintf("message %s is kept: user %s is not connected and gets it when they are", answer.ID, p.request.User)
+		return fmt.Sprintf("message %d is kept: user %s is not connected and gets it when they are", answer.ID, p.request.User)
 	case p.request.User != "" && kept:
-		return fmt.Sprintf("message %s is on its way to %s of user %s", answer.ID, count(answer.Sessions, "session"), p.request.User)
+		return fmt.Sprintf("message %d is on its way to %s of user %s", answer.ID, count(answer.Sessions, "session"), p.request.User)
 	case answer.Duplicate:
 		return "nothing done: it was pushed already (same idempotency key)"
 	case p.request.Room != "":

@@ -4,17 +4,11 @@ import (
 	"context"
 	"fmt"
 	"text/tabwriter"
-	"time"
 
 	"github.com/urfave/cli/v2"
-)
 
-// token is the answer of POST /v1/tokens.
-type token struct {
-	Token     string `json:"token"`
-	User      string `json:"user"`
-	ExpiresMS int64  `json:"expires_ms"`
-}
+	"imgo/clients/go/pushapi"
+)
 
 // tokenRequest is the body of POST /v1/tokens.
 type tokenRequest struct {
@@ -25,11 +19,10 @@ type tokenRequest struct {
 }
 
 // newToken makes a token through the API.
-func (a *api) newToken(ctx context.Context, request tokenRequest) (token, []byte, error) {
-	var made token
-	answer, err := a.post(ctx, "/v1/tokens", request, &made, nil)
+func (a *api) newToken(ctx context.Context, request tokenRequest) (made pushapi.Token, answer []byte, err error) {
+	answer, err = a.post(ctx, "/v1/tokens", request, &made, nil)
 	if err != nil {
-		return token{}, nil, fmt.Errorf("make a token: %w", err)
+		return made, nil, fmt.Errorf("make a token: %w", err)
 	}
 	return made, answer, nil
 }
@@ -73,7 +66,7 @@ func tokenCommand() *cli.Command {
 					&cli.BoolFlag{Name: "single", Usage: "revoke the user's other tokens", DisableDefaultText: true},
 					jsonFlag(),
 				),
-				Action: tokenNew,
+				Action: calls(tokenNew),
 			},
 			{
 				Name:        "list",
@@ -81,7 +74,7 @@ func tokenCommand() *cli.Command {
 				ArgsUsage:   "USER",
 				Description: "imgo token list 123",
 				Flags:       withAPI(jsonFlag()),
-				Action:      tokenList.ask,
+				Action:      show(tokensPath, (*userTokens).write),
 			},
 			{
 				Name:      "revoke",
@@ -95,7 +88,7 @@ func tokenCommand() *cli.Command {
 					&cli.BoolFlag{Name: "close", Usage: "also close the user's sessions", Value: true},
 					jsonFlag(),
 				),
-				Action: tokenRevoke,
+				Action: calls(tokenRevoke),
 			},
 		},
 	}
@@ -110,29 +103,28 @@ type userTokens struct {
 	} `json:"tokens"`
 }
 
-var tokenList = query[userTokens]{
-	path: func(c *cli.Context) (string, error) {
-		if c.Args().Len() != 1 {
-			return "", usage(c, "whose tokens? Write imgo token list 123")
-		}
-		return userPath(c.Args().First(), "/tokens"), nil
-	},
-	write: func(w *tabwriter.Writer, u *userTokens) {
-		fmt.Fprintf(w, "user %s has %s\n", u.User, count(len(u.Tokens), "token"))
-		if len(u.Tokens) > 0 {
-			fmt.Fprintln(w, "\nMADE\tEXPIRES")
-		}
-		for _, t := range u.Tokens {
-			expires := "never"
-			if t.ExpiresMS != 0 {
-				expires = localTime(t.ExpiresMS)
-			}
-			fmt.Fprintf(w, "%s\t%s\n", localTime(t.CreatedMS), expires)
-		}
-	},
+func tokensPath(c *cli.Context) (string, error) {
+	if c.Args().Len() != 1 {
+		return "", usage(c, "whose tokens? Write imgo token list 123")
+	}
+	return userPath(c.Args().First(), "/tokens"), nil
 }
 
-func tokenNew(c *cli.Context) error {
+func (u *userTokens) write(w *tabwriter.Writer) {
+	fmt.Fprintf(w, "user %s has %s\n", u.User, count(len(u.Tokens), "token"))
+	if len(u.Tokens) > 0 {
+		fmt.Fprintln(w, "\nMADE\tEXPIRES")
+	}
+	for _, t := range u.Tokens {
+		expires := "never"
+		if t.ExpiresMS != 0 {
+			expires = localTime(t.ExpiresMS)
+		}
+		fmt.Fprintf(w, "%s\t%s\n", localTime(t.CreatedMS), expires)
+	}
+}
+
+func tokenNew(c *cli.Context, a *api) error {
 	user := c.String("user")
 	switch {
 	case user == "" && c.Args().Len() == 1:
@@ -148,11 +140,6 @@ func tokenNew(c *cli.Context) error {
 	if ttl := durationFlag(c, "ttl"); ttl > 0 {
 		request.TTL = ttl.String()
 	}
-	a, err := newAPI(c)
-	if err != nil {
-		return err
-	}
-	defer a.close()
 	made, answer, err := a.newToken(c.Context, request)
 	if err != nil {
 		return err
@@ -168,7 +155,7 @@ func tokenNew(c *cli.Context) error {
 	return printLine(c, made.Token)
 }
 
-func tokenRevoke(c *cli.Context) error {
+func tokenRevoke(c *cli.Context, a *api) error {
 	text, user := c.Args().First(), c.String("user")
 	switch {
 	case c.Args().Len() > 1:
@@ -176,36 +163,9 @@ func tokenRevoke(c *cli.Context) error {
 	case (text == "") == (user == ""):
 		return usage(c, "name a token, or a user with --user, and not both")
 	}
-	a, err := newAPI(c)
-	if err != nil {
-		return err
-	}
-	defer a.close()
 	n, answer, err := a.revoke(c.Context, text, user, c.Bool("close"))
 	if err != nil {
 		return err
 	}
-	if c.Bool("json") {
-		return printLine(c, string(answer))
-	}
-	return printLine(c, "revoked "+count(n, "token"))
-}
-
-// printLine prints a line to standard output, which programs may read.
-func printLine(c *cli.Context, line string) error {
-	if _, err := fmt.Fprintln(c.App.Writer, line); err != nil {
-		return fmt.Errorf("print: %w", err)
-	}
-	return nil
-}
-
-// localTime formats a time of the API in the local time zone.
-func localTime(ms int64) string { return time.UnixMilli(ms).Format(time.RFC3339) }
-
-// count returns a number with its noun in the right form.
-func count(n int, thing string) string {
-	if n == 1 {
-		return "1 " + thing
-	}
-	return fmt.Sprintf("%d %ss", n, thing)
+	return printAnswer(c, answer, "revoked "+count(n, "token"))
 }

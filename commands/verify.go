@@ -27,7 +27,7 @@ const (
 const plainProgress = 10 * time.Second
 
 func verifyCommand(opts Options) *cli.Command {
-	def := verify.DefaultConfig()
+	cfg, judged := verify.DefaultConfig(), verify.DefaultEvents()
 	return &cli.Command{
 		Name:      "verify",
 		Usage:     "connect, push and check that nothing is lost while you break things",
@@ -56,37 +56,41 @@ func verifyCommand(opts Options) *cli.Command {
 			&cli.StringSliceFlag{Name: "connect",
 				Usage:       "the `addresses` that devices connect to, such as host:port, tls://host:port, ws://host:port/sub or wss://…",
 				DefaultText: "what the API says of its nodes"},
-			&cli.IntFlag{Name: "users", Usage: "`number` of users", Value: def.Users},
-			&cli.IntFlag{Name: "devices", Usage: "`number` of devices of each user", Value: def.Devices},
+			&cli.IntFlag{Name: "users", Usage: "`number` of users", Value: cfg.Users, Destination: &cfg.Users},
+			&cli.IntFlag{Name: "devices", Usage: "`number` of devices of each user", Value: cfg.Devices, Destination: &cfg.Devices},
 			&cli.StringSliceFlag{Name: "kinds",
 				Usage:       "the `kinds` of devices: tcp, ws, json, no-ack (an old client), sdk, sdk-ws",
-				DefaultText: kindsText(def.Kinds)},
+				DefaultText: kindsText(cfg.Kinds)},
 			&cli.StringSliceFlag{Name: "driver",
 				Usage:       "`commands` that drive client libraries (clients/conformance); adds the kind driver, whose devices use them in turn",
 				DefaultText: "none"},
-			&cli.Float64Flag{Name: "rate", Usage: "`pushes` a second", Value: def.Rate},
-			&cli.GenericFlag{Name: "duration", Value: newDuration(def.Duration), Usage: "`time` during which pushes start; 0s means until Ctrl-C"},
-			&cli.GenericFlag{Name: "settle", Value: newDuration(def.Settle),
+			&cli.Float64Flag{Name: "rate", Usage: "`pushes` a second", Value: cfg.Rate, Destination: &cfg.Rate},
+			&cli.GenericFlag{Name: "duration", Value: (*duration)(&cfg.Duration), Usage: "`time` during which pushes start; 0s means until Ctrl-C"},
+			&cli.GenericFlag{Name: "settle", Value: (*duration)(&cfg.Settle),
 				Usage: "the longest `time` in which accepted messages may arrive at the end"},
-			&cli.GenericFlag{Name: "late", Value: newDuration(def.Late), Usage: "list deliveries that take longer than this `time`"},
-			&cli.BoolFlag{Name: "late-fails", Usage: "make a late delivery a violation", DisableDefaultText: true},
-			&cli.Float64Flag{Name: "not-kept", Usage: "the `share` of pushes that are not kept, 0 to 1", Value: def.NotKept},
-			&cli.IntFlag{Name: "rooms", Usage: "`number` of rooms with 10 users each; two in five pushes that are not kept then go to a room"},
-			&cli.Float64Flag{Name: "broadcast",
+			&cli.GenericFlag{Name: "late", Value: (*duration)(&cfg.Late), Usage: "list deliveries that take longer than this `time`"},
+			&cli.BoolFlag{Name: "late-fails", Usage: "make a late delivery a violation", Destination: &cfg.LateFails, DisableDefaultText: true},
+			&cli.Float64Flag{Name: "not-kept", Value: cfg.NotKept, Destination: &cfg.NotKept,
+				Usage: "the `share` of pushes that are not kept, 0 to 1"},
+			&cli.IntFlag{Name: "rooms", Destination: &cfg.Rooms,
+				Usage: "`number` of rooms with 10 users each; two in five pushes that are not kept then go to a room"},
+			&cli.Float64Flag{Name: "broadcast", Destination: &cfg.Broadcast,
 				Usage: "the `share` of pushes that are not kept that go to every client of the server, also to real users, 0 to 1"},
-			&cli.Float64Flag{Name: "churn", Usage: "the `share` of devices that leave for a while each minute", Value: def.Churn},
-			&cli.IntFlag{Name: "slow", Usage: "`number` of users with a device that reads slowly"},
-			&cli.Float64Flag{Name: "lazy", Usage: "the `share` of devices that acknowledge late or not all messages, 0 to 1"},
-			&cli.IntFlag{Name: "size", Usage: "the approximate size of a message, in `bytes`", Value: def.Body},
-			&cli.Float64Flag{Name: "large", Usage: "the `share` of pushes with 8 KiB more, 0 to 1"},
+			&cli.Float64Flag{Name: "churn", Value: cfg.Churn, Destination: &cfg.Churn,
+				Usage: "the `share` of devices that leave for a while each minute"},
+			&cli.IntFlag{Name: "slow", Usage: "`number` of users with a device that reads slowly", Destination: &cfg.Slow},
+			&cli.Float64Flag{Name: "lazy", Destination: &cfg.Lazy,
+				Usage: "the `share` of devices that acknowledge late or not all messages, 0 to 1"},
+			&cli.IntFlag{Name: "size", Usage: "the approximate size of a message, in `bytes`", Value: cfg.Body, Destination: &cfg.Body},
+			&cli.Float64Flag{Name: "large", Usage: "the `share` of pushes with 8 KiB more, 0 to 1", Destination: &cfg.Large},
 			&cli.BoolFlag{Name: "events", DisableDefaultText: true,
 				Usage: "ask for the events of most messages, follow them by GET /v1/events, and judge them"},
-			&cli.StringFlag{Name: "hook",
+			&cli.StringFlag{Name: "hook", Destination: &judged.Hook,
 				Usage: "serve a receiver at this `address` (host:port) for the hook \"" + verify.HookName + "\" of the server; " +
 					"it fails calls on purpose; implies --events"},
-			&cli.BoolFlag{Name: "presence", DisableDefaultText: true,
+			&cli.BoolFlag{Name: "presence", Destination: &judged.Presence, DisableDefaultText: true,
 				Usage: "judge who is told to be online; the server needs presence.events; implies --events"},
-			&cli.BoolFlag{Name: "upstream", DisableDefaultText: true,
+			&cli.BoolFlag{Name: "upstream", Destination: &judged.Upstream, DisableDefaultText: true,
 				Usage: "send messages for the backend; the server needs a rule of [[upstream]] that makes events of op 4; implies --events"},
 			&cli.StringFlag{Name: "hook-secret",
 				Usage:       "the `secret` of that hook [$" + hookSecretEnv + "]",
@@ -94,10 +98,18 @@ func verifyCommand(opts Options) *cli.Command {
 			&cli.StringFlag{Name: "falsify",
 				Usage: "falsify what was received in this `way` (lose, repeat, swap, event-lose, event-repeat, event-swap or event-invent), " +
 					"to prove that the run reports it"},
-			&cli.Uint64Flag{Name: "seed", Usage: "repeat the random choices of an earlier run: the `number` is its seed", DefaultText: "any"},
+			&cli.Uint64Flag{Name: "seed", Destination: &cfg.Seed,
+				Usage: "repeat the random choices of an earlier run: the `number` is its seed", DefaultText: "any"},
 			&cli.BoolFlag{Name: "json", Usage: "print the report as JSON", DisableDefaultText: true},
 		},
-		Action: func(c *cli.Context) error { return runVerify(c, opts.Terminal) },
+		Before: noArguments,
+		Action: func(c *cli.Context) error {
+			if c.Bool("events") || judged.Presence || judged.Upstream || c.IsSet("hook") {
+				judged.HookSecret = flagOrEnv(c, "hook-secret", hookSecretEnv, knownSecret)
+				cfg.Events = judged
+			}
+			return runVerify(c, cfg, opts.Terminal)
+		},
 	}
 }
 
@@ -120,27 +132,13 @@ func verifyFlag(field string) string {
 	}[field]
 }
 
-func runVerify(c *cli.Context, terminal bool) error {
-	if c.Args().Present() {
-		return usage(c, "%q is too much", c.Args().First())
-	}
-	cfg := verify.DefaultConfig()
+// runVerify completes the configuration, of which the flags have set most fields, and runs it.
+func runVerify(c *cli.Context, cfg verify.Config, terminal bool) error {
 	if cfg.API = split(c.StringSlice("server")); len(cfg.API) == 0 {
 		cfg.API = split([]string{flagOrEnv(c, "server", serverEnv, defaultServer)})
 	}
 	cfg.Key, cfg.Clients = flagOrEnv(c, "api-key", keyEnv, ""), split(c.StringSlice("connect"))
-	cfg.Users, cfg.Devices, cfg.Rate, cfg.Body = c.Int("users"), c.Int("devices"), c.Float64("rate"), c.Int("size")
-	cfg.Duration, cfg.Settle = durationFlag(c, "duration"), durationFlag(c, "settle")
-	cfg.Late, cfg.LateFails = durationFlag(c, "late"), c.Bool("late-fails")
-	cfg.NotKept, cfg.Churn, cfg.Seed = c.Float64("not-kept"), c.Float64("churn"), c.Uint64("seed")
-	cfg.Slow, cfg.Lazy, cfg.Large = c.Int("slow"), c.Float64("lazy"), c.Float64("large")
-	cfg.Rooms, cfg.Broadcast = c.Int("rooms"), c.Float64("broadcast")
 	cfg.Falsify = verify.Falsify(c.String("falsify"))
-	if c.Bool("events") || c.Bool("presence") || c.Bool("upstream") || c.IsSet("hook") {
-		cfg.Events = verify.DefaultEvents()
-		cfg.Events.Presence, cfg.Events.Upstream = c.Bool("presence"), c.Bool("upstream")
-		cfg.Events.Hook, cfg.Events.HookSecret = c.String("hook"), flagOrEnv(c, "hook-secret", hookSecretEnv, knownSecret)
-	}
 	if kinds := split(c.StringSlice("kinds")); len(kinds) > 0 {
 		cfg.Kinds = nil
 		for _, kind := range kinds {

@@ -44,11 +44,9 @@ func versionCommand(opts Options) *cli.Command {
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "licenses", Usage: "print the licences of the software by others in imgo", DisableDefaultText: true},
 		},
+		Before: noArguments,
 		Action: func(c *cli.Context) error {
-			switch {
-			case c.Args().Present():
-				return usage(c, "%q is too much", c.Args().First())
-			case c.Bool("licenses"):
+			if c.Bool("licenses") {
 				return printLine(c, strings.TrimSpace(opts.Notices))
 			}
 			return printVersion(c)

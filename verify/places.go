@@ -5,9 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
-	"net/netip"
-	"strings"
 	"sync"
 	"time"
 
@@ -89,8 +86,8 @@ func (p *places) ask(ctx context.Context) error {
 		if n.Leaving {
 			continue
 		}
-		for network, address := range n.Clients {
-			at, err := raw.ParseTarget(reachable(network, address, host))
+		for network := range n.Clients {
+			at, err := raw.ParseTarget(n.ClientAddress(network, host))
 			if err != nil {
 				return fmt.Errorf("node %s: %w", n.Name, err)
 			}
@@ -104,25 +101,6 @@ func (p *places) ask(ctx context.Context) error {
 	defer p.mu.Unlock()
 	p.tcp, p.ws, p.count = tcp, ws, len(nodes)
 	return nil
-}
-
-// reachable turns a listen address of a node into an address to connect to. If it has no host, as
-// ":8080", the host is that of the API that returned it.
-func reachable(network, address, host string) string {
-	scheme, rest, ok := strings.Cut(address, "://")
-	if !ok {
-		scheme, rest = network, address
-	}
-	rest, path, _ := strings.Cut(rest, "/")
-	if h, port, err := net.SplitHostPort(rest); err == nil {
-		if ip, err := netip.ParseAddr(h); h == "" || err == nil && ip.IsUnspecified() {
-			rest = net.JoinHostPort(host, port)
-		}
-	}
-	if path != "" {
-		rest += "/" + path
-	}
-	return scheme + "://" + rest
 }
 
 // nodes returns the number of nodes in the last answer, or of the addresses in the settings.

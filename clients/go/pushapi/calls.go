@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -356,11 +358,39 @@ func (c *Client) Room(ctx context.Context, room string, limit int) (Room, error)
 
 // Node is a node of the cluster.
 type Node struct {
-	Name    string            `json:"name"`
-	Roles   []string          `json:"roles"`
-	Leaving bool              `json:"leaving"`
-	Ready   bool              `json:"ready"`
-	Clients map[string]string `json:"clients"` // transport → address
+	Name     string            `json:"name"`
+	Roles    []string          `json:"roles"`
+	Version  string            `json:"version"`
+	StartMS  int64             `json:"start_ms"` // Unix milliseconds
+	Leaving  bool              `json:"leaving"`
+	Ready    bool              `json:"ready"`
+	Sessions int               `json:"sessions"`
+	Address  string            `json:"address"` // where other nodes reach it
+	Clients  map[string]string `json:"clients"` // transport → address
+	Weight   int               `json:"weight"`
+	Zone     string            `json:"zone"`
+	// ClockMS is how far the node's clock is ahead of that of the server that answered, in milliseconds.
+	ClockMS int64 `json:"clock_ms"`
+}
+
+// ClientAddress returns the address for clients of a transport with its scheme, such as tcp://host:port. If the
+// node names no host, as in ":8080", it is host. It returns "" if the node does not have the transport.
+func (n Node) ClientAddress(transport, host string) string {
+	address := n.Clients[transport]
+	if address == "" {
+		return ""
+	}
+	scheme, rest, ok := strings.Cut(address, "://")
+	if !ok {
+		scheme, rest = transport, address
+	}
+	authority, path, _ := strings.Cut(rest, "/")
+	if h, port, err := net.SplitHostPort(authority); err == nil {
+		if ip := net.ParseIP(h); h == "" || ip != nil && ip.IsUnspecified() {
+			authority = net.JoinHostPort(host, port)
+		}
+	}
+	return strings.TrimSuffix(scheme+"://"+authority+"/"+path, "/")
 }
 
 // Nodes returns the nodes that one of the servers knows, and the host of that server.

@@ -236,3 +236,17 @@ func TestUsersRoomsAndNodes(t *testing.T) {
 		t.Errorf("%d, %v, %+v", n, err, (*got)[7])
 	}
 }
+
+func TestClientAddress(t *testing.T) {
+	n := pushapi.Node{Clients: map[string]string{
+		"tcp": ":8080", "ws": "0.0.0.0:8090", "tls": "comet.example.com:8443", "wss": "wss://[::]:443/sub", "one": "one://10.0.0.1:1/",
+	}}
+	for transport, want := range map[string]string{
+		"tcp": "tcp://api:8080", "ws": "ws://api:8090", "tls": "tls://comet.example.com:8443", "wss": "wss://api:443/sub",
+		"one": "one://10.0.0.1:1", "none": "",
+	} {
+		if got := n.ClientAddress(transport, "api"); got != want {
+			t.Errorf("%s: %q, want %q", transport, got, want)
+		}
+	}
+}
