@@ -4,29 +4,15 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/urfave/cli/v2"
-)
 
-// messageEvent is what is shown of one event in the answer of GET /v1/events.
-type messageEvent struct {
-	Type string    `json:"type"`
-	Time time.Time `json:"time"`
-	Data struct {
-		User    string   `json:"user"`
-		ID      string   `json:"id"`
-		Ref     string   `json:"ref"`
-		Device  string   `json:"device"`
-		AfterMS int64    `json:"after_ms"`
-		Auto    bool     `json:"auto"`
-		Devices []string `json:"devices"`
-		Without []string `json:"without"`
-		Reason  string   `json:"reason"`
-	} `json:"data"`
-}
+	"imgo/internal/events"
+)
 
 // eventsWait is how long one call of imgo events --follow waits for an event.
 const eventsWait = "30s"
@@ -47,11 +33,11 @@ func eventsCommand() *cli.Command {
 			jsonFlag(),
 		),
 		Before: noArguments,
-		Action: calls(events),
+		Action: calls(showEvents),
 	}
 }
 
-func events(c *cli.Context, a *api) error {
+func showEvents(c *cli.Context, a *api) error {
 	follow, query := c.Bool("follow"), url.Values{"limit": {"1000"}}
 	for _, name := range []string{"after", "types", "user"} {
 		if c.IsSet(name) {
@@ -102,11 +88,15 @@ func printEvents(c *cli.Context, list []json.RawMessage) error {
 			}
 			continue
 		}
-		var e messageEvent
+		var e events.Document
 		if err := json.Unmarshal(raw, &e); err != nil {
 			return fmt.Errorf("an event cannot be read: %w", err)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", localTime(e.Time.UnixMilli()), e.Type, e.Data.User, e.Data.ID, orDash(e.Data.Ref), e.detail())
+		id := ""
+		if e.Data.ID != 0 {
+			id = strconv.FormatUint(e.Data.ID, 10)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", localTime(e.Time.UnixMilli()), e.Type, e.Data.User, id, orDash(e.Data.Ref), detailOf(e))
 	}
 	if err := w.Flush(); err != nil {
 		return fmt.Errorf("print: %w", err)
@@ -114,10 +104,10 @@ func printEvents(c *cli.Context, list []json.RawMessage) error {
 	return nil
 }
 
-// detail says what the columns of an event do not.
-func (e *messageEvent) detail() string {
+// detailOf says what the columns of an event do not.
+func detailOf(e events.Document) string {
 	var parts []string
-	if e.Type == "message.delivered" {
+	if e.Type == events.Delivered {
 		parts = append(parts, fmt.Sprintf("to %s after %s", orDash(e.Data.Device), time.Duration(e.Data.AfterMS)*time.Millisecond))
 		if e.Data.Auto {
 			parts = append(parts, "acknowledged by comet")

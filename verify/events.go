@@ -212,34 +212,10 @@ func (o *observer) follow(ctx context.Context) {
 	}
 }
 
-// cloudEvent is an event as the server writes it.
-type cloudEvent struct {
-	SpecVersion string
-	ID          string
-	Source      string
-	Type        events.Type
-	Subject     string
-	Time        time.Time
-	Data        struct {
-		User    string
-		ID      uint64 `json:",string"`
-		Ref     string
-		Device  string
-		AfterMS int64 `json:"after_ms"`
-		Auto    bool
-		Devices []string
-		Without []string
-		Reason  string
-		// ClientID and Body are those of a message for the backend.
-		ClientID uint64 `json:"client_id,string"`
-		Body     json.RawMessage
-	}
-}
-
 // parseEvents reads events. It leaves out those that it cannot read, and returns an error that describes the first.
 func parseEvents(list []json.RawMessage) (all []outcome.Event, err error) {
 	for _, raw := range list {
-		var e cloudEvent
+		var e events.Document
 		bad := json.Unmarshal(raw, &e)
 		if bad == nil && (e.SpecVersion != "1.0" || e.Source == "" || e.Time.IsZero() || e.Subject != e.Data.User) {
 			bad = fmt.Errorf("no CloudEvent of a user")
@@ -253,14 +229,14 @@ func parseEvents(list []json.RawMessage) (all []outcome.Event, err error) {
 		all = append(all, outcome.Event{
 			ID: e.ID, Type: e.Type, User: e.Data.User, Message: e.Data.ID, Ref: e.Data.Ref, Device: e.Data.Device, Auto: e.Data.Auto,
 			Devices: e.Data.Devices, Without: e.Data.Without, Reason: e.Data.Reason, AfterMS: e.Data.AfterMS,
-			ClientID: e.clientID(),
+			ClientID: clientID(e),
 		})
 	}
 	return all, err
 }
 
 // clientID returns the device's id of a message for the backend, or 0 if the event has the body of another message.
-func (e *cloudEvent) clientID() uint64 {
+func clientID(e events.Document) uint64 {
 	var m upstreamMessage
 	if json.Unmarshal(e.Data.Body, &m) != nil || m.ID != e.Data.ClientID { // a message of somebody else
 		return 0

@@ -210,6 +210,30 @@ func (e *Event) AppendJSON(b []byte, source string) []byte {
 	return append(b, '}', '}')
 }
 
+// Document is an event as its receivers read it: the JSON object that AppendJSON writes.
+type Document struct {
+	SpecVersion string
+	ID          string
+	Source      string
+	Type        Type
+	Subject     string
+	Time        time.Time
+	Data        struct {
+		User    string
+		ID      uint64 `json:",string"` // of the message; 0 without one
+		Ref     string
+		Device  string
+		AfterMS int64 `json:"after_ms"`
+		Auto    bool
+		Devices []string
+		Without []string
+		Reason  string
+		// ClientID and Body are those of a message for the backend.
+		ClientID uint64 `json:"client_id,string"`
+		Body     json.RawMessage
+	}
+}
+
 func appendRead(b []byte, e *Event) []byte {
 	b = append(b, `,"ids":[`...)
 	for i, id := range e.IDs {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"strconv"
 	"time"
 )
 
@@ -32,13 +31,11 @@ func OffsetAt(ctx context.Context, log Log, partition int32, ms int64) (int64, e
 
 // eventMS returns the time of an event in Unix milliseconds; 0: it cannot be read.
 func eventMS(value []byte) int64 {
-	var e struct {
-		Time time.Time `json:"time"`
-	}
-	if json.Unmarshal(value, &e) != nil {
+	var d Document
+	if json.Unmarshal(value, &d) != nil {
 		return 0
 	}
-	return e.Time.UnixMilli()
+	return d.Time.UnixMilli()
 }
 
 // maxSearch bounds the events that OfMessage looks at.
@@ -82,19 +79,11 @@ func OfMessage(ctx context.Context, log Log, partition int32, user string, messa
 
 // messageOf returns the id of the message that an event is about; 0: of none.
 func messageOf(value []byte) uint64 {
-	var e struct {
-		Data struct {
-			ID string `json:"id"`
-		} `json:"data"`
-	}
-	if json.Unmarshal(value, &e) != nil {
+	var d Document
+	if json.Unmarshal(value, &d) != nil {
 		return 0
 	}
-	id, err := strconv.ParseUint(e.Data.ID, 10, 64)
-	if err != nil {
-		return 0
-	}
-	return id
+	return d.Data.ID
 }
 
 // Time returns the time of the record that caused the event.
