@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -24,12 +25,15 @@ type push struct {
 	again  bool     // send it again after it was accepted, to test the idempotency key
 }
 
-// chooser makes the pushes of a run from the seed.
-type chooser struct {
+// caller makes the pushes of a run from the seed, and sends them. One goroutine makes them. The methods that send are
+// safe for concurrent use.
+type caller struct {
 	v    *Verifier
 	dice *rand.Rand
 	n    uint64
 }
+
+func newCaller(v *Verifier) *caller { return &caller{v: v, dice: rand.New(rand.NewPCG(v.cfg.Seed, 1))} }
 
 const (
 	// One push in severalOf goes to several users. One push in againOf with an idempotency key is
@@ -46,7 +50,7 @@ const (
 	largeBody = 8 << 10
 )
 
-func (c *chooser) next() *push {
+func (c *caller) next() *push {
 	c.n++
 	cfg := c.v.cfg
 	p := &push{number: c.n, body: &pushapi.Push{}}
@@ -94,15 +98,15 @@ func (c *chooser) next() *push {
 }
 
 // hit reports true for a share of all calls.
-func (c *chooser) hit(share float64) bool { return c.dice.Float64() < share }
+func (c *caller) hit(share float64) bool { return c.dice.Float64() < share }
 
-func (c *chooser) message(pad int) message {
-	return message{Run: c.v.prefix, N: c.n, Pad: c.v.padding(pad)}
+func (c *caller) message(pad int) message {
+	return message{Run: c.v.prefix, N: c.n, Pad: strings.Repeat("x", pad)}
 }
 
 // notKept chooses the receivers of a push that is not kept: a room, everybody, or the user first. It
 // returns the names of the users, or none for everybody.
-func (c *chooser) notKept(p *pushapi.Push, first int) (users []string) {
+func (c *caller) notKept(p *pushapi.Push, first int) (users []string) {
 	switch rooms := c.v.rooms; {
 	case c.hit(c.v.cfg.Broadcast):
 		p.All, p.Kept = true, nil
@@ -116,14 +120,14 @@ func (c *chooser) notKept(p *pushapi.Push, first int) (users []string) {
 	return []string{p.User}
 }
 
-// push starts pushes at the configured rate until ctx is done. The returned function waits for the
+// run starts pushes at the configured rate until ctx is done. The returned function waits for the
 // pushes in flight, for at most Config.Settle. After that it cancels them.
-func (v *Verifier) push(ctx, work context.Context) (wait func()) {
-	choose := &chooser{v: v, dice: rand.New(rand.NewPCG(v.cfg.Seed, 1))}
+func (c *caller) run(ctx, work context.Context) (wait func()) {
+	cfg := c.v.cfg
 	// The burst is a twentieth of a second's worth of pushes. Pushes that could not start in time
 	// are not made up for beyond that.
-	pace := rate.NewLimiter(rate.Limit(v.cfg.Rate), max(1, int(v.cfg.Rate/20)))
-	slots := make(chan struct{}, v.cfg.Callers)
+	pace := rate.NewLimiter(rate.Limit(cfg.Rate), max(1, int(cfg.Rate/20)))
+	slots := make(chan struct{}, cfg.Callers)
 	calls, cancel := context.WithCancel(work)
 	var inFlight sync.WaitGroup
 	for pace.Wait(ctx) == nil {
@@ -132,27 +136,28 @@ func (v *Verifier) push(ctx, work context.Context) (wait func()) {
 		case <-ctx.Done():
 			continue
 		}
-		p := choose.next()
+		p := c.next()
 		inFlight.Go(func() {
-			accepted := v.one(calls, p)
+			accepted := c.send(calls, p)
 			<-slots
 			if accepted && p.again {
-				v.repeat(calls, p)
+				c.repeat(calls, p)
 			}
 		})
 	}
 	return func() {
-		limit := time.AfterFunc(v.cfg.Settle, cancel)
+		limit := time.AfterFunc(cfg.Settle, cancel)
 		inFlight.Wait()
 		limit.Stop()
 		cancel()
 	}
 }
 
-// one sends a push until it is accepted or Config.GiveUp is over, at one address after another. It
+// send sends a push until it is accepted or Config.GiveUp is over, at one address after another. It
 // repeats an attempt only if the push has an idempotency key, or if the server cannot have executed
 // it.
-func (v *Verifier) one(ctx context.Context, p *push) (accepted bool) {
+func (c *caller) send(ctx context.Context, p *push) (accepted bool) {
+	v := c.v
 	kept, until := p.users != nil, v.now()+v.cfg.GiveUp
 	base, pause := v.api.Next(), wait.Backoff{Min: 15 * time.Millisecond, Max: 750 * time.Millisecond}
 	for try := 1; ; try++ {
@@ -161,9 +166,9 @@ func (v *Verifier) one(ctx context.Context, p *push) (accepted bool) {
 		}
 		results, err := v.api.PushTo(ctx, base, p.body)
 		if err == nil {
-			return v.accepted(p, base, results)
+			return c.accepted(p, base, results)
 		}
-		v.ledger.count(func(c *counts) { c.refusals++ })
+		v.ledger.count(&v.ledger.sent.Refusals)
 		var answer *pushapi.Error
 		refused := errors.As(err, &answer)
 		switch {
@@ -171,15 +176,15 @@ func (v *Verifier) one(ctx context.Context, p *push) (accepted bool) {
 			v.problem("push %d is refused for good: %v", p.number, answer)
 			if kept {
 				v.h.Refused(p.number, p.users...)
-				v.events.refused(p.number)
+				v.events.judge.Refused(p.number)
 				v.ledger.end(p.number, false)
 			}
 			return false
 		case p.body.IdempotencyKey == "" && !pushapi.NotSent(err) && (!refused || answer.Status != http.StatusTooManyRequests):
-			v.ended(p, false) // without a key the push may have been executed and must not be repeated
+			c.ended(p, false) // without a key the push may have been executed and must not be repeated
 			return false
 		case ctx.Err() != nil || v.now() > until:
-			v.ended(p, true)
+			c.ended(p, true)
 			return false
 		}
 		base = v.api.After(base)
@@ -189,61 +194,58 @@ func (v *Verifier) one(ctx context.Context, p *push) (accepted bool) {
 	}
 }
 
-func (v *Verifier) ended(p *push, abandoned bool) {
+func (c *caller) ended(p *push, abandoned bool) {
+	ledger := c.v.ledger
 	if p.users == nil {
-		v.ledger.count(func(c *counts) { c.live++ })
+		ledger.count(&ledger.sent.NotKept)
 		return
 	}
-	v.ledger.end(p.number, abandoned)
+	ledger.end(p.number, abandoned)
 }
 
 // accepted records an accepted answer. It reports whether the push is kept and the answer is right.
-func (v *Verifier) accepted(p *push, base string, results []pushapi.Result) bool {
+func (c *caller) accepted(p *push, base string, results []pushapi.Result) bool {
+	ledger := c.v.ledger
 	if p.users == nil {
-		v.ledger.count(func(c *counts) { c.live++; c.liveAccepted++ })
+		ledger.count(&ledger.sent.NotKept, &ledger.sent.NotKeptAccepted)
 		return false
 	}
-	v.ledger.accept(p.number, base)
-	return v.judge(p, base, results)
+	ledger.accept(p.number, base)
+	return c.judge(p, base, results)
 }
 
 // repeat sends an accepted push again after a while, or at once if the pushing ends. Whichever address
 // gets it must know the push and answer with the same id, even if the server was restarted meanwhile.
-func (v *Verifier) repeat(ctx context.Context, p *push) {
-	timer := time.NewTimer(rand.N(againDelay))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-v.pushesDone:
-	case <-ctx.Done():
+func (c *caller) repeat(ctx context.Context, p *push) {
+	if c.v.pauseWhilePushing(ctx, rand.N(againDelay)) != nil {
 		return
 	}
-	base := v.api.Next()
-	results, err := v.api.PushTo(ctx, base, p.body)
-	if err != nil || !v.judge(p, base, results) {
+	base := c.v.api.Next()
+	results, err := c.v.api.PushTo(ctx, base, p.body)
+	if err != nil || !c.judge(p, base, results) {
 		return
 	}
 	for _, r := range results {
 		if !r.Duplicate {
-			v.problem("push %d was accepted before for %s, and %s does not say duplicate", p.number, r.User, base)
+			c.v.problem("push %d was accepted before for %s, and %s does not say duplicate", p.number, r.User, base)
 		}
 	}
 }
 
 // judge passes the results of an answer to the history. It reports whether the results match the
 // users of the push.
-func (v *Verifier) judge(p *push, base string, results []pushapi.Result) bool {
+func (c *caller) judge(p *push, base string, results []pushapi.Result) bool {
 	if len(results) != len(p.users) {
-		v.problem("push %d to %d users was accepted by %s with %d results", p.number, len(p.users), base, len(results))
+		c.v.problem("push %d to %d users was accepted by %s with %d results", p.number, len(p.users), base, len(results))
 		return false
 	}
 	for i, r := range results {
 		if r.User != p.users[i] {
-			v.problem("push %d: result %d of %s is of %q, not %q", p.number, i, base, r.User, p.users[i])
+			c.v.problem("push %d: result %d of %s is of %q, not %q", p.number, i, base, r.User, p.users[i])
 			return false
 		}
-		v.h.Accepted(p.number, r.User, r.ID)
-		v.events.accepted(p.number, r.User, r.ID)
+		c.v.h.Accepted(p.number, r.User, r.ID)
+		c.v.events.judge.Accepted(p.number, r.User, r.ID)
 	}
 	return true
 }

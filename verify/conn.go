@@ -94,14 +94,14 @@ func (d *device) connect(ctx context.Context, at raw.Target) (accepted bool, err
 	if err := d.checkPublished(reply.Published); err != nil {
 		return true, err
 	}
-	session := d.v.h.Session(d.v.users[d.user].name, d.name)
+	session := d.v.h.Session(d.account.name, d.name)
 	if s := reply.Heartbeat; s > 0 && s < 24*time.Hour.Seconds() {
 		c.heartbeat = time.Duration(s * float64(time.Second))
 	}
 	now := d.v.now()
 	c.heard.Store(int64(now))
 	c.beatAt, c.beaten = now+c.heartbeat/2+rand.N(c.heartbeat/2+1), now
-	d.begin(c, c.hangUp, sessionNote{at: at, id: reply.Session, began: now}, reply.Pending)
+	d.begin(c, c.hangUp, at, reply.Session, reply.Pending)
 	err = c.receive(session)
 	d.end(err)
 	return true, err
@@ -165,7 +165,7 @@ func dialSlow(ctx context.Context, network, address string) (net.Conn, error) {
 }
 
 func (c *conn) authenticate(reply *authReply) error {
-	u := c.d.v.users[c.d.user]
+	u := c.d.account
 	auth, err := json.Marshal(map[string]any{"token": u.token, "device": c.d.name, "ack": c.acks, "rooms": u.rooms, "platform": "verify"})
 	if err != nil {
 		return fmt.Errorf("write the auth packet: %w", err)
@@ -258,7 +258,7 @@ func (c *conn) take(p raw.Packet, session *history.Session) error {
 // queue queues the acknowledgement of a message.
 func (c *conn) queue(id uint64) {
 	d := c.d
-	held := d.v.events.held(d, id)
+	held := d.v.events.judge.Held(d.account.name, id)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if held {
@@ -281,14 +281,14 @@ func (c *conn) queue(id uint64) {
 // acknowledge sends the acknowledgements that are due. Messages whose acknowledgement is lost come
 // again in the next session.
 func (c *conn) acknowledge(deadline time.Time) error {
-	settling := c.d.v.settling()
+	settling, judge, user := c.d.v.settling(), c.d.v.events.judge, c.d.account.name
 	c.mu.Lock()
 	var ids []uint64
 	if settling {
 		c.due, c.forgotten = append(c.due, c.forgotten...), nil
 	}
 	c.held = slices.DeleteFunc(c.held, func(id uint64) bool {
-		if c.d.v.events.held(c.d, id) {
+		if judge.Held(user, id) {
 			return false
 		}
 		c.due = append(c.due, id)
@@ -300,7 +300,7 @@ func (c *conn) acknowledge(deadline time.Time) error {
 	c.mu.Unlock()
 	for len(ids) > 0 {
 		n := min(len(ids), ackBatch)
-		c.d.v.events.acknowledging(c.d, ids[:n])
+		judge.Acknowledging(user, c.d.name, ids[:n], c.d.v.now())
 		if err := c.Write(deadline, raw.Packet{Op: protocol.OpAck, Body: raw.AckBody(c.text, ids[:n])}); err != nil {
 			return err
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,8 +19,8 @@ const (
 	// minBackoff and maxBackoff bound the backoff before a device that lost its connection connects
 	// again.
 	minBackoff, maxBackoff = 50 * time.Millisecond, time.Second
-	// maxNotes is the number of sessions of a device that are remembered for the report.
-	maxNotes = 5
+	// maxSessions is the number of sessions of a device that are remembered for the report.
+	maxSessions = 5
 )
 
 // DeviceKind is the way in which a device connects.
@@ -49,12 +50,13 @@ func (k DeviceKind) sdk() bool       { return k == DeviceSDK || k == DeviceSDKWS
 // and acknowledges each id. Without an SDK it costs one goroutine, one connection and a small read
 // buffer.
 type device struct {
-	v     *Verifier
-	user  int // index in Verifier.users
-	index int // index among the devices of the user
-	name  string
-	kind  DeviceKind
-	slow  bool // reads slowly until the pushing ends
+	v       *Verifier
+	account *account
+	user    int // index in Verifier.users
+	index   int // index among the devices of the user
+	name    string
+	kind    DeviceKind
+	slow    bool // reads slowly until the pushing ends
 	// driver is the index of its driver in Verifier.drivers. Only DeviceDriver uses it.
 	driver int
 	// ackDelay bounds the time for which the device collects acknowledgements. forget is the share of
@@ -69,23 +71,15 @@ type device struct {
 	// goroutine of the device uses it.
 	since time.Duration
 
-	mu     sync.Mutex
-	conn   *conn               // nil if not connected without an SDK
-	hangUp func(abruptly bool) // ends the connection from the side of the device; nil if not connected
-	away   time.Duration       // pause after a departure of its own will; 0 if it has not left
-	notes  []sessionNote       // the last maxNotes sessions, oldest first
-	err    error               // the reason if not connected
+	mu       sync.Mutex
+	conn     *conn               // nil if not connected without an SDK
+	hangUp   func(abruptly bool) // ends the connection from the side of the device; nil if not connected
+	away     time.Duration       // pause after a departure of its own will; 0 if it has not left
+	sessions []SessionOf         // the last maxSessions sessions, oldest first
+	err      error               // the reason if not connected
 	publisher
 
 	gone atomic.Bool // after its next departure it stays away until the end
-}
-
-// sessionNote describes a session for the report.
-type sessionNote struct {
-	at           raw.Target
-	id           string
-	began, ended time.Duration // ended is 0 for an open session
-	why          string        // reason of the end
 }
 
 // lazyDelay bounds the delay of acknowledgements by a lazy device, and lazyForget is the share that a
@@ -99,8 +93,8 @@ func newDevice(v *Verifier, user, index int) *device {
 	// Each kind is used equally often, and the devices of a user differ in varying ways.
 	kinds := v.cfg.Kinds
 	step := 1 + user/len(kinds)%max(1, len(kinds)-1)
-	d := &device{v: v, user: user, index: index, name: fmt.Sprintf("d%d", index), kind: kinds[(user+index*step)%len(kinds)],
-		known: make(chan struct{})}
+	d := &device{v: v, account: v.users[user], user: user, index: index, name: fmt.Sprintf("d%d", index),
+		kind: kinds[(user+index*step)%len(kinds)], known: make(chan struct{})}
 	if n := len(v.cfg.Drivers); n > 0 {
 		d.driver = (user*v.cfg.Devices + index) % n
 	}
@@ -118,7 +112,7 @@ func newDevice(v *Verifier, user, index int) *device {
 	return d
 }
 
-func (d *device) String() string { return d.v.users[d.user].name + "/" + d.name }
+func (d *device) String() string { return d.account.name + "/" + d.name }
 
 // trouble returns the reason why the device is not connected.
 func (d *device) trouble() error {
@@ -180,13 +174,7 @@ func (d *device) stayAway(ctx context.Context, span time.Duration) {
 		<-ctx.Done()
 		return
 	}
-	timer := time.NewTimer(span)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-d.v.pushesDone:
-	case <-timer.C:
-	}
+	_ = d.v.pauseWhilePushing(ctx, span) // the caller checks ctx
 	d.since = d.v.now()
 }
 
@@ -204,8 +192,8 @@ func (d *device) leave(away time.Duration, abruptly bool) {
 }
 
 // begin records that the server has accepted the device. pending is the number of kept messages that
-// wait for it, as the server says. c is nil for an SDK.
-func (d *device) begin(c *conn, hangUp func(abruptly bool), note sessionNote, pending int) {
+// wait for it, as the server says. c is nil for an SDK. id is that of the session.
+func (d *device) begin(c *conn, hangUp func(abruptly bool), at raw.Target, id string, pending int) {
 	if pending > 0 && d.v.emptied.Load() {
 		d.v.problem("%s was told that %d messages wait, although its mailbox was empty", d, pending)
 	}
@@ -213,10 +201,10 @@ func (d *device) begin(c *conn, hangUp func(abruptly bool), note sessionNote, pe
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.conn, d.hangUp, d.err = c, hangUp, nil
-	if len(d.notes) == maxNotes {
-		d.notes = append(d.notes[:0], d.notes[1:]...)
+	if len(d.sessions) == maxSessions {
+		d.sessions = slices.Delete(d.sessions, 0, 1)
 	}
-	d.notes = append(d.notes, note)
+	d.sessions = append(d.sessions, SessionOf{Comet: at.String(), Session: id, Began: time.Now()})
 	select {
 	case <-d.known:
 	default:
@@ -224,17 +212,21 @@ func (d *device) begin(c *conn, hangUp func(abruptly bool), note sessionNote, pe
 	}
 }
 
-// end records the end of the connection that begin recorded.
-func (d *device) end(err error) {
-	d.v.connected.Add(-1)
+// end records the end of the connection that begin recorded. It reports false if there is none.
+func (d *device) end(err error) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.conn, d.hangUp = nil, nil
-	note := &d.notes[len(d.notes)-1]
-	note.ended, note.why = d.v.now(), fmt.Sprint(err)
-	if d.away > 0 {
-		note.why = "it left"
+	if d.hangUp == nil {
+		return false
 	}
+	d.v.connected.Add(-1)
+	d.conn, d.hangUp = nil, nil
+	now, last := time.Now(), &d.sessions[len(d.sessions)-1]
+	last.Ended, last.Why = &now, fmt.Sprint(err)
+	if d.away > 0 {
+		last.Why = "it left"
+	}
+	return true
 }
 
 // reconnecting records that the device lost its connection against its will.
@@ -256,16 +248,6 @@ func (d *device) sentAway(at raw.Target, e *raw.CloseError) {
 	}
 }
 
-// settling reports whether the pushing has ended.
-func (v *Verifier) settling() bool {
-	select {
-	case <-v.pushesDone:
-		return true
-	default:
-		return false
-	}
-}
-
 // note records a received message.
 func (d *device) note(id uint64, body []byte, session *history.Session) {
 	number, err := numberOf(d.v.head, body)
@@ -273,15 +255,20 @@ func (d *device) note(id uint64, body []byte, session *history.Session) {
 		session.GotStranger(id, err.Error())
 		return
 	}
-	if id != 0 && d.v.emptied.Load() {
-		d.v.problem("%s got push %d with id %d again, although it was acknowledged and the mailbox was empty", d, number, id)
-	}
-	d.v.events.received(d, number, id)
-	if id != 0 && d.falsifier != nil {
-		d.falsifier.got(d, received{session, id, number})
+	m := received{session, id, number}
+	if id == 0 {
+		d.record(m)
 		return
 	}
-	d.record(received{session, id, number})
+	if d.v.emptied.Load() {
+		d.v.problem("%s got push %d with id %d again, although it was acknowledged and the mailbox was empty", d, number, id)
+	}
+	d.v.events.judge.Received(number, d.account.name, d.name, id, d.v.now())
+	if d.falsifier != nil {
+		d.falsifier.got(d, m)
+		return
+	}
+	d.record(m)
 }
 
 // received is one message that a device received.
@@ -295,11 +282,11 @@ func (d *device) record(m received) {
 	first := m.session.Got(m.id, m.number)
 	switch {
 	case m.id == 0:
-		d.v.ledger.count(func(c *counts) { c.liveReceived++ })
+		d.v.ledger.count(&d.v.ledger.delivered.NotKept)
 	case first:
 		d.v.ledger.receive(m.number, d.user, d.index, d.since)
 	default:
-		d.v.ledger.count(func(c *counts) { c.repeated++ })
+		d.v.ledger.count(&d.v.ledger.delivered.Repeated)
 	}
 }
 

@@ -43,19 +43,18 @@ func (v *Verifier) startDrivers(ctx context.Context) (stop func(), err error) {
 // to the goroutine that handles the events of the driver.
 type driven struct {
 	*device
-	process   *driver.Process
-	at        raw.Target
-	session   *history.Session
-	connected bool
-	refused   chan string // gets the error of the command "new"
-	closed    chan error  // gets an element when the client is closed
+	process *driver.Process
+	at      raw.Target
+	session *history.Session
+	refused chan string // gets the error of the command "new"
+	closed  chan error  // gets an element when the client is closed
 }
 
 // runDriver is run for a device in a driver. As with the Go SDK, all connections count as one session.
 func (d *device) runDriver(ctx context.Context) {
 	process := d.v.drivers[d.driver]
 	webSocket := !slices.Contains(process.Ready.Transports, "tcp")
-	u := d.v.users[d.user]
+	u := d.account
 	c := &driven{
 		device: d, process: process, at: d.v.places.pick(webSocket, raw.Target{}), session: d.v.h.Session(u.name, d.name),
 		refused: make(chan string, 1), closed: make(chan error, 1),
@@ -139,8 +138,7 @@ func (c *driven) handle(e driver.Event) {
 		c.v.problem("%s: the driver %q says %s: %s", c, c.process.Ready.Language, e.Code, e.Message)
 	case e.Event != "state":
 	case e.State == "live":
-		c.connected = true
-		c.begin(nil, func(bool) { c.do("close", nil) }, sessionNote{at: c.at, id: e.Session, began: c.v.now()}, e.Pending)
+		c.begin(nil, func(bool) { c.do("close", nil) }, c.at, e.Session, e.Pending)
 	case e.State == "waiting", e.State == "closed":
 		c.lost(e)
 	}
@@ -154,14 +152,11 @@ func (c *driven) lost(e driver.Event) {
 		c.sentAway(c.at, closed)
 		err = closed
 	}
-	if c.connected {
-		c.connected = false
-		c.end(err)
-		if e.State == "waiting" {
+	wasConnected := c.end(err)
+	if e.State == "waiting" {
+		if wasConnected {
 			c.reconnecting()
 		}
-	}
-	if e.State == "waiting" {
 		c.left(err)
 		return
 	}

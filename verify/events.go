@@ -89,7 +89,7 @@ const (
 // observer follows the events of a run. Its methods may be called while Config.Events is nil: they do nothing then.
 type observer struct {
 	v        *Verifier
-	judge    *outcome.Judge // nil without Config.Events
+	judge    *outcome.Judge // without Config.Events it knows no device, and judges nothing
 	receiver *receiver      // nil without a hook
 	cursor   string
 
@@ -102,7 +102,7 @@ type observer struct {
 }
 
 func newObserver(v *Verifier) (*observer, error) {
-	o := &observer{v: v}
+	o := &observer{v: v, judge: outcome.New()}
 	cfg := v.cfg.Events
 	if cfg == nil {
 		return o, nil
@@ -130,7 +130,7 @@ func newObserver(v *Verifier) (*observer, error) {
 // begin finds the end of the events, and checks that there is a hook. It starts the receiver, which stop ends.
 func (o *observer) begin(ctx context.Context) (stop func(), err error) {
 	stop = func() {}
-	if o.judge == nil {
+	if o.v.cfg.Events == nil {
 		return stop, nil
 	}
 	page, err := o.page(ctx, o.v.api.Next(), "now", 0)
@@ -184,7 +184,7 @@ func (o *observer) page(ctx context.Context, base, after string, wait time.Durat
 // follow brings the events by GET /v1/events until ctx is done. After a failed call it asks another server with the
 // same cursor.
 func (o *observer) follow(ctx context.Context) {
-	if o.judge == nil {
+	if o.v.cfg.Events == nil {
 		return
 	}
 	waits := max(time.Second, min(followWait, o.v.cfg.CallTimeout/2).Truncate(time.Second)) // the API wants whole seconds
@@ -254,7 +254,7 @@ func (o *observer) take(stream int, list []outcome.Event) {
 
 // device adds a device, before the first push.
 func (o *observer) device(d *device) {
-	if o.judge == nil {
+	if o.v.cfg.Events == nil {
 		return
 	}
 	acks := outcome.AcksKnown
@@ -264,50 +264,17 @@ func (o *observer) device(d *device) {
 	case d.kind.sdk() || d.kind == DeviceDriver:
 		acks = outcome.AcksAll
 	}
-	o.judge.Device(d.v.users[d.user].name, d.name, acks)
-}
-
-// received records that a device received a push, before it acknowledges the message.
-func (o *observer) received(d *device, number, id uint64) {
-	if o.judge != nil && id != 0 {
-		o.judge.Received(number, d.v.users[d.user].name, d.name, id, o.v.now())
-	}
-}
-
-// acknowledging records that a device is about to send acknowledgements.
-func (o *observer) acknowledging(d *device, ids []uint64) {
-	if o.judge != nil {
-		o.judge.Acknowledging(d.v.users[d.user].name, d.name, ids, o.v.now())
-	}
-}
-
-// held reports whether a device must not acknowledge a message yet.
-func (o *observer) held(d *device, id uint64) bool {
-	return o.judge != nil && o.judge.Held(d.v.users[d.user].name, id)
-}
-
-// accepted records that the server accepted a push for a user.
-func (o *observer) accepted(number uint64, user string, id uint64) {
-	if o.judge != nil {
-		o.judge.Accepted(number, user, id)
-	}
-}
-
-// refused records that the server did not take a push.
-func (o *observer) refused(number uint64) {
-	if o.judge != nil {
-		o.judge.Refused(number)
-	}
+	o.judge.Device(d.account.name, d.name, acks)
 }
 
 // ask has some of the kept pushes ask for events.
-func (c *chooser) ask(p *push) {
-	o := c.v.events
-	if o.judge == nil {
+func (c *caller) ask(p *push) {
+	cfg, judge := c.v.cfg.Events, c.v.events.judge
+	if cfg == nil {
 		return
 	}
 	p.body.Report = "none" // whatever the server does by default
-	if !c.hit(c.v.cfg.Events.Share) {
+	if !c.hit(cfg.Share) {
 		return
 	}
 	ask := outcome.Ask{Level: events.LevelEach}
@@ -321,28 +288,26 @@ func (c *chooser) ask(p *push) {
 	}
 	if c.hit(deadlineShare) {
 		ask.Deadline = minDeadline + time.Duration(c.dice.Int64N(int64(maxDeadline-minDeadline))).Truncate(time.Millisecond)
-		ask.Held = c.hit(heldShare) && o.judge.KnowsAcks(p.users...)
+		ask.Held = c.hit(heldShare) && judge.KnowsAcks(p.users...)
 		p.body.Deadline = ask.Deadline.String()
 		if ask.DeadlineAny = c.hit(0.5); ask.DeadlineAny {
 			p.body.DeadlineIf = "any"
 		}
 	}
-	o.judge.Tried(p.number, ask, c.v.now(), p.users...)
+	judge.Tried(p.number, ask, c.v.now(), p.users...)
 }
 
 // settle waits until all events have come, for at most Config.Settle. complete reports whether every mailbox was
 // empty: then all events are due, and what is missing is a violation.
 func (o *observer) settle(ctx context.Context, complete bool) {
-	if o.judge == nil {
-		return
-	}
 	if o.receiver != nil {
 		o.receiver.calm.Store(true)
 	}
 	if !complete {
 		return
 	}
-	for limit := o.v.now() + o.v.cfg.Settle; (o.judge.Open() > 0 || o.v.unanswered() > 0 || o.judge.Unpublished() > 0) && o.v.now() < limit; {
+	due := func() bool { return o.judge.Stats().Open > 0 || o.unanswered() > 0 || o.judge.Unpublished() > 0 }
+	for limit := o.v.now() + o.v.cfg.Settle; due() && o.v.now() < limit; {
 		if wait.Sleep(ctx, 20*time.Millisecond) != nil {
 			return
 		}
@@ -351,11 +316,11 @@ func (o *observer) settle(ctx context.Context, complete bool) {
 
 // missing returns the violations that only the end shows.
 func (o *observer) missing() history.Violations {
-	if o.judge == nil || !o.v.emptied.Load() {
+	if o.v.cfg.Events == nil || !o.v.emptied.Load() {
 		return nil
 	}
 	missing := append(o.judge.Missing(), o.absent...)
-	if n := o.v.unanswered(); n > 0 {
+	if n := o.unanswered(); n > 0 {
 		o.v.problem("the messages of %d devices for the backend were not answered", n)
 	}
 	if s := o.judge.Stats(); o.receiver != nil && s.Received[streamHook] == 0 && s.Asked > 0 {
@@ -397,7 +362,7 @@ type HookCounts struct {
 
 // counts returns the counters of the run, or nil without Config.Events.
 func (o *observer) counts() *EventCounts {
-	if o.judge == nil {
+	if o.v.cfg.Events == nil {
 		return nil
 	}
 	s := o.judge.Stats()
@@ -415,7 +380,9 @@ func (o *observer) counts() *EventCounts {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		n := r.calls
-		c.Hook = &HookCounts{Calls: n.all, Failed: n.failed, Throttled: n.throttled, Slow: n.slow, Mute: n.mute, Away: n.away}
+		c.Hook = &HookCounts{
+			Calls: r.all, Failed: n[hookFails], Throttled: n[hookThrottles], Slow: n[hookSlow], Mute: n[hookMute], Away: n[hookAway],
+		}
 	}
 	return c
 }

@@ -13,8 +13,7 @@ import (
 // It stores the unfinished pushes and the last maxFinished finished ones, so that the report can
 // describe a violation in detail.
 type ledger struct {
-	now  func() time.Duration
-	late time.Duration
+	now func() time.Duration
 
 	mu     sync.Mutex
 	pushes map[uint64]*pushRecord
@@ -29,25 +28,16 @@ type ledger struct {
 	inFlight int
 	idle     time.Duration
 
-	longestRefusal, longestPush, longestDelivery time.Duration
-	delays                                       histogram
-	lates                                        int64
-	lateOnes                                     []lateDelivery
-	counts                                       counts
-	marks                                        []*mark
+	// sent and delivered are what the report has of pushes and deliveries, without quantiles.
+	sent      Pushes
+	delivered Deliveries
+	delays    histogram
+	lates     []lateDelivery
+	marks     []*mark
 }
 
 // maxFinished is the number of finished pushes that are stored.
 const maxFinished = 100_000
-
-// counts are counters of the ledger. kept counts pushes, to one user or to several. received counts
-// the first receptions of kept messages on a device.
-type counts struct {
-	kept, accepted, live, liveAccepted int64
-	unanswered, abandoned, refusals    int64
-	repeated                           int64
-	received, liveReceived             int64
-}
 
 // pushRecord is a kept push.
 type pushRecord struct {
@@ -80,14 +70,14 @@ func (r *pushRecord) missing() (n int) {
 type lateDelivery struct {
 	number       uint64
 	user, device int
-	took         time.Duration
+	took         Millis
 }
 
 // maxLate is the number of late deliveries that the report lists. All are counted.
 const maxLate = 20
 
 func newLedger(now func() time.Duration, late time.Duration) *ledger {
-	return &ledger{now: now, late: late, pushes: make(map[uint64]*pushRecord)}
+	return &ledger{now: now, delivered: Deliveries{LateAfter: Millis(late)}, pushes: make(map[uint64]*pushRecord)}
 }
 
 // begin records a kept push before it is sent.
@@ -101,7 +91,7 @@ func (l *ledger) begin(number uint64, users []int, devices int) {
 	}
 	l.pushes[number] = r
 	l.open = append(l.open, number)
-	l.counts.kept++
+	l.sent.Kept++
 	if l.inFlight++; l.inFlight == 1 {
 		l.idle = now
 	}
@@ -122,7 +112,7 @@ func (l *ledger) accept(number uint64, by string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := l.now()
-	l.counts.accepted++
+	l.sent.Accepted++
 	r := l.pushes[number]
 	r.accepted, r.by, r.ended = now, by, true
 	l.answeredLocked(r, now)
@@ -136,9 +126,9 @@ func (l *ledger) accept(number uint64, by string) {
 func (l *ledger) end(number uint64, abandoned bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.counts.unanswered++
+	l.sent.Unanswered++
 	if abandoned {
-		l.counts.abandoned++
+		l.sent.Abandoned++
 	}
 	r := l.pushes[number]
 	r.ended = true
@@ -150,14 +140,14 @@ func (l *ledger) end(number uint64, abandoned bool) {
 // at now.
 func (l *ledger) answeredLocked(r *pushRecord, now time.Duration) {
 	l.inFlight--
-	push, refusal := now-r.began, now-l.idle
-	l.longestPush, l.longestRefusal = max(l.longestPush, push), max(l.longestRefusal, refusal)
+	push, refusal := Millis(now-r.began), Millis(now-l.idle)
+	l.sent.LongestPush, l.sent.LongestRefusal = max(l.sent.LongestPush, push), max(l.sent.LongestRefusal, refusal)
 	for _, m := range l.marks {
 		if m.touches(r.began, now) {
-			m.push = max(m.push, push)
+			m.LongestPush = max(m.LongestPush, push)
 		}
 		if m.touches(l.idle, now) {
-			m.refusal = max(m.refusal, refusal)
+			m.LongestRefusal = max(m.LongestRefusal, refusal)
 		}
 	}
 }
@@ -190,7 +180,7 @@ func (r *pushRecord) finished() bool { return r.ended && (r.accepted == 0 || r.m
 func (l *ledger) receive(number uint64, user, device int, since time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.counts.received++
+	l.delivered.Received++
 	r := l.pushes[number]
 	if r == nil {
 		return
@@ -202,17 +192,17 @@ func (l *ledger) receive(number uint64, user, device int, since time.Duration) {
 	r.to[at].missing &^= 1 << device
 	now := l.now()
 	from := max(r.tried, since)
-	took := max(now-from, 0)
-	l.delays.add(took)
-	l.longestDelivery = max(l.longestDelivery, took)
+	took := Millis(max(now-from, 0))
+	l.delays.add(time.Duration(took))
+	l.delivered.Max = max(l.delivered.Max, took)
 	for _, m := range l.marks {
 		if m.touches(from, now) {
-			m.delivery = max(m.delivery, took)
+			m.LongestDelivery = max(m.LongestDelivery, took)
 		}
 	}
-	if took > l.late {
-		if l.lates++; len(l.lateOnes) < maxLate {
-			l.lateOnes = append(l.lateOnes, lateDelivery{number, user, device, took})
+	if took > l.delivered.LateAfter {
+		if l.delivered.Late++; len(l.lates) < maxLate {
+			l.lates = append(l.lates, lateDelivery{number, user, device, took})
 		}
 	}
 	if r.accepted != 0 {
@@ -221,11 +211,13 @@ func (l *ledger) receive(number uint64, user, device int, since time.Duration) {
 	}
 }
 
-// count changes the counters under the lock.
-func (l *ledger) count(change func(*counts)) {
+// count adds one to counters of the ledger.
+func (l *ledger) count(counters ...*int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	change(&l.counts)
+	for _, n := range counters {
+		*n++
+	}
 }
 
 // reconnected records that a device lost its connection against its will.
@@ -235,7 +227,7 @@ func (l *ledger) reconnected() {
 	now := l.now()
 	for _, m := range l.marks {
 		if m.touches(now, now) {
-			m.reconnects++
+			m.Reconnects++
 		}
 	}
 }

@@ -1,6 +1,9 @@
 package verify
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // Mark starts a period that the report shows separately, such as a fault. The period lasts until
 // end is called. If end is never called, the period ends with the run.
@@ -19,17 +22,10 @@ import "time"
 //	report.Marks[0].LongestRefusal
 func (v *Verifier) Mark(name string) (end func()) { return v.ledger.mark(name) }
 
-// noEnd is the end of a mark that has not ended yet.
-const noEnd = time.Duration(1<<63 - 1)
-
 // mark is one marked period. The lock of the ledger guards it.
 type mark struct {
-	name       string
+	Marked
 	begin, end time.Duration
-	refusal    time.Duration
-	push       time.Duration
-	delivery   time.Duration
-	reconnects int64
 }
 
 // touches reports whether the time between from and to overlaps the mark.
@@ -38,7 +34,7 @@ func (m *mark) touches(from, to time.Duration) bool { return from <= m.end && to
 func (l *ledger) mark(name string) (end func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	m := &mark{name: name, begin: l.now(), end: noEnd}
+	m := &mark{Marked: Marked{Name: name, Began: time.Now()}, begin: l.now(), end: math.MaxInt64}
 	l.marks = append(l.marks, m)
 	return func() {
 		l.mu.Lock()

@@ -22,18 +22,18 @@ func (o *observer) online() func(user string) bool {
 	here := make(map[string]bool, len(o.v.users))
 	for _, d := range o.v.devices {
 		d.mu.Lock()
-		here[o.v.users[d.user].name] = here[o.v.users[d.user].name] || d.hangUp != nil
+		here[d.account.name] = here[d.account.name] || d.hangUp != nil
 		d.mu.Unlock()
 	}
 	return func(user string) bool { return here[user] }
 }
 
 // judgesPresence reports whether the run judges which users are told to be online.
-func (o *observer) judgesPresence() bool { return o.judge != nil && o.v.cfg.Events.Presence }
+func (o *observer) judgesPresence() bool { return o.v.cfg.Events != nil && o.v.cfg.Events.Presence }
 
 // absentUsers returns the number of users about whom GET /v1/events said something else at last than what is. A user that has
 // just come or gone is among them.
-func (o *observer) absentUsers() int64 {
+func (o *observer) absentUsers() (n int64) {
 	if !o.judgesPresence() || !o.v.created.Load() {
 		return 0
 	}
@@ -41,7 +41,7 @@ func (o *observer) absentUsers() int64 {
 }
 
 // settlePresence waits until every user is told to be online, as all devices are connected. It then has some users go
-// away for good, and waits until that is told too. It remembers what was told wrongly.
+// away for good, and waits until that is told too. It records what was told wrongly.
 func (o *observer) settlePresence(ctx context.Context) {
 	if !o.judgesPresence() || !o.v.emptied.Load() {
 		return

@@ -46,12 +46,9 @@ type receiver struct {
 	mu    sync.Mutex
 	away  time.Time // until then the receiver is away
 	next  time.Time // when it is away again
-	calls hookCalls
-}
-
-// hookCalls counts calls of the hook.
-type hookCalls struct {
-	all, failed, throttled, slow, mute, away int64
+	all   int64     // number of calls
+	// calls counts the calls by fault, but for the good ones.
+	calls [hookAway + 1]int64
 }
 
 // newReceiver returns a receiver that passes the events of each call to take.
@@ -99,7 +96,7 @@ const (
 func (r *receiver) choose() hookFault {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.calls.all++
+	r.all++
 	if r.calm.Load() {
 		return hookGood
 	}
@@ -109,23 +106,14 @@ func (r *receiver) choose() hookFault {
 		r.next = r.away.Add(time.Duration(rand.ExpFloat64() * float64(awayEvery)))
 	}
 	if now.Before(r.away) {
-		r.calls.away++
+		r.calls[hookAway]++
 		return hookAway
 	}
 	if rand.IntN(4) > 0 || !r.pace.Allow() {
 		return hookGood
 	}
 	fault := []hookFault{hookFails, hookThrottles, hookSlow, hookMute}[rand.IntN(4)]
-	switch fault {
-	case hookFails:
-		r.calls.failed++
-	case hookThrottles:
-		r.calls.throttled++
-	case hookSlow:
-		r.calls.slow++
-	case hookMute:
-		r.calls.mute++
-	}
+	r.calls[fault]++
 	return fault
 }
 

@@ -85,8 +85,8 @@ func (v *Verifier) Progress() Progress {
 		Phase: v.phase.Load().(string), Elapsed: v.now(), Devices: int64(v.cfg.Users * v.cfg.Devices), Connected: v.connected.Load(),
 		Away: v.away.Load(), Violations: v.h.Stats().Violations, Sessions: v.h.Stats().Sessions,
 	}
-	if j := v.events.judge; j != nil {
-		s := j.Stats()
+	if v.cfg.Events != nil {
+		s := v.events.judge.Stats()
 		p.Events, p.Untold = s.Received[streamFollower], int64(s.Open)
 		p.Violations += s.Violations
 		p.Absent = v.events.absentUsers()
@@ -97,9 +97,9 @@ func (v *Verifier) Progress() Progress {
 	l := v.ledger
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	p.Accepted, p.Refusals, p.Received, p.Waiting = l.counts.accepted, l.counts.refusals, l.counts.received, l.waits
+	p.Accepted, p.Refusals, p.Received, p.Waiting = l.sent.Accepted, l.sent.Refusals, l.delivered.Received, l.waits
 	p.Oldest, p.Refusal = l.oldestLocked(), l.refusalLocked()
-	p.LongestRefusal = max(l.longestRefusal, p.Refusal)
+	p.LongestRefusal = max(time.Duration(l.sent.LongestRefusal), p.Refusal)
 	return p
 }
 
@@ -206,12 +206,7 @@ type Marked struct {
 
 // Offence is one violation with its circumstances.
 type Offence struct {
-	Kind   history.Kind `json:"kind"`
-	User   string       `json:"user"`
-	Device string       `json:"device,omitempty"`
-	Push   uint64       `json:"push"`         // number of the push
-	ID     string       `json:"id,omitempty"` // id of the message
-	Detail string       `json:"detail,omitempty"`
+	history.Violation
 	// Seen is the time at which the violation was found.
 	Seen time.Time `json:"seen"`
 	// Began is the time of the first call with the push. Accepted, AcceptedBy and Attempts are the
@@ -249,25 +244,16 @@ func (v *Verifier) onViolation(found history.Violation) {
 
 // offence adds the push and the sessions of the device to a violation.
 func (v *Verifier) offence(found history.Violation) Offence {
-	o := Offence{Kind: found.Kind, User: found.User, Device: found.Device, Push: found.Push, Detail: found.Detail, Seen: time.Now()}
-	if found.ID != 0 {
-		o.ID = strconv.FormatUint(found.ID, 10)
-	}
+	o := Offence{Violation: found, Seen: time.Now()}
 	v.complete(&o)
-	i := slices.IndexFunc(v.devices, func(d *device) bool { return d.name == found.Device && v.users[d.user].name == found.User })
+	i := slices.IndexFunc(v.devices, func(d *device) bool { return d.name == found.Device && d.account.name == found.User })
 	if i < 0 {
 		return o
 	}
 	d := v.devices[i]
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, n := range d.notes {
-		s := SessionOf{Comet: n.at.String(), Session: n.id, Began: *v.at(n.began), Why: n.why}
-		if n.ended != 0 {
-			s.Ended = v.at(n.ended)
-		}
-		o.Sessions = append(o.Sessions, s)
-	}
+	o.Sessions = slices.Clone(d.sessions)
 	return o
 }
 
@@ -390,29 +376,19 @@ func (v *Verifier) tally(r *Report) {
 	l := v.ledger
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	c := l.counts
-	r.Pushes = Pushes{
-		Kept: c.kept, Accepted: c.accepted, Unanswered: c.unanswered, Abandoned: c.abandoned,
-		NotKept: c.live, NotKeptAccepted: c.liveAccepted, Refusals: c.refusals,
-		LongestRefusal: Millis(l.longestRefusal), LongestPush: Millis(l.longestPush),
-	}
-	r.Deliveries = Deliveries{
-		Received: c.received, Repeated: c.repeated, NotKept: c.liveReceived,
-		P50: Millis(l.delays.quantile(0.5)), P99: Millis(l.delays.quantile(0.99)), Max: Millis(l.longestDelivery),
-		Late: l.lates, LateAfter: Millis(l.late),
-	}
-	for _, late := range l.lateOnes {
-		one := LateDelivery{User: v.users[late.user].name, Device: fmt.Sprintf("d%d", late.device), Push: late.number, Took: Millis(late.took)}
+	r.Pushes, r.Deliveries = l.sent, l.delivered
+	r.Deliveries.P50, r.Deliveries.P99 = Millis(l.delays.quantile(0.5)), Millis(l.delays.quantile(0.99))
+	for _, late := range l.lates {
+		one := LateDelivery{User: v.users[late.user].name, Device: fmt.Sprintf("d%d", late.device), Push: late.number, Took: late.took}
 		if known := l.pushes[late.number]; known != nil {
 			one.AcceptedBy = known.by
 		}
 		r.Late = append(r.Late, one)
 	}
 	for _, m := range l.marks {
-		r.Marks = append(r.Marks, Marked{
-			Name: m.name, Began: *v.at(m.begin), Took: Millis(min(m.end, l.now()) - m.begin), LongestRefusal: Millis(m.refusal),
-			LongestPush: Millis(m.push), LongestDelivery: Millis(m.delivery), Reconnects: m.reconnects,
-		})
+		one := m.Marked
+		one.Took = Millis(min(m.end, l.now()) - m.begin)
+		r.Marks = append(r.Marks, one)
 	}
 }
 
@@ -461,18 +437,7 @@ const clock = "15:04:05.000"
 // String describes the violation in several lines.
 func (o *Offence) String() string {
 	var b strings.Builder
-	who := o.User
-	if o.Device != "" {
-		who += "/" + o.Device
-	}
-	fmt.Fprintf(&b, "%s: push %d to %s", o.Kind, o.Push, who)
-	if o.ID != "" {
-		fmt.Fprintf(&b, ", id %s", o.ID)
-	}
-	if o.Detail != "" {
-		b.WriteString(": " + o.Detail)
-	}
-	fmt.Fprintf(&b, "; seen at %s\n", o.Seen.Format(clock))
+	fmt.Fprintf(&b, "%s; seen at %s\n", o.Violation, o.Seen.Format(clock))
 	switch {
 	case o.Accepted != nil:
 		fmt.Fprintf(&b, "             sent at %s, accepted at %s by %s at attempt %d\n", o.Began.Format(clock), o.Accepted.Format(clock),

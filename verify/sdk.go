@@ -23,9 +23,8 @@ func (d *device) runSDK(ctx context.Context) {
 		discover = d.v.api.Next()
 	}
 	var session *history.Session // made before the first connection
-	connected := false           // OnState uses it, which is not called after the end of client.Run
 	var hangUp func(bool)
-	u := d.v.users[d.user]
+	u := d.account
 	client, err := imgoclient.New(imgoclient.Config{
 		Address: at.String(), Discover: discover, TLS: d.v.cfg.TLS,
 		Token: u.token, Device: d.name, Rooms: u.rooms, Platform: "verify",
@@ -37,17 +36,14 @@ func (d *device) runSDK(ctx context.Context) {
 		OnState: func(to imgoclient.StateChange) {
 			switch to.State {
 			case imgoclient.Live:
-				connected = true
-				d.begin(nil, hangUp, sessionNote{at: at, id: to.Session.ID, began: d.v.now()}, to.Session.Pending)
+				d.begin(nil, hangUp, at, to.Session.ID, to.Session.Pending)
 			case imgoclient.Waiting:
 				var closed *raw.CloseError
 				if errors.As(to.Err, &closed) {
 					d.sentAway(at, closed)
 				}
 				d.left(to.Err)
-				if connected {
-					connected = false
-					d.end(to.Err)
+				if d.end(to.Err) {
 					d.reconnecting()
 				}
 			}
@@ -64,10 +60,7 @@ func (d *device) runSDK(ctx context.Context) {
 		hangUp = func(bool) { cancel() }
 		err := client.Run(running)
 		cancel()
-		if connected {
-			connected = false
-			d.end(err)
-		}
+		d.end(err)
 		var closed *raw.CloseError
 		if errors.As(err, &closed) {
 			d.sentAway(at, closed) // the SDK gives up only if it was sent away for good

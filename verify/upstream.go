@@ -61,7 +61,7 @@ func (d *device) answered(id uint64) {
 	}
 	d.mu.Unlock()
 	if known {
-		d.v.events.judge.Published(d.v.users[d.user].name, d.name, id)
+		d.v.events.judge.Published(d.account.name, d.name, id)
 	}
 }
 
@@ -86,7 +86,7 @@ func (c *conn) publish(deadline time.Time) error {
 	if err != nil {
 		return fmt.Errorf("write a message for the backend: %w", err)
 	}
-	d.v.events.judge.Publishing(d.v.users[d.user].name, d.name, id)
+	d.v.events.judge.Publishing(d.account.name, d.name, id)
 	times := 1
 	if rand.Float64() < doubleShare {
 		times = 2
@@ -136,8 +136,8 @@ func (d *device) checkPublished(text string) error {
 }
 
 // unanswered returns the number of devices whose message for the backend has no answer yet.
-func (v *Verifier) unanswered() (n int) {
-	for _, d := range v.devices {
+func (o *observer) unanswered() (n int) {
+	for _, d := range o.v.devices {
 		d.mu.Lock()
 		if d.publisher.begun > d.publisher.answered {
 			n++

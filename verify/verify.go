@@ -28,6 +28,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"imgo/clients/conformance/driver"
 	"imgo/clients/go/pushapi"
 	"imgo/envelope"
@@ -391,7 +393,7 @@ func (v *Verifier) Run(ctx context.Context) (*Report, error) {
 	}
 	began := v.now()
 	background.Go(func() { v.churn(pushing) })
-	finish := v.push(pushing, work) // returns when the context is done
+	finish := newCaller(v).run(pushing, work) // returns when the context is done
 	pushed := v.now() - began
 	v.enter(work, PhaseSettling)
 	close(v.pushesDone)
@@ -475,28 +477,15 @@ func (v *Verifier) createRooms() {
 // parallelCalls is the number of concurrent API calls at the start and the end of the run.
 const parallelCalls = 16
 
-// each calls do for every user, parallelCalls at a time. It stops at the first error and returns
-// it.
+// each calls do for every user, parallelCalls at a time. It returns the first error, which also ends the context of
+// the other calls.
 func (v *Verifier) each(ctx context.Context, do func(context.Context, *account) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var next atomic.Int64
-	var all sync.WaitGroup
-	for range parallelCalls {
-		all.Go(func() {
-			for ctx.Err() == nil {
-				i := int(next.Add(1)) - 1
-				if i >= len(v.users) {
-					return
-				}
-				if err := do(ctx, v.users[i]); err != nil {
-					cancel(err)
-				}
-			}
-		})
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallelCalls)
+	for _, u := range v.users {
+		g.Go(func() error { return do(ctx, u) })
 	}
-	all.Wait()
-	return context.Cause(ctx)
+	return g.Wait()
 }
 
 // revokeTimeout bounds the revocation of all tokens.
@@ -579,15 +568,8 @@ func (v *Verifier) reportProgress(ctx context.Context) {
 	if v.cfg.Progress == nil {
 		return
 	}
-	ticker := time.NewTicker(v.cfg.ProgressEvery)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-			v.cfg.Progress(v.Progress())
-		}
+	for wait.Sleep(ctx, v.cfg.ProgressEvery) == nil {
+		v.cfg.Progress(v.Progress())
 	}
 }
 
@@ -603,5 +585,25 @@ func (v *Verifier) problem(format string, args ...any) {
 	}
 }
 
-// padding returns n bytes that fill a message to its size.
-func (v *Verifier) padding(n int) string { return strings.Repeat("x", n) }
+// settling reports whether the pushing has ended.
+func (v *Verifier) settling() bool {
+	select {
+	case <-v.pushesDone:
+		return true
+	default:
+		return false
+	}
+}
+
+// pauseWhilePushing waits for d, or until the pushing ends. It returns ctx.Err() if ctx was done first.
+func (v *Verifier) pauseWhilePushing(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-v.pushesDone:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return nil
+}

@@ -52,12 +52,12 @@ const (
 
 // Violation is one broken invariant.
 type Violation struct {
-	Kind   Kind
-	User   string
-	Device string // empty if the violation concerns no single device
-	Push   uint64 // number of the push
-	ID     uint64 // 0 if there is no id
-	Detail string
+	Kind   Kind   `json:"kind"`
+	User   string `json:"user"`
+	Device string `json:"device,omitempty"`    // empty if the violation concerns no single device
+	Push   uint64 `json:"push"`                // number of the push
+	ID     uint64 `json:"id,omitempty,string"` // 0 if there is no id
+	Detail string `json:"detail,omitempty"`
 }
 
 func (v Violation) String() string {

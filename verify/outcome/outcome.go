@@ -289,13 +289,6 @@ func (j *Judge) orderLocked(stream int, u *user, id events.ID, e Event) (fresh b
 	return true
 }
 
-// Open returns the number of messages whose events have not all come, though the server has the message.
-func (j *Judge) Open() int {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.open
-}
-
 // Stats are the counters of a Judge. The slices have an element for each stream.
 type Stats struct {
 	// Asked counts the messages of pushes that asked: a push to three users counts three. Open counts those

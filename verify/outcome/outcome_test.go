@@ -428,7 +428,7 @@ func TestSideBySide(t *testing.T) {
 				j.Acknowledging(user, "phone", []uint64{n}, 1)
 				j.Accepted(n, user, n)
 				j.Take(0, outcome.Event{ID: fmt.Sprintf("0-%d.0", n), Type: events.Settled, User: user, Message: n})
-				j.Open()
+				j.Stats()
 				j.Missing()
 				j.Stats()
 			}
