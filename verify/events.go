@@ -94,7 +94,7 @@ type observer struct {
 	cursor   string
 
 	mu     sync.Mutex
-	delays [2]histogram
+	delays [2]delays
 	// falsifier changes what the follower brings; nil: nothing.
 	falsifier *eventFalsifier
 	// absent is what was told wrongly of users at the end.
@@ -373,7 +373,7 @@ func (o *observer) counts() *EventCounts {
 		d := &o.delays[i]
 		c.Streams = append(c.Streams, StreamCounts{
 			Name: []string{"GET /v1/events", "hook"}[i], Received: s.Received[i], Repeated: s.Repeated[i],
-			P50: Millis(d.quantile(0.5)), P99: Millis(d.quantile(0.99)), Max: Millis(d.max),
+			P50: d.quantile(0.5), P99: d.quantile(0.99), Max: Millis(d.longest),
 		})
 	}
 	if r := o.receiver; r != nil {

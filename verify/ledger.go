@@ -5,6 +5,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"imgo/internal/histogram"
 )
 
 // ledger records for every kept push which deliveries are still missing, and measures how long
@@ -28,10 +30,10 @@ type ledger struct {
 	inFlight int
 	idle     time.Duration
 
-	// sent and delivered are what the report has of pushes and deliveries, without quantiles.
+	// sent and delivered are what the report has of pushes and deliveries, without the delays.
 	sent      Pushes
 	delivered Deliveries
-	delays    histogram
+	delays    delays
 	lates     []lateDelivery
 	marks     []*mark
 }
@@ -194,7 +196,6 @@ func (l *ledger) receive(number uint64, user, device int, since time.Duration) {
 	from := max(r.tried, since)
 	took := Millis(max(now-from, 0))
 	l.delays.add(time.Duration(took))
-	l.delivered.Max = max(l.delivered.Max, took)
 	for _, m := range l.marks {
 		if m.touches(from, now) {
 			m.LongestDelivery = max(m.LongestDelivery, took)
@@ -270,45 +271,16 @@ func (l *ledger) record(number uint64) *pushRecord {
 	return &c
 }
 
-// histogram counts durations with a relative error of at most 1/16.
-type histogram struct {
-	n      int64
-	max    time.Duration
-	counts [64 * 16]int64
+// delays counts durations, and has the longest one.
+type delays struct {
+	histogram.Histogram
+	longest time.Duration
 }
 
-// slot returns the index of a duration: its highest bit, and the four bits below it.
-func slot(d time.Duration) int {
-	u := uint64(max(d, 0))
-	if u < 16 {
-		return int(u)
-	}
-	high := bits.Len64(u) - 1
-	return (high-3)*16 + int(u>>(high-4)&15)
-}
-
-// ceiling returns the longest duration in a slot.
-func ceiling(slot int) time.Duration {
-	if slot < 16 {
-		return time.Duration(slot)
-	}
-	high := slot/16 + 3
-	return time.Duration((uint64(16+slot%16)+1)<<(high-4) - 1)
-}
-
-func (h *histogram) add(d time.Duration) {
-	h.n++
-	h.max = max(h.max, d)
-	h.counts[slot(d)]++
+func (d *delays) add(took time.Duration) {
+	d.Add(took)
+	d.longest = max(d.longest, took)
 }
 
 // quantile returns a duration that a share q of all durations do not exceed.
-func (h *histogram) quantile(q float64) time.Duration {
-	rank, seen := int64(q*float64(h.n)), int64(0)
-	for i, n := range h.counts {
-		if seen += n; n > 0 && seen >= rank {
-			return min(ceiling(i), h.max)
-		}
-	}
-	return 0
-}
+func (d *delays) quantile(q float64) Millis { return Millis(min(d.Quantile(q), d.longest)) }

@@ -377,7 +377,7 @@ func (v *Verifier) tally(r *Report) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	r.Pushes, r.Deliveries = l.sent, l.delivered
-	r.Deliveries.P50, r.Deliveries.P99 = Millis(l.delays.quantile(0.5)), Millis(l.delays.quantile(0.99))
+	r.Deliveries.P50, r.Deliveries.P99, r.Deliveries.Max = l.delays.quantile(0.5), l.delays.quantile(0.99), Millis(l.delays.longest)
 	for _, late := range l.lates {
 		one := LateDelivery{User: v.users[late.user].name, Device: fmt.Sprintf("d%d", late.device), Push: late.number, Took: late.took}
 		if known := l.pushes[late.number]; known != nil {

@@ -12,3 +12,8 @@
 // reconnects after its admission, and stops at the first unexpected event. For a real
 // client, use clients/go. Linux only.
 package load
+
+import "imgo/internal/histogram"
+
+// Histogram counts durations.
+type Histogram = histogram.Histogram

@@ -1,6 +1,5 @@
-//go:build linux
-
-package load
+// Package histogram counts durations, for quantiles.
+package histogram
 
 import (
 	"math/bits"
