@@ -81,8 +81,8 @@ func (v *validation) cluster() {
 				"write host or host:port, such as 10.0.0.1 or imgo.internal:7946 (IPv6: [::1]:7946)")
 		}
 	}
-	gossip := v.listenAddress("cluster.gossip", "--gossip", c.Gossip, ":7946")
 	rpc := v.listenAddress("cluster.rpc", "--rpc", c.RPC, ":7170")
+	gossip := v.listenAddress("cluster.gossip", "--gossip", c.Gossip, ":7946")
 	v.certificate("cluster", c.TLSCert, c.TLSKey)
 	v.readable("cluster.tls_ca", c.TLSCA)
 	if (c.TLSCert == "") != (c.TLSCA == "") {

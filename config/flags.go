@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -160,39 +161,28 @@ func (f *Flags) ConfigCommand() *cli.Command {
 				Name:  "check",
 				Usage: "say whether imgo would start with these settings",
 				Flags: f.CLI(true),
-				Action: func(c *cli.Context) error {
-					cfg, err := f.Load()
-					if err != nil {
-						return err
-					}
+				Action: f.loaded(func(c *cli.Context, cfg Config) error {
 					for _, warning := range cfg.Warnings() {
 						fmt.Fprintln(c.App.ErrWriter, "warning: "+warning)
 					}
 					for _, key := range cfg.HTTP.Keys {
 						fmt.Fprintln(c.App.Writer, key.Explain())
 					}
-					for _, line := range cfg.ExplainRooms(&cfg.Auth.Config) {
+					for _, line := range slices.Concat(cfg.ExplainRooms(&cfg.Auth.Config), cfg.ExplainUpstream()) {
 						fmt.Fprintln(c.App.Writer, line)
 					}
-					for _, line := range cfg.ExplainUpstream() {
-						fmt.Fprintln(c.App.Writer, line)
-					}
-					_, err = fmt.Fprintln(c.App.Writer, "the settings are good")
+					_, err := fmt.Fprintln(c.App.Writer, "the settings are good")
 					return err
-				},
+				}),
 			},
 			{
 				Name:  "show",
 				Usage: "print the settings in effect and where each came from, without secrets",
 				Flags: f.CLI(true),
-				Action: func(c *cli.Context) error {
-					cfg, err := f.Load()
-					if err != nil {
-						return err
-					}
-					_, err = c.App.Writer.Write(cfg.Show())
+				Action: f.loaded(func(c *cli.Context, cfg Config) error {
+					_, err := c.App.Writer.Write(cfg.Show())
 					return err
-				},
+				}),
 			},
 		},
 	}
@@ -227,11 +217,16 @@ func initConfig(out io.Writer, file string, force bool) error {
 // Serve returns the action of `imgo` and `imgo serve`. It loads the settings and calls run with
 // them.
 func (f *Flags) Serve(run func(context.Context, Config) error) cli.ActionFunc {
+	return f.loaded(func(c *cli.Context, cfg Config) error { return run(c.Context, cfg) })
+}
+
+// loaded returns the action of a command that needs the settings.
+func (f *Flags) loaded(do func(*cli.Context, Config) error) cli.ActionFunc {
 	return func(c *cli.Context) error {
 		cfg, err := f.Load()
 		if err != nil {
 			return err
 		}
-		return run(c.Context, cfg)
+		return do(c, cfg)
 	}
 }

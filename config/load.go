@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -59,10 +60,7 @@ func Load(sources Sources) (Config, error) {
 	if err := cfg.Validate(); err != nil {
 		return Config{}, err
 	}
-	cfg.warnings = append(cfg.warnings, cfg.demoWarnings()...)
-	cfg.warnings = append(cfg.warnings, cfg.accessWarnings()...)
-	cfg.warnings = append(cfg.warnings, cfg.roomWarnings()...)
-	cfg.warnings = append(cfg.warnings, cfg.hookWarnings()...)
+	cfg.warnings = slices.Concat(cfg.warnings, cfg.demoWarnings(), cfg.accessWarnings(), cfg.roomWarnings(), cfg.hookWarnings())
 	return cfg, nil
 }
 
@@ -226,10 +224,7 @@ const addressOff = "off"
 // HostNodeID returns a node name made of the first label of the host name. Characters that a node
 // name may not have become "-". The result is the same after a restart.
 func HostNodeID() string {
-	host, err := os.Hostname()
-	if err != nil {
-		host = ""
-	}
+	host, _ := os.Hostname() // it is empty if it is not known
 	host, _, _ = strings.Cut(host, ".")
 	id := strings.Map(func(r rune) rune {
 		if nodeIDRune(r) {
@@ -237,13 +232,7 @@ func HostNodeID() string {
 		}
 		return '-'
 	}, host)
-	if len(id) > MaxNodeID {
-		id = id[:MaxNodeID]
-	}
-	if id == "" {
-		return "imgo"
-	}
-	return id
+	return cmp.Or(id[:min(len(id), MaxNodeID)], "imgo")
 }
 
 // MaxNodeID is the largest length of a node name in bytes. The node name is part of every session

@@ -41,8 +41,9 @@ func (cfg *Config) Validate() error {
 
 // validation collects the problems of cfg.
 type validation struct {
-	cfg   *Config
-	found problems
+	cfg       *Config
+	found     problems
+	listeners []listener // those that have a port of their own
 }
 
 // refuse records a problem of a key.
@@ -134,7 +135,24 @@ func (v *validation) listenAddress(key, flag, address, example string) listener 
 	}
 	l.host, l.port, l.on = host, int(port), true
 	l.loopback = loopback.Host(host)
+	v.distinct(l)
 	return l
+}
+
+// distinct refuses a listener on the port of another one.
+func (v *validation) distinct(l listener) {
+	if l.port == 0 {
+		return
+	}
+	if ip, err := netip.ParseAddr(l.host); err == nil && ip.IsUnspecified() {
+		l.host = ""
+	}
+	for _, other := range v.listeners {
+		if other.port == l.port && (other.host == l.host || other.host == "" || l.host == "") {
+			v.refuse(l.key, fmt.Sprintf("has the port %d, which %s has already", l.port, other.key), "give each its own port")
+		}
+	}
+	v.listeners = append(v.listeners, l)
 }
 
 // comet checks the client listeners and returns those that are on.
@@ -247,46 +265,7 @@ func (v *validation) http() listener {
 		key.Check(func(wrong, mend string) { v.refuse("http.api_keys", fmt.Sprintf("%q %s", key.Name, wrong), mend) })
 		names[key.Name], keys[key.Key] = true, true
 	}
-	v.distinct()
 	return l
-}
-
-// clusterOnly returns the address in a cluster, and "" otherwise.
-func clusterOnly(cfg *Config, address string) string {
-	if !cfg.Clustered() {
-		return ""
-	}
-	return address
-}
-
-// distinct refuses two listeners on the same port.
-func (v *validation) distinct() {
-	type place struct{ key, host, port string }
-	var used []place
-	type bound struct{ key, address string }
-	var all []bound
-	if v.cfg.Runs(RoleComet) {
-		for _, l := range v.cfg.Comet.listeners() {
-			all = append(all, bound{l.key, *l.address})
-		}
-	}
-	all = append(all, bound{"http.listen", v.cfg.HTTP.Listen}, bound{"http.admin", v.cfg.HTTP.Admin},
-		bound{"cluster.rpc", clusterOnly(v.cfg, v.cfg.Cluster.RPC)}, bound{"cluster.gossip", clusterOnly(v.cfg, v.cfg.Cluster.Gossip)})
-	for _, at := range all {
-		host, port, err := net.SplitHostPort(at.address)
-		if err != nil || port == "0" {
-			continue
-		}
-		if ip, err := netip.ParseAddr(host); err == nil && ip.IsUnspecified() {
-			host = ""
-		}
-		for _, other := range used {
-			if other.port == port && (other.host == host || other.host == "" || host == "") {
-				v.refuse(at.key, fmt.Sprintf("has the port %s, which %s has already", port, other.key), "give each its own port")
-			}
-		}
-		used = append(used, place{at.key, host, port})
-	}
 }
 
 // auth checks the settings of authentication.

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -64,12 +65,8 @@ var levelNames = [...]string{"none", "settled", "each"}
 
 // ParseLevel returns the level with a name. ok is false if there is none.
 func ParseLevel(name string) (l Level, ok bool) {
-	for i, n := range levelNames {
-		if n == name {
-			return Level(i), true
-		}
-	}
-	return LevelNone, false
+	i := slices.Index(levelNames[:], name)
+	return Level(max(i, 0)), i >= 0
 }
 
 func (l Level) String() string {

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"imgo/envelope"
+	"imgo/internal/wait"
 )
 
 // Topics are the events topics of all generations of the kept log.
@@ -63,7 +64,7 @@ func NewWindow(topics Topics) *Window { return &Window{topics} }
 
 // Read returns the events that a query asks for. It waits for the first one, for Query.Wait.
 func (w *Window) Read(ctx context.Context, q Query) (*Page, error) {
-	wait, cancel := context.WithTimeout(ctx, q.Wait)
+	waiting, cancel := context.WithTimeout(ctx, q.Wait)
 	defer cancel()
 	r := &pageReader{topics: w.topics, q: q, at: Cursor{Generation: q.After.Generation, Turn: q.After.Turn, At: maps.Clone(q.After.At)}}
 	if r.at.At == nil {
@@ -74,22 +75,19 @@ func (w *Window) Read(ctx context.Context, q Query) (*Page, error) {
 		if err != nil && !errors.Is(err, envelope.ErrClosed) {
 			return nil, err
 		}
-		if len(r.page.Records) > 0 || r.page.More || wait.Err() != nil {
+		if len(r.page.Records) > 0 || r.page.More || waiting.Err() != nil {
 			r.page.Next = r.at
 			return &r.page, ctx.Err()
 		}
 		if err == nil {
-			err = r.wait(wait)
+			err = r.wait(waiting)
 		}
 		// The topic of a generation is closed when another one follows.
 		if err != nil && !errors.Is(err, envelope.ErrClosed) {
 			return nil, err
 		}
 		if err != nil {
-			select {
-			case <-time.After(100 * time.Millisecond):
-			case <-wait.Done():
-			}
+			_ = wait.Sleep(waiting, 100*time.Millisecond) // the loop checks the context
 		}
 	}
 }

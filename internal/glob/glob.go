@@ -1,7 +1,10 @@
 // Package glob matches names of users and rooms against the patterns of settings.
 package glob
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Match reports whether name fits pattern. A star stands for any text, also for an
 // empty one and for one with slashes. Every other character stands for itself.
@@ -25,10 +28,5 @@ func Match(pattern, name string) bool {
 
 // Any reports whether name fits one of the patterns.
 func Any(patterns []string, name string) bool {
-	for _, pattern := range patterns {
-		if Match(pattern, name) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(patterns, func(pattern string) bool { return Match(pattern, name) })
 }

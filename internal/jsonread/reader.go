@@ -86,11 +86,7 @@ func (r *Reader) Reset(data []byte) {
 	r.buf = *bytes.NewBuffer(data)
 	// Reader.Object rejects repeated names itself. Inside the body of a message, repeated
 	// names concern only its sender and its receiver.
-	if r.lenient {
-		r.dec.Reset(&r.buf, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
-	} else {
-		r.dec.Reset(&r.buf, jsontext.AllowDuplicateNames(true))
-	}
+	r.dec.Reset(&r.buf, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(r.lenient))
 }
 
 // Kind returns the kind of the next value: 'n', 't', 'f', '"', '0', '{' or '['. It
@@ -193,10 +189,8 @@ func (r *Reader) End() error {
 // want returns an error if the kind of the next value is none of kinds.
 func (r *Reader) want(wanted string, kinds ...jsontext.Kind) error {
 	got := r.dec.PeekKind()
-	for _, kind := range kinds {
-		if got == kind {
-			return nil
-		}
+	if slices.Contains(kinds, got) {
+		return nil
 	}
 	if kindName(got) == "" {
 		_, err := r.dec.ReadToken()

@@ -142,12 +142,9 @@ func (r *Rules) Check(refuse func(wrong, mend string)) {
 				refuse(where+"ops: "+err.Error(), `use "4", numbers and ranges from 1000 on such as "1000-1999", or "*"`)
 				continue
 			}
-			for _, earlier := range before {
-				if earlier.has(ops) {
-					refuse(where+fmt.Sprintf("ops: %q never counts, because an earlier rule has all of it", pattern),
-						"put the rule for fewer operations first")
-					break
-				}
+			if slices.ContainsFunc(before, func(earlier span) bool { return earlier.has(ops) }) {
+				refuse(where+fmt.Sprintf("ops: %q never counts, because an earlier rule has all of it", pattern),
+					"put the rule for fewer operations first")
 			}
 		}
 		before = append(before, rule.all()...)

@@ -158,18 +158,10 @@ func New(cfg Config) (*Caller, error) {
 }
 
 func withDefaults(cfg Config) Config {
-	if cfg.Timeout == 0 {
-		cfg.Timeout = 3 * time.Second
-	}
-	if cfg.InFlight == 0 {
-		cfg.InFlight = 64
-	}
-	if cfg.MaxAnswer == 0 {
-		cfg.MaxAnswer = 64 << 10
-	}
-	if cfg.OpenFor == 0 {
-		cfg.OpenFor = 5 * time.Second
-	}
+	cfg.Timeout = cmp.Or(cfg.Timeout, 3*time.Second)
+	cfg.InFlight = cmp.Or(cfg.InFlight, 64)
+	cfg.MaxAnswer = cmp.Or(cfg.MaxAnswer, 64<<10)
+	cfg.OpenFor = cmp.Or(cfg.OpenFor, 5*time.Second)
 	if cfg.Observe == nil {
 		cfg.Observe = func(string, time.Duration) {}
 	}

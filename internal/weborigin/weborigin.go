@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/url"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -147,12 +148,7 @@ func (l List) Allows(origin string) bool {
 
 // AllowsHost reports whether a Host header fits the host of one of the patterns.
 func (l List) AllowsHost(host string) bool {
-	for _, p := range l {
-		if p.fitsHost(strings.ToLower(host)) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(l, func(p pattern) bool { return p.fitsHost(strings.ToLower(host)) })
 }
 
 // fitsHost compares the host of host or host:port.
