@@ -16,12 +16,8 @@ import (
 	"imgo/verify"
 )
 
-// hookSecretEnv is the variable with the secret of the hook of imgo verify. knownSecret is used without it: whoever
-// reaches the receiver can only spoil a run.
-const (
-	hookSecretEnv = "IMGO_VERIFY_HOOK_SECRET"
-	knownSecret   = "whsec_dmVyaWZ5IGhhcyBubyBzZWNyZXQgdGhhdCBhbnlvbmUgcHJvdGVjdHM="
-)
+// hookSecretEnv is the variable with the secret of the hook of imgo verify.
+const hookSecretEnv = "IMGO_VERIFY_HOOK_SECRET"
 
 // plainProgress is the time between two progress lines if the output is not a terminal.
 const plainProgress = 10 * time.Second
@@ -105,7 +101,7 @@ func verifyCommand(opts Options) *cli.Command {
 		Before: noArguments,
 		Action: func(c *cli.Context) error {
 			if c.Bool("events") || judged.Presence || judged.Upstream || c.IsSet("hook") {
-				judged.HookSecret = flagOrEnv(c, "hook-secret", hookSecretEnv, knownSecret)
+				judged.HookSecret = flagOrEnv(c, "hook-secret", hookSecretEnv, verify.KnownSecret)
 				cfg.Events = judged
 			}
 			return runVerify(c, cfg, opts.Terminal)

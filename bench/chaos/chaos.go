@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"imgo/internal/wait"
 	"imgo/verify"
 )
 
@@ -26,9 +27,6 @@ const (
 	settleLimit = 3 * time.Minute
 )
 
-// hookSecret signs the events that the nodes post to verify.
-const hookSecret = "whsec_b25seS1mb3ItdGhpcy1tYWNoaW5lLWFuZC10aGlzLXRlc3Q="
-
 // hookAddress returns the address at which verify receives the events of the nodes.
 func hookAddress(s *settings) string { return s.net + ".99:7180" }
 
@@ -39,10 +37,7 @@ func (st *stage) chaos(ctx context.Context, s *settings, stdout io.Writer) error
 		seed = rand.Uint64N(1 << 53)
 	}
 	cfg := verify.DefaultConfig()
-	for _, address := range st.c.at("logic", httpPort) {
-		cfg.API = append(cfg.API, "http://"+address)
-	}
-	cfg.Clients = st.c.at("comet", tcpPort)
+	cfg.API, cfg.Clients = st.c.at("logic", httpPort), st.c.at("comet", tcpPort)
 	for _, address := range st.c.at("comet", wsPort) {
 		cfg.Clients = append(cfg.Clients, "ws://"+address+"/sub")
 	}
@@ -50,7 +45,7 @@ func (st *stage) chaos(ctx context.Context, s *settings, stdout io.Writer) error
 	cfg.Duration, cfg.Settle = 0, settleLimit
 	cfg.Events = verify.DefaultEvents()
 	cfg.Events.Upstream, cfg.Events.Presence = true, true
-	cfg.Events.Hook, cfg.Events.HookSecret = hookAddress(s), hookSecret
+	cfg.Events.Hook, cfg.Events.HookSecret = hookAddress(s), verify.KnownSecret
 	cfg.ProgressEvery = 10 * time.Second
 	cfg.Progress = func(p verify.Progress) { st.say("%s", p) }
 	v, err := verify.New(cfg)
@@ -162,10 +157,8 @@ func (st *stage) injectAndRecover(ctx context.Context, v *verify.Verifier, w *wo
 		if time.Since(mended) > recoverLimit {
 			return fmt.Errorf("%s: %s after its end it is not as before: %s", name, recoverLimit, p)
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(50 * time.Millisecond):
+		if err := wait.Sleep(ctx, 50*time.Millisecond); err != nil {
+			return err
 		}
 	}
 }

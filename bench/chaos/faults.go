@@ -9,6 +9,8 @@ import (
 	"math/rand/v2"
 	"syscall"
 	"time"
+
+	"imgo/internal/wait"
 )
 
 // brokers are the Kafka brokers of the cluster.
@@ -43,12 +45,7 @@ type fault struct {
 
 // pause waits for d times scale.
 func (w *world) pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(time.Duration(float64(d) * w.scale)):
-		return nil
-	}
+	return wait.Sleep(ctx, time.Duration(float64(d)*w.scale))
 }
 
 // randomNode returns a random node of a role.
@@ -75,15 +72,8 @@ func killNode(role string, wipe bool) func(ctx context.Context, w *world) error 
 		if err := w.pause(ctx, 5*time.Second); err != nil {
 			return err
 		}
-		return w.restart(ctx, n)
+		return n.startReady(ctx)
 	}
-}
-
-func (w *world) restart(ctx context.Context, n *node) error {
-	if err := n.Start(); err != nil {
-		return err
-	}
-	return n.Ready(ctx)
 }
 
 // faults are all faults, in the order in which they are injected.
@@ -209,7 +199,7 @@ func rollingRestart(ctx context.Context, w *world) error {
 		if err := n.Stop(); err != nil {
 			return err
 		}
-		if err := w.restart(ctx, n); err != nil {
+		if err := n.startReady(ctx); err != nil {
 			return fmt.Errorf("restart: %w", err)
 		}
 	}

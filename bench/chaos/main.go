@@ -212,7 +212,7 @@ func (st *stage) start(ctx context.Context, s *settings, dir, binary string) err
 	}
 	if o.relayed {
 		settings := filepath.Join(dir, "imgo.toml")
-		if err := os.WriteFile(settings, []byte(verify.HookSettings(hookAddress(s), hookSecret)+verify.EventSettings), 0o600); err != nil {
+		if err := os.WriteFile(settings, []byte(verify.HookSettings(hookAddress(s), verify.KnownSecret)+verify.EventSettings), 0o600); err != nil {
 			return fmt.Errorf("write the settings of the nodes: %w", err)
 		}
 		o.args = append(o.args, "--config", settings)

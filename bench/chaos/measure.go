@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -14,6 +13,8 @@ import (
 	"sync/atomic"
 	"text/tabwriter"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"imgo/clients/go/pushapi"
 	"imgo/internal/wait"
@@ -47,11 +48,7 @@ type figure struct {
 
 // figures are all figures, in the order in which they were first added.
 type figures struct {
-	Date    time.Time `json:"date"`
-	Commit  string    `json:"commit"`
-	Machine string    `json:"machine"`
-	Brokers int       `json:"brokers"`
-	Each    int       `json:"nodes_of_each_role"`
+	subject
 	Figures []*figure `json:"figures"`
 }
 
@@ -81,8 +78,7 @@ func (f *figures) String() string {
 // measure measures a cluster without faults. Only the last measurement stops the
 // routers and deletes their disks.
 func (st *stage) measure(ctx context.Context, s *settings, stdout io.Writer) error {
-	f := &figures{Date: time.Now().UTC().Truncate(time.Second), Commit: commit(ctx), Machine: describeMachine(), Brokers: s.brokers,
-		Each: s.each}
+	f := &figures{subject: newSubject(ctx, s)}
 	api, err := pushapi.New(pushapi.Config{Servers: st.c.at("logic", httpPort), Timeout: 20 * time.Second, Conns: callers})
 	if err != nil {
 		return err
@@ -118,16 +114,13 @@ func (st *stage) measure(ctx context.Context, s *settings, stdout io.Writer) err
 		one.Min, one.Median, one.Max = sorted[0], sorted[len(sorted)/2], sorted[len(sorted)-1]
 	}
 	fmt.Fprint(stdout, f)
-	return writeResult(s.out, "cluster", f.Date, f.Commit, f.String(), f)
+	return f.store(s.out, "cluster", f.String(), f)
 }
 
 // verifyAt runs verify for a while, which pushes kept messages to devices.
 func (st *stage) verifyAt(ctx context.Context, users int, rate float64, callers int) (*verify.Report, error) {
 	cfg := verify.DefaultConfig()
-	for _, address := range st.c.at("logic", httpPort) {
-		cfg.API = append(cfg.API, "http://"+address)
-	}
-	cfg.Clients = st.c.at("comet", tcpPort)
+	cfg.API, cfg.Clients = st.c.at("logic", httpPort), st.c.at("comet", tcpPort)
 	cfg.Users, cfg.Devices, cfg.Rate, cfg.Callers = users, 1, rate, callers
 	cfg.NotKept, cfg.Keyless, cfg.Churn, cfg.Body, cfg.Duration = 0, 1, 0, 150, measureTime
 	v, err := verify.New(cfg)
@@ -217,10 +210,7 @@ func (st *stage) rebuild(ctx context.Context, f *figures, p *pusher) error {
 		}
 	}
 	began := time.Now()
-	if err := routers[0].Start(); err != nil {
-		return err
-	}
-	if err := routers[0].Ready(ctx); err != nil {
+	if err := routers[0].startReady(ctx); err != nil {
 		return err
 	}
 	ready := time.Since(began)
@@ -232,10 +222,7 @@ func (st *stage) rebuild(ctx context.Context, f *figures, p *pusher) error {
 	f.add(fmt.Sprintf("%s: %d messages read back, all partitions answer", name, p.accepted.Load()), "s", time.Since(began).Seconds())
 	f.add(name+": CPU", "s", routers[0].cpu().Seconds())
 	for _, n := range routers[1:] {
-		if err := n.Start(); err != nil {
-			return err
-		}
-		if err := n.Ready(ctx); err != nil {
+		if err := n.startReady(ctx); err != nil {
 			return err
 		}
 	}
@@ -286,23 +273,19 @@ func (p *pusher) answered(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
 	round := p.n.Add(1)
-	errs := make([]error, allPartitionUsers)
-	var all sync.WaitGroup
+	var all errgroup.Group
 	for i := range allPartitionUsers {
-		all.Go(func() {
+		all.Go(func() error {
 			user := fmt.Sprintf("everywhere-%d", i)
 			for {
-				if errs[i] = p.pushOne(ctx, user, fmt.Sprintf("%d-%s", round, user)); errs[i] == nil {
-					return
-				}
-				if wait.Sleep(ctx, 20*time.Millisecond) != nil {
-					return
+				err := p.pushOne(ctx, user, fmt.Sprintf("%d-%s", round, user))
+				if err == nil || wait.Sleep(ctx, 20*time.Millisecond) != nil {
+					return err
 				}
 			}
 		})
 	}
-	all.Wait()
-	if err := errors.Join(errs...); err != nil {
+	if err := all.Wait(); err != nil {
 		return fmt.Errorf("wait until every partition answers: %w", err)
 	}
 	return nil

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -25,6 +26,14 @@ func newNode(binary, dir, name, role, ip string) *node {
 	n := &node{role: role, ip: ip, data: filepath.Join(dir, name)}
 	n.Process = process.Process{Binary: binary, Name: name, HTTP: net.JoinHostPort(ip, httpPort), Log: n.data + ".log"}
 	return n
+}
+
+// startReady starts the node and waits until it is ready.
+func (n *node) startReady(ctx context.Context) error {
+	if err := n.Start(); err != nil {
+		return err
+	}
+	return n.Ready(ctx)
 }
 
 // wipe deletes the data folder of the node.

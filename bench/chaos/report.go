@@ -19,19 +19,28 @@ import (
 	"imgo/verify"
 )
 
-// report is the result of a run.
-type report struct {
+// subject is what a result is about.
+type subject struct {
 	Date    time.Time `json:"date"`
 	Commit  string    `json:"commit"`
 	Machine string    `json:"machine"`
 	Brokers int       `json:"brokers"`
 	Each    int       `json:"nodes_of_each_role"`
-	Users   int       `json:"users"`
-	Rate    float64   `json:"pushes_a_second"`
-	Scale   float64   `json:"scale"`
-	Random  float64   `json:"random_seconds"`
-	Seed    uint64    `json:"seed"`
-	LeftOut []string  `json:"left_out,omitempty"`
+}
+
+func newSubject(ctx context.Context, s *settings) subject {
+	return subject{time.Now().UTC().Truncate(time.Second), commit(ctx), describeMachine(), s.brokers, s.each}
+}
+
+// report is the result of a run.
+type report struct {
+	subject
+	Users   int      `json:"users"`
+	Rate    float64  `json:"pushes_a_second"`
+	Scale   float64  `json:"scale"`
+	Random  float64  `json:"random_seconds"`
+	Seed    uint64   `json:"seed"`
+	LeftOut []string `json:"left_out,omitempty"`
 	// Failed says why the run ended early. It is empty if the run was complete.
 	Failed string         `json:"failed,omitempty"`
 	Faults []faultRow     `json:"faults"`
@@ -54,8 +63,7 @@ type faultRow struct {
 
 func newReport(ctx context.Context, s *settings, seed uint64) *report {
 	return &report{
-		Date: time.Now().UTC().Truncate(time.Second), Commit: commit(ctx), Machine: describeMachine(), Brokers: s.brokers, Each: s.each,
-		Users: s.users, Rate: s.rate, Scale: s.scale, Random: s.random.Seconds(), Seed: seed,
+		subject: newSubject(ctx, s), Users: s.users, Rate: s.rate, Scale: s.scale, Random: s.random.Seconds(), Seed: seed,
 	}
 }
 
@@ -138,12 +146,12 @@ func (r *report) String() string {
 func (r *report) write(out string, stdout io.Writer) error {
 	r.gather()
 	fmt.Fprint(stdout, r)
-	return writeResult(out, "chaos", r.Date, r.Commit, r.String(), r)
+	return r.store(out, "chaos", r.String(), r)
 }
 
-// writeResult stores the text and the JSON of a result in files with the date in their
+// store stores the text and the JSON of a result in files with the date in their
 // names.
-func writeResult(out, kind string, date time.Time, commit, text string, result any) error {
+func (s *subject) store(out, kind, text string, result any) error {
 	if out == "" {
 		return nil
 	}
@@ -154,6 +162,6 @@ func writeResult(out, kind string, date time.Time, commit, text string, result a
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return fmt.Errorf("write the report: %w", err)
 	}
-	base := filepath.Join(out, fmt.Sprintf("%s-%s-%s", date.Format("2006-01-02-150405"), kind, commit))
+	base := filepath.Join(out, fmt.Sprintf("%s-%s-%s", s.Date.Format("2006-01-02-150405"), kind, s.Commit))
 	return errors.Join(os.WriteFile(base+".txt", []byte(text), 0o644), os.WriteFile(base+".json", append(data, '\n'), 0o644))
 }

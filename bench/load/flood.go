@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"imgo/internal/wait"
 )
 
 // Flooded is the result of Flood.
@@ -146,11 +148,4 @@ func Pace(ctx context.Context, addr string, c Call, callers, users int, rate flo
 }
 
 // Sleep waits for d, or until ctx is done.
-func Sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
-}
+func Sleep(ctx context.Context, d time.Duration) { _ = wait.Sleep(ctx, d) }

@@ -396,26 +396,11 @@ func (h *holder) advance(c *heldConn, i int) error {
 	if err != nil || n == 0 {
 		return err
 	}
-	welcome, refused := false, []byte(nil)
-	err = c.stream.feed(h.buf[:n], func(p transport.Packet) {
-		switch p.Op {
-		case protocol.OpAuthReply:
-			welcome = true
-		case protocol.OpDisconnect:
-			refused = bytes.Clone(p.Body)
-		case protocol.OpMessage:
-			h.counts.packets.Add(1)
-		}
-	})
-	switch {
-	case refused != nil:
-		return fmt.Errorf("authenticate: refused: %s", refused)
-	case err != nil:
-		return fmt.Errorf("authenticate: %w", err)
-	case welcome:
-		return h.admitted(c)
+	admitted, err := c.stream.admission(h.buf[:n], &h.counts.packets)
+	if err != nil || !admitted {
+		return err
 	}
-	return nil
+	return h.admitted(c)
 }
 
 // dialed handles the end of connect(2), which may have failed.

@@ -4,7 +4,6 @@ package load
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -12,9 +11,11 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"strings"
+	"net/http"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"imgo/protocol"
 	"imgo/transport"
@@ -65,29 +66,19 @@ func (h *tlsHolder) connect() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
 	defer cancel()
-	turns := make(chan int)
-	var wg sync.WaitGroup
-	var once sync.Once
-	var failed error
-	for range min(window, h.req.Count) {
-		wg.Go(func() {
-			for i := range turns {
-				conn, s, err := h.dial(ctx, i)
-				if err != nil {
-					once.Do(func() { failed = fmt.Errorf("connection %d: %w", i, err) })
-					cancel()
-					continue
-				}
-				go h.read(conn, s)
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(window)
+	for i := range h.req.Count {
+		g.Go(func() error {
+			conn, s, err := h.dial(ctx, i)
+			if err != nil {
+				return fmt.Errorf("connection %d: %w", i, err)
 			}
+			go h.read(conn, s)
+			return nil
 		})
 	}
-	for i := range h.req.Count {
-		turns <- i
-	}
-	close(turns)
-	wg.Wait()
-	return failed
+	return g.Wait()
 }
 
 func (h *tlsHolder) dial(ctx context.Context, i int) (_ net.Conn, _ *stream, err error) {
@@ -113,17 +104,13 @@ func (h *tlsHolder) dial(ctx context.Context, i int) (_ net.Conn, _ *stream, err
 		if _, err := io.WriteString(conn, upgrade); err != nil {
 			return nil, nil, fmt.Errorf("upgrade: %w", err)
 		}
-		for first := true; ; first = false {
-			line, err := r.ReadString('\n')
-			if err != nil {
-				return nil, nil, fmt.Errorf("upgrade: %w", err)
-			}
-			if first && !strings.HasPrefix(line, "HTTP/1.1 101") {
-				return nil, nil, fmt.Errorf("upgrade: the answer is %.100q", line)
-			}
-			if strings.TrimSpace(line) == "" {
-				break
-			}
+		answer, err := http.ReadResponse(r, nil)
+		if err != nil {
+			return nil, nil, fmt.Errorf("upgrade: %w", err)
+		}
+		defer answer.Body.Close()
+		if answer.StatusCode != http.StatusSwitchingProtocols {
+			return nil, nil, fmt.Errorf("upgrade: the answer is %.100q", answer.Status)
 		}
 	}
 	auth, err := h.req.auth(i)
@@ -134,23 +121,13 @@ func (h *tlsHolder) dial(ctx context.Context, i int) (_ net.Conn, _ *stream, err
 		return nil, nil, fmt.Errorf("authenticate: %w", err)
 	}
 	buf := make([]byte, 4096)
-	for welcome := false; !welcome; {
+	for admitted := false; !admitted; {
 		n, err := r.Read(buf)
 		if err != nil {
 			return nil, nil, fmt.Errorf("authenticate: %w", err)
 		}
-		var refused []byte
-		err = s.feed(buf[:n], func(p transport.Packet) {
-			welcome = welcome || p.Op == protocol.OpAuthReply
-			if p.Op == protocol.OpDisconnect {
-				refused = bytes.Clone(p.Body)
-			}
-		})
-		if refused != nil {
-			err = errors.New("refused: " + string(refused))
-		}
-		if err != nil {
-			return nil, nil, fmt.Errorf("authenticate: %w", err)
+		if admitted, err = s.admission(buf[:n], &h.counts.packets); err != nil {
+			return nil, nil, err
 		}
 	}
 	return conn, s, conn.SetDeadline(time.Time{})

@@ -3,10 +3,12 @@
 package load
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 
 	"imgo/protocol"
 	"imgo/transport"
@@ -83,6 +85,29 @@ func (s *stream) feed(b []byte, packet func(transport.Packet)) error {
 	}
 	s.rest = append(s.rest[:0], b...)
 	return nil
+}
+
+// admission takes what arrives before a client is admitted. admitted reports whether the server has accepted the
+// client. Messages that arrived with the answer are counted.
+func (s *stream) admission(b []byte, messages *atomic.Int64) (admitted bool, err error) {
+	var refused []byte
+	err = s.feed(b, func(p transport.Packet) {
+		switch p.Op {
+		case protocol.OpAuthReply:
+			admitted = true
+		case protocol.OpDisconnect:
+			refused = bytes.Clone(p.Body)
+		case protocol.OpMessage:
+			messages.Add(1)
+		}
+	})
+	if refused != nil {
+		err = fmt.Errorf("refused: %s", refused)
+	}
+	if err != nil {
+		return false, fmt.Errorf("authenticate: %w", err)
+	}
+	return admitted, nil
 }
 
 // next removes the first packet or frame from b and returns the rest.

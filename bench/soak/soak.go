@@ -82,12 +82,8 @@ func traffic() verify.Config {
 	return v
 }
 
-// hookSecret signs the events that the server posts to verify. eventShare is the share of the kept pushes that ask for
-// events.
-const (
-	hookSecret = "whsec_b25seS1mb3ItdGhpcy1tYWNoaW5lLWFuZC10aGlzLXRlc3Q="
-	eventShare = 0.3
-)
+// eventShare is the share of the kept pushes that ask for events.
+const eventShare = 0.3
 
 // Report is the result of a run.
 type Report struct {
@@ -145,7 +141,7 @@ func (r *run) run(ctx context.Context) error {
 	}
 	tcp, ws, http, hook := addresses[0], addresses[1], addresses[2], addresses[3]
 	settings := filepath.Join(r.cfg.Dir, "imgo.toml")
-	if err := os.WriteFile(settings, []byte(verify.HookSettings(hook, hookSecret)+verify.EventSettings), 0o600); err != nil {
+	if err := os.WriteFile(settings, []byte(verify.HookSettings(hook, verify.KnownSecret)+verify.EventSettings), 0o600); err != nil {
 		return fmt.Errorf("write the settings of the server: %w", err)
 	}
 	r.server = &process.Process{
@@ -169,7 +165,7 @@ func (r *run) run(ctx context.Context) error {
 	defer stop()
 	vc := r.cfg.Verify
 	vc.API, vc.Clients = []string{http}, []string{tcp, "ws://" + ws}
-	vc.Events = &verify.Events{Share: eventShare, Hook: hook, HookSecret: hookSecret, Upstream: true, Presence: true}
+	vc.Events = &verify.Events{Share: eventShare, Hook: hook, HookSecret: verify.KnownSecret, Upstream: true, Presence: true}
 	vc.OnPhase = func(ctx context.Context, phase string) error { return r.onPhase(ctx, stop, phase) }
 	if r.v, err = verify.New(vc); err != nil {
 		return err
