@@ -56,6 +56,8 @@ end
 complete -c imgo -f -a '(__imgo_words)'
 `
 
+var completions = map[string]string{"bash": bashCompletion, "zsh": zshCompletion, "fish": fishCompletion}
+
 func completionCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "completion",
@@ -68,15 +70,11 @@ func completionCommand() *cli.Command {
 			if c.Args().Len() != 1 {
 				return usage(c, "for which shell? Write bash, zsh or fish")
 			}
-			switch c.Args().First() {
-			case "bash":
-				return printLine(c, strings.TrimSpace(bashCompletion))
-			case "zsh":
-				return printLine(c, strings.TrimSpace(zshCompletion))
-			case "fish":
-				return printLine(c, strings.TrimSpace(fishCompletion))
+			script, ok := completions[c.Args().First()]
+			if !ok {
+				return usage(c, "there is no script for %q: write bash, zsh or fish", c.Args().First())
 			}
-			return usage(c, "there is no script for %q: write bash, zsh or fish", c.Args().First())
+			return printLine(c, strings.TrimSpace(script))
 		},
 	}
 }

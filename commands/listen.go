@@ -56,7 +56,6 @@ func listenCommand(opts Options) *cli.Command {
 			&cli.BoolFlag{Name: "no-ack", Usage: "acknowledge nothing, so that the messages come again the next time", DisableDefaultText: true},
 			&cli.BoolFlag{Name: "json", Usage: "print each message as a JSON object with id, op and body", DisableDefaultText: true},
 		),
-		Before: noArguments,
 		Action: calls(func(c *cli.Context, a *api) error { return listen(c, a, opts.Screen) }),
 	}
 }
@@ -66,6 +65,8 @@ func listen(c *cli.Context, a *api, screen bool) error {
 	switch {
 	case (user == "") == (text == ""):
 		return usage(c, "as whom? Write --user 123 or --token TOKEN, and not both")
+	case c.Args().Present():
+		return noArguments(c)
 	case c.IsSet("count") && c.Int("count") < 1:
 		return usage(c, "--count must be at least 1")
 	case c.Bool("ws") && c.IsSet("connect"):
@@ -180,9 +181,6 @@ func (l *listener) print(m imgoclient.Message) error {
 // visible writes control characters as escapes, except for tabs and line breaks. The text of a message
 // must not move the cursor of a terminal or change its title.
 func visible(text string) string {
-	if !strings.ContainsFunc(text, isHidden) {
-		return text
-	}
 	var b strings.Builder
 	for _, r := range text {
 		if isHidden(r) {

@@ -2,6 +2,7 @@ package commands
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -114,13 +115,7 @@ func push(c *cli.Context, a *api) error {
 // pushTarget reads the flags that say to whom the push goes.
 func pushTarget(c *cli.Context) (*pushRequest, error) {
 	users := c.StringSlice("user")
-	for _, list := range c.StringSlice("users") {
-		for user := range strings.SplitSeq(list, ",") {
-			if user = strings.TrimSpace(user); user != "" {
-				users = append(users, user)
-			}
-		}
-	}
+	users = append(users, split(c.StringSlice("users"))...)
 	if file := c.String("users-file"); file != "" {
 		data, err := readFile(file, c.App.Reader)
 		if err != nil {
@@ -248,34 +243,40 @@ func (p *pusher) one(ctx context.Context, message []byte) error {
 // lines pushes each line of r in order, as soon as it is read. It stops at the first failure, so
 // that later lines cannot overtake the failed one.
 func (p *pusher) lines(ctx context.Context, r io.Reader) error {
-	began := time.Now()
-	reader := bufio.NewReader(r)
-	accepted := 0
-	for number := 1; ; number++ {
-		line, err := readLine(ctx, reader)
-		last := errors.Is(err, io.EOF)
-		if err != nil && !last {
-			return fmt.Errorf("line %d: %w; %s accepted before it", number, err, count(accepted, "message"))
+	began, accepted, number := time.Now(), 0, 1
+	failed := func(err error) error {
+		return fmt.Errorf("line %d: %w; %s accepted before it", number, err, count(accepted, "message"))
+	}
+	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, maxInput)
+	for ; lines.Scan(); number++ {
+		if ctx.Err() != nil {
+			return failed(errors.New("interrupted"))
 		}
-		if len(line) > 0 {
-			key := p.key
-			if key != "" {
-				key = fmt.Sprintf("%s-%d", key, number)
-			}
-			_, raw, err := p.push(ctx, line, key)
-			if err != nil {
-				return fmt.Errorf("line %d: %w; %s accepted before it", number, err, count(accepted, "message"))
-			}
-			accepted++
-			if p.c.Bool("json") {
-				if err := printLine(p.c, string(raw)); err != nil {
-					return err
-				}
+		line := bytes.TrimRight(lines.Bytes(), "\r")
+		if len(line) == 0 {
+			continue
+		}
+		key := p.key
+		if key != "" {
+			key = fmt.Sprintf("%s-%d", key, number)
+		}
+		_, raw, err := p.push(ctx, line, key)
+		if err != nil {
+			return failed(err)
+		}
+		accepted++
+		if p.c.Bool("json") {
+			if err := printLine(p.c, string(raw)); err != nil {
+				return err
 			}
 		}
-		if last {
-			break
-		}
+	}
+	switch err := lines.Err(); {
+	case errors.Is(err, bufio.ErrTooLong):
+		return failed(fmt.Errorf("it is longer than %d MiB", maxInput>>20))
+	case err != nil:
+		return failed(fmt.Errorf("read standard input: %w", err))
 	}
 	summary := fmt.Sprintf("%s accepted in %s", count(accepted, "message"), time.Since(began).Round(time.Millisecond))
 	if p.c.Bool("json") {
@@ -283,28 +284,6 @@ func (p *pusher) lines(ctx context.Context, r io.Reader) error {
 		return nil
 	}
 	return printLine(p.c, summary)
-}
-
-// readLine reads up to a line break and removes it.
-func readLine(ctx context.Context, r *bufio.Reader) ([]byte, error) {
-	var line []byte
-	for {
-		if ctx.Err() != nil {
-			return nil, errors.New("interrupted")
-		}
-		part, err := r.ReadSlice('\n')
-		line = append(line, part...)
-		switch {
-		case len(line) > maxInput:
-			return nil, fmt.Errorf("it is longer than %d MiB", maxInput>>20)
-		case errors.Is(err, bufio.ErrBufferFull):
-			continue
-		case err != nil && !errors.Is(err, io.EOF):
-			return nil, fmt.Errorf("read standard input: %w", err)
-		}
-		line = []byte(strings.TrimRight(string(line), "\r\n"))
-		return line, err
-	}
 }
 
 // describe returns a text for a person about the result of a push.

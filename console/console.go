@@ -12,6 +12,7 @@ package console
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
@@ -125,22 +126,17 @@ func add(files map[string]file, below string, fsys fs.FS, dir string) {
 
 func newFile(name string, content []byte) file {
 	sum := sha256.Sum256(content)
-	return file{content: content, contentType: contentType(name), etag: `"` + hex.EncodeToString(sum[:16]) + `"`}
+	ext := path.Ext(name)
+	return file{
+		content: content, contentType: cmp.Or(contentTypes[ext], mime.TypeByExtension(ext)), etag: `"` + hex.EncodeToString(sum[:16]) + `"`,
+	}
 }
 
-// contentType uses its own table. The table of the operating system may be missing or wrong, and a
+// contentTypes is a table of its own. The table of the operating system may be missing or wrong, and a
 // browser runs a module only if its type is JavaScript.
-func contentType(name string) string {
-	switch ext := path.Ext(name); ext {
-	case ".html":
-		return "text/html; charset=utf-8"
-	case ".js":
-		return "text/javascript; charset=utf-8"
-	case ".css":
-		return "text/css; charset=utf-8"
-	case ".svg":
-		return "image/svg+xml"
-	default:
-		return mime.TypeByExtension(ext)
-	}
+var contentTypes = map[string]string{
+	".html": "text/html; charset=utf-8",
+	".js":   "text/javascript; charset=utf-8",
+	".css":  "text/css; charset=utf-8",
+	".svg":  "image/svg+xml",
 }

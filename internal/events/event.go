@@ -373,12 +373,11 @@ func Matches(list []string, t Type) bool {
 // types, such as message.*.
 func CheckTypes(field string, list []string) error {
 	for _, pattern := range list {
-		found := false
-		for _, t := range Types() {
+		known := func(t Type) bool {
 			family, _, _ := strings.Cut(string(t), ".")
-			found = found || pattern == string(t) || pattern == family+".*"
+			return pattern == string(t) || pattern == family+".*"
 		}
-		if !found {
+		if !slices.ContainsFunc(Types(), known) {
 			names := make([]string, 0, len(Types()))
 			for _, t := range Types() {
 				names = append(names, string(t))

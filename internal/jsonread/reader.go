@@ -267,10 +267,7 @@ func (r *Reader) Texts(max int) ([]string, error) {
 		list = append(list, s)
 		return err
 	})
-	if err != nil {
-		return nil, err
-	}
-	return list, nil
+	return list, err
 }
 
 // Raws reads an array of at most max values of any kind. Errors call the array name
@@ -286,10 +283,7 @@ func (r *Reader) Raws(name, wanted string, max int) ([][]byte, error) {
 		list = append(list, value)
 		return err
 	})
-	if err != nil {
-		return nil, err
-	}
-	return list, nil
+	return list, err
 }
 
 // Boolean reads true or false.
