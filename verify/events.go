@@ -115,7 +115,7 @@ func newObserver(v *Verifier) (*observer, error) {
 	if cfg.Hook != "" {
 		streams = append(streams, outcome.Stream{Name: "the hook", Repeats: true})
 		var err error
-		if o.receiver, err = newReceiver(cfg, v, func(list []outcome.Event) { o.take(streamHook, list) }); err != nil {
+		if o.receiver, err = newReceiver(cfg, v, func(list []events.Document) { o.take(streamHook, list) }); err != nil {
 			return nil, err
 		}
 	}
@@ -217,7 +217,7 @@ func (o *observer) follow(ctx context.Context) {
 }
 
 // parseEvents reads events. It leaves out those that it cannot read, and returns an error that describes the first.
-func parseEvents(list []json.RawMessage) (all []outcome.Event, err error) {
+func parseEvents(list []json.RawMessage) (all []events.Document, err error) {
 	for _, raw := range list {
 		var e events.Document
 		bad := json.Unmarshal(raw, &e)
@@ -230,29 +230,19 @@ func parseEvents(list []json.RawMessage) (all []outcome.Event, err error) {
 			}
 			continue
 		}
-		all = append(all, outcome.Event{
-			ID: e.ID, Type: e.Type, User: e.Data.User, Message: e.Data.ID, Ref: e.Data.Ref, Device: e.Data.Device, Auto: e.Data.Auto,
-			Devices: e.Data.Devices, Without: e.Data.Without, Reason: e.Data.Reason, AfterMS: e.Data.AfterMS,
-			ClientID: clientID(e),
-		})
+		var m upstreamMessage
+		if json.Unmarshal(e.Data.Body, &m) != nil || m.ID != e.Data.ClientID {
+			e.Data.ClientID = 0 // a message of somebody else
+		}
+		all = append(all, e)
 	}
 	return all, err
 }
 
-// clientID returns the device's id of a message for the backend, or 0 if the event has the body of another message.
-func clientID(e events.Document) uint64 {
-	var m upstreamMessage
-	if json.Unmarshal(e.Data.Body, &m) != nil || m.ID != e.Data.ClientID { // a message of somebody else
-		return 0
-	}
-	return m.ID
-}
-
 // take passes events of a stream to the judge.
-func (o *observer) take(stream int, list []outcome.Event) {
+func (o *observer) take(stream int, list []events.Document) {
 	for _, e := range list {
-		e.Received = o.v.now()
-		o.judge.Take(stream, e)
+		o.judge.Take(stream, outcome.Event{Document: e, Received: o.v.now()})
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"sync/atomic"
 
 	"imgo/internal/events"
-	"imgo/verify/outcome"
 )
 
 // Falsify is a way to falsify what a device received.
@@ -77,19 +76,19 @@ func (f *falsifier) got(d *device, m received) {
 // eventFalsifier records events, not always correctly. Except for done, only the goroutine that follows the events uses it.
 type eventFalsifier struct {
 	how  Falsify
-	run  string         // the users' names begin with it
-	n    int            // number of ends of messages so far
-	held *outcome.Event // event that is recorded after the next one of its user
+	run  string           // the users' names begin with it
+	n    int              // number of ends of messages so far
+	held *events.Document // event that is recorded after the next one of its user
 	done atomic.Bool
 }
 
 // change returns what is recorded of the events of an answer. It falsifies the end of a message.
-func (f *eventFalsifier) change(list []outcome.Event) (recorded []outcome.Event) {
+func (f *eventFalsifier) change(list []events.Document) (recorded []events.Document) {
 	for _, e := range list {
-		if !strings.HasPrefix(e.User, f.run) {
+		if !strings.HasPrefix(e.Data.User, f.run) {
 			continue
 		}
-		if held := f.held; held != nil && held.User == e.User {
+		if held := f.held; held != nil && held.Data.User == e.Data.User {
 			f.held = nil
 			recorded = append(recorded, e, *held)
 			f.done.Store(true)
@@ -110,7 +109,7 @@ func (f *eventFalsifier) change(list []outcome.Event) (recorded []outcome.Event)
 			recorded = append(recorded, e, e)
 		case FalsifyEventInvent:
 			other := e
-			other.ID, other.Message, other.Ref = e.ID+"9999", e.Message+1<<40, ""
+			other.ID, other.Data.ID, other.Data.Ref = e.ID+"9999", e.Data.ID+1<<40, ""
 			recorded = append(recorded, e, other)
 		}
 		f.done.Store(true)

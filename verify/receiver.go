@@ -17,7 +17,7 @@ import (
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 	"golang.org/x/time/rate"
 
-	"imgo/verify/outcome"
+	"imgo/internal/events"
 )
 
 const (
@@ -38,7 +38,7 @@ type receiver struct {
 	address  string
 	verifier *standardwebhooks.Webhook
 	v        *Verifier
-	take     func([]outcome.Event)
+	take     func([]events.Document)
 	calm     atomic.Bool // every call is answered at once
 	pace     *rate.Limiter
 
@@ -52,7 +52,7 @@ type receiver struct {
 }
 
 // newReceiver returns a receiver that passes the events of each call to take.
-func newReceiver(cfg *Events, v *Verifier, take func([]outcome.Event)) (*receiver, error) {
+func newReceiver(cfg *Events, v *Verifier, take func([]events.Document)) (*receiver, error) {
 	verifier, err := standardwebhooks.NewWebhook(cfg.HookSecret)
 	if err != nil || cfg.HookSecret == "" {
 		return nil, errors.New("is no secret of a hook: make one with: echo whsec_$(openssl rand -base64 32)")
@@ -167,7 +167,7 @@ func (r *receiver) pause(ctx context.Context, d time.Duration) {
 }
 
 // read verifies a call and returns its events.
-func (r *receiver) read(body []byte, header http.Header) ([]outcome.Event, error) {
+func (r *receiver) read(body []byte, header http.Header) ([]events.Document, error) {
 	if err := r.verifier.Verify(body, header); err != nil {
 		return nil, fmt.Errorf("verify the signature of a call: %w", err)
 	}

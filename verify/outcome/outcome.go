@@ -64,20 +64,9 @@ type Ask struct {
 	Held bool
 }
 
-// Event is one event of a message, as a stream brought it.
+// Event is one event, as a stream brought it.
 type Event struct {
-	ID       string // CloudEvents id
-	Type     events.Type
-	User     string
-	Message  uint64
-	Ref      string
-	Device   string
-	Auto     bool
-	Devices  []string
-	Without  []string
-	Reason   string
-	AfterMS  int64
-	ClientID uint64        // of a message for the backend
+	events.Document
 	Received time.Duration // time of the caller's clock
 }
 
@@ -206,7 +195,7 @@ func (j *Judge) Device(userName, deviceName string, acks Acks) {
 func (j *Judge) Take(stream int, e Event) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	u := j.users[e.User]
+	u := j.users[e.Data.User]
 	if u == nil || !judged(e.Type) {
 		return
 	}
@@ -219,7 +208,7 @@ func (j *Judge) Take(stream int, e Event) {
 	if !j.orderLocked(stream, u, id, e) {
 		return
 	}
-	m := u.byID[e.Message]
+	m := u.byID[e.Data.ID]
 	if m == nil {
 		m = j.byRefLocked(u, e)
 	}
@@ -242,11 +231,11 @@ func judged(t events.Type) bool { return t != events.Read }
 
 // byRefLocked returns the message that the ref of an event names, or nil.
 func (j *Judge) byRefLocked(u *user, e Event) *message {
-	number, ok := NumberOf(e.Ref)
-	if !ok || j.pushes[number] == nil || j.pushes[number].ask.Ref != e.Ref || e.Message == 0 {
+	number, ok := NumberOf(e.Data.Ref)
+	if !ok || j.pushes[number] == nil || j.pushes[number].ask.Ref != e.Data.Ref || e.Data.ID == 0 {
 		return nil
 	}
-	if m := j.messageLocked(number, u.name, e.Message); m != nil && m.id == e.Message {
+	if m := j.messageLocked(number, u.name, e.Data.ID); m != nil && m.id == e.Data.ID {
 		return m
 	}
 	return nil
@@ -272,10 +261,10 @@ func (j *Judge) orderLocked(stream int, u *user, id events.ID, e Event) (fresh b
 		j.repeated[stream]++
 		return false
 	case again:
-		j.failLocked(KindTwice, u, u.byID[e.Message], stream, e, "it has come under this id")
+		j.failLocked(KindTwice, u, u.byID[e.Data.ID], stream, e, "it has come under this id")
 		return false
 	case !id.After(s.last):
-		j.failLocked(KindOrder, u, u.byID[e.Message], stream, e, fmt.Sprintf("it came after %s", s.last))
+		j.failLocked(KindOrder, u, u.byID[e.Data.ID], stream, e, fmt.Sprintf("it came after %s", s.last))
 	}
 	if s.last = id; s.seen == nil {
 		s.seen = make(map[events.ID]struct{})
@@ -322,7 +311,7 @@ func (j *Judge) report(v history.Violation) {
 }
 
 func (j *Judge) violation(kind history.Kind, u *user, m *message, stream int, e Event, detail string) history.Violation {
-	v := history.Violation{Kind: kind, User: u.name, Device: e.Device, ID: e.Message,
+	v := history.Violation{Kind: kind, User: u.name, Device: e.Data.Device, ID: e.Data.ID,
 		Detail: fmt.Sprintf("%s %s by %s: %s", e.Type, e.ID, j.streams[stream].Name, detail)}
 	if m != nil {
 		v.Push = m.push.number

@@ -54,12 +54,18 @@ func (s *story) received(number uint64, user string, devices ...string) {
 	}
 }
 
+// event returns an event of a message.
+func event(id string, t events.Type, user string, message uint64) outcome.Event {
+	e := outcome.Event{Document: events.Document{ID: id, Type: t}}
+	e.Data.User, e.Data.ID = user, message
+	return e
+}
+
 // tell brings an event by one stream, with the next id of it.
 func (s *story) tell(stream int, t events.Type, user string, number uint64, change ...func(*outcome.Event)) {
 	s.next[stream]++
-	e := outcome.Event{
-		ID: fmt.Sprintf("0-%d.0", s.next[stream]), Type: t, User: user, Message: 100 + number, Received: 10 * time.Second,
-	}
+	e := event(fmt.Sprintf("0-%d.0", s.next[stream]), t, user, 100+number)
+	e.Received = 10 * time.Second
 	for _, c := range change {
 		c(&e)
 	}
@@ -72,12 +78,12 @@ func (s *story) tellBoth(t events.Type, user string, number uint64, change ...fu
 	s.tell(hook, t, user, number, change...)
 }
 
-func by(device string) func(*outcome.Event) { return func(e *outcome.Event) { e.Device = device } }
-func ref(text string) func(*outcome.Event)  { return func(e *outcome.Event) { e.Ref = text } }
+func by(device string) func(*outcome.Event) { return func(e *outcome.Event) { e.Data.Device = device } }
+func ref(text string) func(*outcome.Event)  { return func(e *outcome.Event) { e.Data.Ref = text } }
 func id(text string) func(*outcome.Event)   { return func(e *outcome.Event) { e.ID = text } }
-func auto(e *outcome.Event)                 { e.Auto = true }
+func auto(e *outcome.Event)                 { e.Data.Auto = true }
 func waits(devices ...string) func(*outcome.Event) {
-	return func(e *outcome.Event) { e.Devices = devices }
+	return func(e *outcome.Event) { e.Data.Devices = devices }
 }
 
 // good tells what became of pushes 1 to 4 of ann, and 5 of bob.
@@ -255,12 +261,12 @@ func TestJudgeFinds(t *testing.T) {
 			s.push(7, "ann", outcome.Ask{Level: events.LevelSettled})
 			s.received(7, "ann", "phone", "laptop")
 			s.tell(hook, events.Settled, "ann", 7)
-			s.tell(follower, events.Settled, "ann", 7, func(e *outcome.Event) { e.Without = []string{"laptop"} })
+			s.tell(follower, events.Settled, "ann", 7, func(e *outcome.Event) { e.Data.Without = []string{"laptop"} })
 		}, []history.Kind{outcome.KindInvented}},
 		"lost with a disk": {func(s *story) {
 			s.push(7, "ann", outcome.Ask{})
 			s.tell(hook, events.Dropped, "ann", 7, waits("laptop", "phone"))
-			s.tell(follower, events.Dropped, "ann", 7, waits("laptop", "phone"), func(e *outcome.Event) { e.Reason = events.ReasonLost })
+			s.tell(follower, events.Dropped, "ann", 7, waits("laptop", "phone"), func(e *outcome.Event) { e.Data.Reason = events.ReasonLost })
 		}, []history.Kind{outcome.KindInvented}},
 		"no id": {func(s *story) {
 			s.tell(hook, events.Settled, "ann", 4, id("x"))
@@ -427,7 +433,7 @@ func TestSideBySide(t *testing.T) {
 				j.Held(user, n)
 				j.Acknowledging(user, "phone", []uint64{n}, 1)
 				j.Accepted(n, user, n)
-				j.Take(0, outcome.Event{ID: fmt.Sprintf("0-%d.0", n), Type: events.Settled, User: user, Message: n})
+				j.Take(0, event(fmt.Sprintf("0-%d.0", n), events.Settled, user, n))
 				j.Stats()
 				j.Missing()
 				j.Stats()

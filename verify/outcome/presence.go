@@ -66,22 +66,22 @@ func (j *Judge) withDevice(userName, deviceName string, do func(*device)) {
 
 // upstreamLocked judges a message for the backend.
 func (j *Judge) upstreamLocked(stream int, u *user, e Event) {
-	s, i := &u.streams[stream], u.device(e.Device)
+	s, i := &u.streams[stream], u.device(e.Data.Device)
 	if s.upstream == nil {
 		s.upstream = make(map[string]uint64)
 	}
-	last := s.upstream[e.Device]
+	last := s.upstream[e.Data.Device]
 	switch {
-	case i < 0 || e.ClientID == 0 || e.ClientID > u.devices[i].published:
-		j.failLocked(KindInvented, u, nil, stream, e, fmt.Sprintf("no device sent message %d", e.ClientID))
+	case i < 0 || e.Data.ClientID == 0 || e.Data.ClientID > u.devices[i].published:
+		j.failLocked(KindInvented, u, nil, stream, e, fmt.Sprintf("no device sent message %d", e.Data.ClientID))
 		return
-	case e.ClientID <= last:
-		j.failLocked(KindTwice, u, nil, stream, e, fmt.Sprintf("message %d, the last was %d", e.ClientID, last))
+	case e.Data.ClientID <= last:
+		j.failLocked(KindTwice, u, nil, stream, e, fmt.Sprintf("message %d, the last was %d", e.Data.ClientID, last))
 		return
-	case e.ClientID != last+1:
-		j.failLocked(KindMissing, u, nil, stream, e, fmt.Sprintf("message %d, the last was %d", e.ClientID, last))
+	case e.Data.ClientID != last+1:
+		j.failLocked(KindMissing, u, nil, stream, e, fmt.Sprintf("message %d, the last was %d", e.Data.ClientID, last))
 	}
-	s.upstream[e.Device] = e.ClientID
+	s.upstream[e.Data.Device] = e.Data.ClientID
 }
 
 // Unpublished returns how many devices have an answer to a message for the backend that a stream has not told of.

@@ -10,7 +10,7 @@ import (
 )
 
 func message(device string, id uint64) func(*outcome.Event) {
-	return func(e *outcome.Event) { e.Device, e.ClientID, e.Message = device, id, 0 }
+	return func(e *outcome.Event) { e.Data.Device, e.Data.ClientID, e.Data.ID = device, id, 0 }
 }
 
 // seen tells that ann came, went and came, and of two messages that her phone sent.

@@ -129,7 +129,7 @@ func (j *Judge) messageLocked(number uint64, userName string, id uint64) *messag
 	orphans := u.orphans
 	u.orphans = nil
 	for _, o := range orphans {
-		if o.event.Message == id {
+		if o.event.Data.ID == id {
 			j.judgeLocked(o.stream, u, m, o.event)
 		} else {
 			u.orphans = append(u.orphans, o)

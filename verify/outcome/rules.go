@@ -15,8 +15,8 @@ func (j *Judge) judgeLocked(stream int, u *user, m *message, e Event) {
 	fail := func(kind history.Kind, format string, args ...any) {
 		j.failLocked(kind, u, m, stream, e, fmt.Sprintf(format, args...))
 	}
-	if e.Ref != ask.Ref {
-		fail(KindInvented, "its ref is %q, the push has %q", e.Ref, ask.Ref)
+	if e.Data.Ref != ask.Ref {
+		fail(KindInvented, "its ref is %q, the push has %q", e.Data.Ref, ask.Ref)
 	}
 	switch {
 	case t.ended != "" && t.ended == e.Type:
@@ -39,8 +39,8 @@ func (j *Judge) judgeLocked(stream int, u *user, m *message, e Event) {
 		} else if missing := all &^ m.acked & u.known(); missing != 0 {
 			fail(KindInvented, "%s has not acknowledged", u.names(missing))
 		}
-		if len(e.Without) > 0 {
-			fail(KindInvented, "without %s, which was never forgotten", e.Without)
+		if len(e.Data.Without) > 0 {
+			fail(KindInvented, "without %s, which was never forgotten", e.Data.Without)
 		}
 		if ask.Held && !t.undelivered {
 			fail(KindDeadline, "it passed, and that was not told")
@@ -50,8 +50,8 @@ func (j *Judge) judgeLocked(stream int, u *user, m *message, e Event) {
 		}
 	default:
 		waiting(u, m, t, e, fail)
-		if e.Reason == events.ReasonLost || e.Reason == events.ReasonRemoved {
-			fail(KindInvented, "%s by the reason %q", e.Type, e.Reason)
+		if e.Data.Reason == events.ReasonLost || e.Data.Reason == events.ReasonRemoved {
+			fail(KindInvented, "%s by the reason %q", e.Type, e.Data.Reason)
 		}
 	}
 	t.ended = e.Type
@@ -62,23 +62,23 @@ func (j *Judge) judgeLocked(stream int, u *user, m *message, e Event) {
 type failure func(kind history.Kind, format string, args ...any)
 
 func (j *Judge) deliveredLocked(u *user, m *message, t *told, e Event, fail failure) {
-	i := u.device(e.Device)
+	i := u.device(e.Data.Device)
 	switch {
 	case m.push.ask.Level != events.LevelEach:
 		fail(KindInvented, "the push asked for its end only")
 		return
 	case i < 0:
-		fail(KindInvented, "there is no device %q", e.Device)
+		fail(KindInvented, "there is no device %q", e.Data.Device)
 		return
 	case t.delivered&(1<<i) != 0:
-		fail(KindTwice, "%s has it already", e.Device)
+		fail(KindTwice, "%s has it already", e.Data.Device)
 		return
 	case u.devices[i].acks == AcksKnown && m.acked&(1<<i) == 0:
-		fail(KindInvented, "%s has not acknowledged", e.Device)
-	case e.Auto && u.devices[i].acks != AcksAuto:
-		fail(KindInvented, "%s acknowledges for itself", e.Device)
-	case e.AfterMS < 0:
-		fail(KindInvented, "after %d ms", e.AfterMS)
+		fail(KindInvented, "%s has not acknowledged", e.Data.Device)
+	case e.Data.Auto && u.devices[i].acks != AcksAuto:
+		fail(KindInvented, "%s acknowledges for itself", e.Data.Device)
+	case e.Data.AfterMS < 0:
+		fail(KindInvented, "after %d ms", e.Data.AfterMS)
 	case m.push.ask.Held && !t.undelivered:
 		fail(KindDeadline, "it passed before, and that was not told")
 	}
@@ -106,7 +106,7 @@ func undelivered(u *user, m *message, t *told, e Event, fail failure) {
 // waiting checks the devices that waited, as an event says.
 func waiting(u *user, m *message, t *told, e Event, fail failure) {
 	var named uint64
-	for _, name := range e.Devices {
+	for _, name := range e.Data.Devices {
 		i := u.device(name)
 		if i < 0 {
 			fail(KindInvented, "there is no device %q", name)
