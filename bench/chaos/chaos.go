@@ -55,24 +55,19 @@ func (st *stage) chaos(ctx context.Context, s *settings, stdout io.Writer) error
 	r := newReport(ctx, s, seed)
 	pushing, stop := context.WithCancel(ctx)
 	defer stop()
-	type outcome struct {
-		report *verify.Report
-		err    error
-	}
-	done := make(chan outcome, 1)
+	done := make(chan error, 1)
 	go func() {
-		report, err := v.Run(pushing)
-		done <- outcome{report, err}
+		var err error
+		r.Verify, err = v.Run(pushing)
+		done <- err
 	}()
 	w := &world{c: st.c, kafka: st.kafka, rng: rand.New(rand.NewPCG(seed, 0)), scale: s.scale, say: st.say}
 	failed := st.injectAll(ctx, s, v, w, r, func() bool { return len(done) > 0 })
 	stop()
 	st.say("no more pushes: waiting for what is under way")
-	end := <-done
-	if end.err != nil {
-		return errors.Join(failed, end.err)
+	if err := <-done; err != nil {
+		return errors.Join(failed, err)
 	}
-	r.Verify = end.report
 	if failed != nil {
 		r.Failed = failed.Error()
 	}

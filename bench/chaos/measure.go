@@ -9,7 +9,6 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"text/tabwriter"
 	"time"
@@ -242,22 +241,19 @@ const awayUsers = 10_000
 
 // push pushes from all callers until enough returns true.
 func (p *pusher) push(ctx context.Context, enough func() bool) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var all sync.WaitGroup
+	all, ctx := errgroup.WithContext(ctx)
 	for range callers {
-		all.Go(func() {
+		all.Go(func() error {
 			for ctx.Err() == nil && !enough() {
 				if err := p.pushOne(ctx, fmt.Sprintf("away-%d", p.n.Add(1)%awayUsers), ""); err != nil {
-					cancel(err)
-					return
+					return err
 				}
 				p.accepted.Add(1)
 			}
+			return ctx.Err()
 		})
 	}
-	all.Wait()
-	return context.Cause(ctx)
+	return all.Wait()
 }
 
 func (p *pusher) pushOne(ctx context.Context, user, key string) error {

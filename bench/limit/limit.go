@@ -44,8 +44,7 @@ func HTTP(dec *json.Decoder, enc *json.Encoder) error {
 			_, _ = w.Write(answer)
 		}),
 	}
-	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(l) }()
+	go func() { _ = server.Serve(l) }() // it returns when the server is closed
 	if err := enc.Encode(Addr{Addr: l.Addr().String()}); err != nil {
 		return err
 	}
