@@ -212,7 +212,8 @@ func (st *stage) start(ctx context.Context, s *settings, dir, binary string) err
 	}
 	if o.relayed {
 		settings := filepath.Join(dir, "imgo.toml")
-		if err := os.WriteFile(settings, []byte(verify.HookSettings(hookAddress(s), verify.KnownSecret)+verify.EventSettings), 0o600); err != nil {
+		text := verify.HookSettings(hookAddress(s), verify.KnownSecret) + verify.EventSettings
+		if err := os.WriteFile(settings, []byte(text), 0o600); err != nil {
 			return fmt.Errorf("write the settings of the nodes: %w", err)
 		}
 		o.args = append(o.args, "--config", settings)
