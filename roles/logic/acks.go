@@ -20,13 +20,7 @@ const (
 )
 
 // ackHandler appends acknowledgements to the kept log.
-type ackHandler struct {
-	life    *lifecycle
-	owners  *owners
-	kept    KeptLog
-	metrics *metrics
-	now     clock
-}
+type ackHandler struct{ *core }
 
 // Ack puts acknowledgements on the kept log, one record for each partition
 // that has some (more where they would outgrow a record). They pass although
@@ -83,7 +77,7 @@ func (h *ackHandler) append(ctx context.Context, partition int32, acks []*envelo
 		if err != nil {
 			return err
 		}
-		if _, err := h.kept.AppendEssential(ctx, partition, value); err != nil {
+		if _, err := h.kept.log.AppendEssential(ctx, partition, value); err != nil {
 			return err
 		}
 		acks = acks[n:]

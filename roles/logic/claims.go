@@ -20,8 +20,7 @@ const maxClaims = 10_000
 // with the first claim. The oldest is forgotten first. Safe for concurrent use.
 type claims struct {
 	owners *owners
-	kept   KeptLog
-	now    clock
+	kept   *keptWriter
 
 	mu    sync.Mutex
 	byKey map[string]claim
@@ -36,35 +35,26 @@ type claim struct {
 
 // claim claims a key and reports whether the claim won.
 func (s *claims) claim(ctx context.Context, key string) (c claim, won bool, err error) {
-	partition := s.owners.partition(key)
 	c, again := s.recall(key)
 	if !again {
 		c.record = envelope.NewRecordID()
 	}
 	if c.id == 0 {
-		value, err := encodeRecord(&envelope.Record{Id: c.record, Claim: &envelope.Claim{Key: key}}, s.now())
-		if err != nil {
-			return c, false, err
-		}
-		entries := []envelope.Entry{{Partition: partition, Value: value}}
-		if err := s.kept.AppendMany(ctx, entries); err != nil {
+		record := &envelope.Record{Id: c.record, Claim: &envelope.Claim{Key: key}}
+		if c.id, err = s.kept.append(ctx, key, "append the claim of the idempotency key", record, false); err != nil {
 			// It may be in the log all the same. The repetition appends the same
 			// record, and two of them are one claim.
 			s.remember(key, c)
-			return c, false, appended("append the claim of the idempotency key", err)
+			return c, false, err
 		}
-		c.id = envelope.ID(s.kept.Generation(), entries[0].Offset)
 	}
-	err = s.owners.call(ctx, partition, "claim the idempotency key", func(owner Router) error {
-		reply, err := owner.Claim(ctx, &envelope.ClaimRequest{Partition: uint32(partition), Id: c.id, Key: key, RecordId: c.record})
-		won = reply.GetWon()
-		return err
-	})
+	request := &envelope.ClaimRequest{Partition: uint32(s.owners.partition(key)), Id: c.id, Key: key, RecordId: c.record}
+	reply, err := ask(ctx, s.owners, key, "claim the idempotency key", Router.Claim, request)
 	if err != nil {
 		s.remember(key, c)
 		return c, false, err
 	}
-	return c, won, nil
+	return c, reply.GetWon(), nil
 }
 
 // remember keeps a claim for the repetition of its push.

@@ -150,6 +150,21 @@ type Deps struct {
 	Now func() time.Time
 }
 
+// core is what all handlers work with.
+type core struct {
+	cfg     Config
+	life    *lifecycle
+	owners  *owners
+	kept    *keptWriter
+	live    *publisher
+	kicker  *kicker
+	comets  *cometSurvey
+	tokens  TokenStore
+	metrics *metrics
+	warn    *warnings
+	now     clock
+}
+
 // check returns an error for what is missing or does not fit together.
 func (d Deps) check() error {
 	for _, dep := range []struct {

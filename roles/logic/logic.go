@@ -47,9 +47,8 @@ type Logic struct {
 	overviewHandler
 	*noticeLog
 
-	life   *lifecycle
-	owners *owners
-	auth   Authenticator
+	*core
+	auth Authenticator
 }
 
 // New makes a logic. It reads the key files of cfg.Auth: one that cannot be read
@@ -77,80 +76,67 @@ func New(cfg Config, deps Deps) (*Logic, error) {
 		now = time.Now
 	}
 	deps.Log = deps.Log.With().Str("role", "logic").Logger()
-	authenticator, err := newAuthenticator(cfg, deps, now, metrics)
+	decider, err := newAuthenticator(cfg, deps, now)
 	if err != nil {
 		return nil, err
 	}
+	authenticator := timedAuthenticator{decider, metrics.authSeconds}
 	backend, err := newRoomWebhook(cfg, deps, now)
 	if err != nil {
 		return nil, err
 	}
-	life := &lifecycle{callTimeout: cfg.CallTimeout}
 	calls, err := newUpstreamCalls(cfg, deps.Metrics)
 	if err != nil {
 		return nil, err
 	}
-	warn := newWarnings(deps.Log)
-	owners := &owners{routers: deps.Routers, partitions: int(deps.Kept.Partitions())}
 	level, ok := events.ParseLevel(string(cfg.DefaultReport))
 	if !ok {
 		return nil, fmt.Errorf("report %q is none of none, settled and each", cfg.DefaultReport)
 	}
-	live := &publisher{live: deps.Live, now: now}
-	kicker := &kicker{owners: owners, live: live, metrics: metrics}
-	comets := &cometSurvey{comets: deps.Comets, timeout: cfg.CometTimeout, warn: warn}
+	c := &core{
+		cfg: cfg, life: &lifecycle{callTimeout: cfg.CallTimeout},
+		owners: &owners{routers: deps.Routers, partitions: int(deps.Kept.Partitions())},
+		kept:   &keptWriter{log: deps.Kept, records: deps.Records, now: now}, live: &publisher{live: deps.Live, now: now},
+		tokens: deps.Tokens, metrics: metrics, warn: newWarnings(deps.Log), now: now,
+	}
+	c.kicker = &kicker{owners: c.owners, live: c.live, metrics: metrics}
+	c.comets = &cometSurvey{Comets: deps.Comets, life: c.life, timeout: cfg.CometTimeout, warn: c.warn}
 	return &Logic{
 		pushHandler: pushHandler{
-			life: life, turns: newTurns(), cfg: cfg, owners: owners, kept: deps.Kept, live: live, metrics: metrics, warn: warn, now: now,
-			records: deps.Records, level: level,
-			claims: &claims{owners: owners, kept: deps.Kept, now: now, byKey: make(map[string]claim)},
+			core: c, turns: newTurns(), level: level, claims: &claims{owners: c.owners, kept: c.kept, byKey: make(map[string]claim)},
 		},
-		sessionHandler: sessionHandler{
-			life: life, auth: authenticator, rules: cfg.RoomRules, backend: backend, owners: owners, live: live, kicker: kicker,
-			metrics: metrics, warn: warn, undoTimeout: cfg.LookupTimeout,
-		},
-		upstreamHandler: upstreamHandler{
-			life: life, owners: owners, kept: deps.Kept, records: deps.Records, metrics: metrics, warn: warn, now: now,
-			rules: upstream.NewTable(cfg.Upstream), calls: calls, maxBody: cfg.MaxBody, log: deps.Log,
-		},
-		announceHandler: announceHandler{life: life, owners: owners, warn: warn},
-		ackHandler:      ackHandler{life: life, owners: owners, kept: deps.Kept, metrics: metrics, now: now},
-		readHandler: readHandler{
-			life: life, owners: owners, kept: deps.Kept, live: live, records: deps.Records, metrics: metrics, warn: warn, now: now,
-			lookupTimeout: cfg.LookupTimeout,
-		},
-		roomHandler: roomHandler{life: life, comets: comets, live: live, maxUsers: cfg.MaxUsers},
-		memberHandler: memberHandler{
-			life: life, owners: owners, kept: deps.Kept, comets: deps.Comets, now: now, cometTimeout: cfg.CometTimeout,
-		},
-		userHandler: userHandler{life: life, owners: owners, kicker: kicker, maxUsers: cfg.MaxUsers},
-		removeHandler: removeHandler{
-			life: life, owners: owners, kicker: kicker, tokens: deps.Tokens, retention: cfg.Retention, now: now,
-		},
-		tokenHandler:    tokenHandler{life: life, auth: authenticator, tokens: deps.Tokens, kicker: kicker, now: now},
-		overviewHandler: overviewHandler{life: life, owners: owners, comets: comets, metrics: metrics, now: now, started: now()},
-		noticeLog:       newNoticeLog(metrics.notices, warn, now),
-		life:            life, owners: owners, auth: authenticator,
+		sessionHandler:  sessionHandler{core: c, auth: authenticator, backend: backend},
+		upstreamHandler: upstreamHandler{core: c, rules: upstream.NewTable(cfg.Upstream), calls: calls, log: deps.Log},
+		announceHandler: announceHandler{c},
+		ackHandler:      ackHandler{c},
+		readHandler:     readHandler{c},
+		roomHandler:     roomHandler{c},
+		memberHandler:   memberHandler{c},
+		userHandler:     userHandler{c},
+		removeHandler:   removeHandler{c},
+		tokenHandler:    tokenHandler{core: c, auth: authenticator},
+		overviewHandler: overviewHandler{core: c, started: now()},
+		noticeLog:       newNoticeLog(metrics.notices, c.warn, now),
+		core:            c,
+		auth:            authenticator,
 	}, nil
 }
 
 // newAuthenticator returns the authenticator that the settings ask for.
-func newAuthenticator(cfg Config, deps Deps, now clock, m *metrics) (timedAuthenticator, error) {
+func newAuthenticator(cfg Config, deps Deps, now clock) (Authenticator, error) {
 	opaque := auth.NewOpaque(deps.Tokens, now)
 	switch {
 	case cfg.Auth.Mode == auth.ModeNone:
-		return timedAuthenticator{auth.NewOpen(opaque), m.authSeconds}, nil
+		return auth.NewOpen(opaque), nil
 	case cfg.Auth.Mode == auth.ModeWebhook:
-		backend, err := auth.NewWebhook(cfg.Auth, opaque, deps.Log, deps.Metrics)
-		return timedAuthenticator{backend, m.authSeconds}, err
+		return auth.NewWebhook(cfg.Auth, opaque, deps.Log, deps.Metrics)
 	case cfg.Auth.UsesJWT():
-		signed, err := auth.NewJWT(cfg.Auth, opaque, deps.Log, deps.Metrics)
-		return timedAuthenticator{signed, m.authSeconds}, err
+		return auth.NewJWT(cfg.Auth, opaque, deps.Log, deps.Metrics)
 	}
-	return timedAuthenticator{opaque, m.authSeconds}, nil
+	return opaque, nil
 }
 
-// timedAuthenticator measures how long Authenticate takes.
+// timedAuthenticator measures how long it takes to decide who a client is.
 type timedAuthenticator struct {
 	Authenticator
 	seconds prometheus.Observer
@@ -158,8 +144,12 @@ type timedAuthenticator struct {
 
 // Authenticate returns the identity of a client, as the embedded one does.
 func (a timedAuthenticator) Authenticate(ctx context.Context, token, mid string) (auth.Identity, error) {
+	return a.timed(func() (auth.Identity, error) { return a.Authenticator.Authenticate(ctx, token, mid) })
+}
+
+func (a timedAuthenticator) timed(decide func() (auth.Identity, error)) (auth.Identity, error) {
 	start := time.Now()
-	id, err := a.Authenticator.Authenticate(ctx, token, mid)
+	id, err := decide()
 	a.seconds.Observe(time.Since(start).Seconds())
 	return id, asUnavailable(err)
 }
@@ -171,10 +161,7 @@ func (a timedAuthenticator) Decide(ctx context.Context, r *envelope.ConnectReque
 	if !ok {
 		return a.Authenticate(ctx, r.GetToken(), r.GetMid())
 	}
-	start := time.Now()
-	id, err := backend.Decide(ctx, r)
-	a.seconds.Observe(time.Since(start).Seconds())
-	return id, asUnavailable(err)
+	return a.timed(func() (auth.Identity, error) { return backend.Decide(ctx, r) })
 }
 
 // DecideAgain returns the identity of the client of a new token: the webhook's answer, if there is
@@ -184,10 +171,7 @@ func (a timedAuthenticator) DecideAgain(ctx context.Context, r *envelope.Refresh
 	if !ok {
 		return a.Authenticate(ctx, r.GetToken(), r.GetMid())
 	}
-	start := time.Now()
-	id, err := backend.DecideAgain(ctx, r)
-	a.seconds.Observe(time.Since(start).Seconds())
-	return id, asUnavailable(err)
+	return a.timed(func() (auth.Identity, error) { return backend.DecideAgain(ctx, r) })
 }
 
 // Run keeps the keys of JWTs up to date until ctx is done. It then refuses new
@@ -200,11 +184,15 @@ func (l *Logic) Run(ctx context.Context) error {
 	}
 	var background sync.WaitGroup
 	background.Go(func() { l.auth.Run(ctx) })
-	background.Go(func() { l.backend.run(ctx) })
-	background.Go(func() { l.calls.run(ctx) })
 	<-ctx.Done()
 	l.life.stop()
 	background.Wait()
+	if l.backend != nil {
+		l.backend.caller.Close()
+	}
+	for _, caller := range l.calls {
+		caller.Close()
+	}
 	return nil
 }
 

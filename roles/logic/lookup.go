@@ -150,44 +150,29 @@ func (o question) ask(ctx context.Context, w want) (*envelope.LookupReply, error
 }
 
 // group groups users by owner. Users whose partition has no owner fail.
-func (q *lookup) group(t targets) []question {
-	type owner struct {
-		router Router
-		users  int // that are in no question yet
-		open   int // the question that has room for more; -1: none
-	}
-	byRouter := make(map[Router]*owner)
-	byPartition := make(map[int32]*owner) // nil: the partition has none
+func (q *lookup) group(t targets) (questions []question) {
+	owners := make(map[int32]Router) // nil: the partition has none
+	newest := make(map[Router]int)   // the place of a router's newest question
 	for i, p := range t.partitions {
-		o, known := byPartition[p]
+		owner, known := owners[p]
 		if !known {
-			router, err := q.routers.Owner(p)
-			if err != nil {
+			var err error
+			if owner, err = q.routers.Owner(p); err != nil {
 				q.blame(err)
-			} else if o = byRouter[router]; o == nil {
-				o = &owner{router: router, open: -1}
-				byRouter[router] = o
 			}
-			byPartition[p] = o
+			owners[p] = owner
 		}
-		if o == nil {
+		if owner == nil {
 			q.left.add(t.users[i], p)
 			continue
 		}
-		o.users++
-	}
-	var questions []question
-	for i, p := range t.partitions {
-		o := byPartition[p]
-		if o == nil {
-			continue
+		at, asked := newest[owner]
+		if !asked || len(questions[at].targets.users) == lookupChunk {
+			at = len(questions)
+			newest[owner] = at
+			questions = append(questions, question{router: owner, targets: makeTargets(min(len(t.users)-i, lookupChunk))})
 		}
-		if o.open < 0 || len(questions[o.open].targets.users) == lookupChunk {
-			o.open = len(questions)
-			questions = append(questions, question{router: o.router, targets: makeTargets(min(o.users, lookupChunk))})
-		}
-		questions[o.open].targets.add(t.users[i], p)
-		o.users--
+		questions[at].targets.add(t.users[i], p)
 	}
 	return questions
 }

@@ -4,21 +4,12 @@ import (
 	"context"
 	"slices"
 	"sync"
-	"time"
 
 	"imgo/envelope"
 )
 
 // memberHandler puts users into rooms, for callers of the API.
-type memberHandler struct {
-	life   *lifecycle
-	owners *owners
-	kept   KeptLog
-	comets Comets
-	now    clock
-	// cometTimeout bounds one comet's answer.
-	cometTimeout time.Duration
-}
+type memberHandler struct{ *core }
 
 // MemberResult is what a change of a membership did at once.
 type MemberResult struct {
@@ -46,7 +37,9 @@ func (h *memberHandler) SetMember(ctx context.Context, room, user string, member
 	if err := checkMember(room, user); err != nil {
 		return MemberResult{}, err
 	}
-	id, err := h.append(ctx, &envelope.Membership{User: user, Room: room, Member: member})
+	record := &envelope.Record{Membership: &envelope.Membership{User: user, Room: room, Member: member}}
+	// To take a user out must always work.
+	id, err := h.kept.append(ctx, user, "append the membership", record, !member)
 	if err != nil {
 		return MemberResult{}, err
 	}
@@ -90,32 +83,10 @@ func checkMember(room, user string) error {
 	return envelope.CheckName("user", user)
 }
 
-// append appends a change to the user's partition and returns the record's id. Taking
-// a user out passes although the disk's reserve is reached, since it must always work.
-func (h *memberHandler) append(ctx context.Context, change *envelope.Membership) (id uint64, err error) {
-	value, err := encodeRecord(&envelope.Record{Membership: change}, h.now())
-	if err != nil {
-		return 0, err
-	}
-	entries := []envelope.Entry{{Partition: h.owners.partition(change.User), Value: value}}
-	if change.Member {
-		err = h.kept.AppendMany(ctx, entries)
-	} else {
-		entries[0].Offset, err = h.kept.AppendEssential(ctx, entries[0].Partition, value)
-	}
-	if err != nil {
-		return 0, appended("append the membership", err)
-	}
-	return envelope.ID(h.kept.Generation(), entries[0].Offset), nil
-}
-
 // memberships asks the owner for a user's memberships, once it has applied a record.
-func (h *memberHandler) memberships(ctx context.Context, user string, floor uint64) (reply *envelope.MembershipsReply, err error) {
-	err = h.owners.call(ctx, h.owners.partition(user), "ask for the user's memberships", func(owner Router) (err error) {
-		reply, err = owner.Memberships(ctx, &envelope.MembershipsRequest{User: user, Floor: floor})
-		return err
-	})
-	return reply, err
+func (h *memberHandler) memberships(ctx context.Context, user string, floor uint64) (*envelope.MembershipsReply, error) {
+	request := &envelope.MembershipsRequest{User: user, Floor: floor}
+	return ask(ctx, h.owners, user, "ask for the user's memberships", Router.Memberships, request)
 }
 
 // tell has the user's sessions follow its memberships. leave is a room that they are
@@ -130,7 +101,7 @@ func (h *memberHandler) tell(ctx context.Context, now *envelope.MembershipsReply
 		}
 		r.Sessions = append(r.Sessions, a.GetSession())
 	}
-	ctx, cancel := context.WithTimeout(ctx, h.cometTimeout)
+	ctx, cancel := context.WithTimeout(ctx, h.cfg.CometTimeout)
 	defer cancel()
 	comets := h.comets.All()
 	result := MemberResult{}

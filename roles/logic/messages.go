@@ -16,10 +16,5 @@ func (h *userHandler) Messages(ctx context.Context, req *envelope.MessagesReques
 	if err := envelope.CheckName("user", req.User); err != nil {
 		return nil, err
 	}
-	var reply *envelope.MessagesReply
-	err = h.owners.call(ctx, h.owners.partition(req.User), "ask for the user's messages", func(owner Router) (err error) {
-		reply, err = owner.Messages(ctx, req)
-		return err
-	})
-	return reply, err
+	return ask(ctx, h.owners, req.User, "ask for the user's messages", Router.Messages, req)
 }

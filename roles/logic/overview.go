@@ -51,21 +51,12 @@ type Stats struct {
 
 // overviewHandler answers questions about the server as a whole.
 type overviewHandler struct {
-	life    *lifecycle
-	owners  *owners
-	comets  *cometSurvey
-	metrics *metrics
-	now     clock
+	*core
 	started time.Time
 }
 
 // CountByComet counts the sessions of each comet that answered.
 func (h *overviewHandler) CountByComet(ctx context.Context) (map[string]int, error) {
-	ctx, end, err := h.life.begin(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer end()
 	replies, err := h.comets.ask(ctx, &envelope.RoomsRequest{})
 	if err != nil {
 		return nil, err
@@ -84,11 +75,6 @@ func countByComet(replies map[string]*envelope.RoomsReply) map[string]int {
 // Stats returns the server's statistics, as the comets that answered have them,
 // and this logic's own pushes since it started.
 func (h *overviewHandler) Stats(ctx context.Context) (Stats, error) {
-	ctx, end, err := h.life.begin(ctx)
-	if err != nil {
-		return Stats{}, err
-	}
-	defer end()
 	replies, err := h.comets.ask(ctx, &envelope.RoomsRequest{})
 	if err != nil {
 		return Stats{}, err

@@ -48,6 +48,17 @@ func (o *owners) call(ctx context.Context, partition int32, what string, call fu
 	}))
 }
 
+// ask calls the owner of a key, as call does, and returns its answer.
+func ask[Q, A any](
+	ctx context.Context, o *owners, key, what string, method func(Router, context.Context, Q) (A, error), request Q,
+) (answer A, err error) {
+	err = o.call(ctx, o.partition(key), what, func(owner Router) (err error) {
+		answer, err = method(owner, ctx, request)
+		return err
+	})
+	return answer, err
+}
+
 // callAll calls every router at once and returns their errors joined. call must
 // be safe for concurrent use.
 func (o *owners) callAll(what string, call func(Router) error) error {

@@ -93,18 +93,10 @@ type PushResult struct {
 // pushHandler takes pushes: it checks each, asks the owners who is there, and
 // appends what is to be delivered to one of the logs.
 type pushHandler struct {
-	life    *lifecycle
-	turns   *turns
-	cfg     Config
-	owners  *owners
-	kept    KeptLog
-	live    *publisher
-	claims  *claims
-	metrics *metrics
-	warn    *warnings
-	now     clock
-	records RecordGate // nil: records of every version may be appended
-	level   events.Level
+	*core
+	turns  *turns
+	claims *claims
+	level  events.Level
 }
 
 // Push pushes. Without an error the push is in the log, and durable if it is
@@ -129,8 +121,8 @@ func (h *pushHandler) push(ctx context.Context, kind string, c *PushCommand) (*P
 	if err := h.check(kind, c); err != nil {
 		return nil, err
 	}
-	if kind == kindKept && h.records != nil && h.reportOf(c, time.Time{}) != nil {
-		if err := h.records.Require(ctx, envelope.RecordVersionReports); err != nil {
+	if kind == kindKept && h.reportOf(c, time.Time{}) != nil {
+		if err := h.kept.require(ctx, envelope.RecordVersionReports); err != nil {
 			return nil, err
 		}
 	}

@@ -194,11 +194,11 @@ func (h *pushHandler) appendKept(ctx context.Context, records []keptRecord) erro
 	for i, r := range records {
 		entries[i] = r.entry
 	}
-	if err := h.kept.AppendMany(ctx, entries); err != nil {
+	if err := h.kept.log.AppendMany(ctx, entries); err != nil {
 		return appended("append the push", err)
 	}
 	for i := range records {
-		records[i].id = envelope.ID(h.kept.Generation(), entries[i].Offset)
+		records[i].id = envelope.ID(h.kept.log.Generation(), entries[i].Offset)
 	}
 	return nil
 }

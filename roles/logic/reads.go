@@ -3,25 +3,13 @@ package logic
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"imgo/envelope"
 	"imgo/protocol"
 )
 
 // readHandler takes what users have read.
-type readHandler struct {
-	life    *lifecycle
-	owners  *owners
-	kept    KeptLog
-	live    *publisher
-	records RecordGate // nil: records of every version may be appended
-	metrics *metrics
-	warn    *warnings
-	now     clock
-	// lookupTimeout bounds the look-up of the sessions to dismiss.
-	lookupTimeout time.Duration
-}
+type readHandler struct{ *core }
 
 // Read puts it into the kept log that a user has read messages. Without an error that is durable: no device of the user waits for
 // these messages any more. The user's other sessions of version 2 are told then, as far as they are found in time, since
@@ -42,24 +30,18 @@ func (h *readHandler) read(ctx context.Context, r *envelope.ReadRequest) (*envel
 	if err := checkRead(r.GetRead()); err != nil {
 		return nil, err
 	}
-	if h.records != nil {
-		if err := h.records.Require(ctx, envelope.RecordVersionClients); err != nil {
-			return nil, err
-		}
+	if err := h.kept.require(ctx, envelope.RecordVersionClients); err != nil {
+		return nil, err
 	}
 	read := &envelope.Read{
 		User: r.Read.User, Device: r.Read.Device, Ids: r.Read.Ids, UpTo: r.Read.UpTo, ByCaller: r.From == nil,
 	}
-	value, err := encodeRecord(&envelope.Record{Read: read}, h.now())
+	id, err := h.kept.append(ctx, read.User, "append what was read", &envelope.Record{Read: read}, true)
 	if err != nil {
 		return nil, err
 	}
-	offset, err := h.kept.AppendEssential(ctx, h.owners.partition(read.User), value)
-	if err != nil {
-		return nil, appended("append what was read", err)
-	}
 	// Messages that are newer than the record were not read: no client is to take them from its screen.
-	read.UpTo = min(read.UpTo, envelope.ID(h.kept.Generation(), offset))
+	read.UpTo = min(read.UpTo, id)
 	sessions, err := h.dismiss(ctx, read, r.From)
 	if err != nil {
 		h.warn.log(err, "other sessions were not told what was read")
@@ -90,7 +72,7 @@ func checkRead(r *envelope.Read) error {
 // dismiss tells the user's sessions of version 2, but for the one that has read, what was read. It returns how many
 // they are.
 func (h *readHandler) dismiss(ctx context.Context, read *envelope.Read, from *envelope.Address) (sessions int, err error) {
-	lookupCtx, cancel := context.WithTimeout(ctx, h.lookupTimeout)
+	lookupCtx, cancel := context.WithTimeout(ctx, h.cfg.LookupTimeout)
 	defer cancel()
 	found, err := h.owners.lookup(lookupCtx, h.owners.targets([]string{read.User}), want{full: true})
 	if err != nil {

@@ -3,7 +3,6 @@ package logic
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"imgo/envelope"
 	"imgo/protocol"
@@ -21,14 +20,7 @@ type Removed struct {
 }
 
 // removeHandler takes away what is known of users.
-type removeHandler struct {
-	life      *lifecycle
-	owners    *owners
-	kicker    *kicker
-	tokens    TokenStore
-	retention time.Duration
-	now       clock
-}
+type removeHandler struct{ *core }
 
 // ForgetDevice forgets a device of a user: its sessions are closed (3506), and no
 // message waits for it any more. It returns envelope.ErrNotFound if the user has no
@@ -85,17 +77,14 @@ func (h *removeHandler) remove(
 			return removed, fmt.Errorf("before the removal: %w", err)
 		}
 	}
-	var reply *envelope.RemoveReply
-	err = h.owners.call(ctx, h.owners.partition(removal.User), "remove what is known of the user", func(owner Router) (err error) {
-		reply, err = owner.Remove(ctx, &envelope.RemoveRequest{Removal: removal})
-		return err
-	})
+	request := &envelope.RemoveRequest{Removal: removal}
+	reply, err := ask(ctx, h.owners, removal.User, "remove what is known of the user", Router.Remove, request)
 	if err != nil {
 		return removed, err
 	}
 	removed.Messages, removed.Devices = int(reply.GetMessages()), int(reply.GetDevices())
-	if h.retention > 0 {
-		removed.LogUntilMS = h.now().Add(h.retention).UnixMilli()
+	if h.cfg.Retention > 0 {
+		removed.LogUntilMS = h.now().Add(h.cfg.Retention).UnixMilli()
 	}
 	return removed, nil
 }

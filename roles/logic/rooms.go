@@ -14,12 +14,7 @@ import (
 )
 
 // roomHandler answers questions about rooms and opens them.
-type roomHandler struct {
-	life     *lifecycle
-	comets   *cometSurvey
-	live     *publisher
-	maxUsers int // bounds the members in one answer
-}
+type roomHandler struct{ *core }
 
 // RoomOpened publishes that a comet is to get a room's messages
 // (docs/adr/0005-rooms.md). The record goes by the room's partition, so it
@@ -45,11 +40,6 @@ func (h *roomHandler) RoomOpened(ctx context.Context, r *envelope.RoomOpened) er
 
 // Rooms counts the sessions in each room, over all comets that answered.
 func (h *roomHandler) Rooms(ctx context.Context) (map[string]uint32, error) {
-	ctx, end, err := h.life.begin(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer end()
 	replies, err := h.comets.ask(ctx, &envelope.RoomsRequest{})
 	if err != nil {
 		return nil, err
@@ -72,16 +62,11 @@ func countByRoom(replies map[string]*envelope.RoomsReply) map[string]uint32 {
 // Room returns at most max members of a room, ordered by comet and session, and
 // how many there are in all. For an empty room that is none, and no error.
 func (h *roomHandler) Room(ctx context.Context, room string, max int) (members []*envelope.SessionInfo, total int, err error) {
-	ctx, end, err := h.life.begin(ctx)
-	if err != nil {
-		return nil, 0, err
-	}
-	defer end()
 	if err := envelope.CheckName("room", room); err != nil {
 		return nil, 0, err
 	}
-	if max < 0 || max > h.maxUsers {
-		return nil, 0, envelope.Invalid("max", fmt.Sprintf("is %d: it must be 0 to %d", max, h.maxUsers))
+	if max < 0 || max > h.cfg.MaxUsers {
+		return nil, 0, envelope.Invalid("max", fmt.Sprintf("is %d: it must be 0 to %d", max, h.cfg.MaxUsers))
 	}
 	replies, err := h.comets.ask(ctx, &envelope.RoomsRequest{Room: room, MaxMembers: uint32(max)})
 	if err != nil {
@@ -107,7 +92,8 @@ func (h *roomHandler) Room(ctx context.Context, room string, max int) (members [
 
 // cometSurvey asks all comets for their rooms. Safe for concurrent use.
 type cometSurvey struct {
-	comets  Comets
+	Comets
+	life    *lifecycle
 	timeout time.Duration // of one comet's answer
 	warn    *warnings
 }
@@ -116,9 +102,12 @@ type cometSurvey struct {
 // missing and that is logged: one that hangs must not hide the others. It
 // returns an error only if there are comets and none of them answered.
 func (s *cometSurvey) ask(ctx context.Context, r *envelope.RoomsRequest) (map[string]*envelope.RoomsReply, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
-	defer cancel()
-	all := s.comets.All()
+	ctx, end, err := s.life.beginWithin(ctx, min(s.timeout, s.life.callTimeout))
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	all := s.All()
 	replies := make(map[string]*envelope.RoomsReply, len(all))
 	var errs []error
 	var mu sync.Mutex
@@ -136,7 +125,7 @@ func (s *cometSurvey) ask(ctx context.Context, r *envelope.RoomsRequest) (map[st
 		})
 	}
 	wg.Wait()
-	err := attempted("ask the comets for their rooms", errors.Join(errs...))
+	err = attempted("ask the comets for their rooms", errors.Join(errs...))
 	if err != nil && len(replies) == 0 {
 		return nil, err
 	}

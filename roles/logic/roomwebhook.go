@@ -6,9 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
 	"imgo/envelope"
@@ -30,40 +28,23 @@ func newRoomWebhook(cfg Config, deps Deps, now clock) (*roomWebhook, error) {
 	if !cfg.Asks() {
 		return nil, nil
 	}
-	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name: "imgo_logic_rooms_webhook_seconds",
-		Help: "Calls of the webhook that decides about rooms, by outcome: answered, failed (no good answer), refused (not " +
-			"called: after failures in a row, or with too many calls under way).",
-		Buckets: prometheus.ExponentialBuckets(0.001, 2.5, 10),
-	}, []string{"outcome"})
-	if deps.Metrics != nil {
-		if err := deps.Metrics.Register(seconds); err != nil {
-			return nil, fmt.Errorf("register the metric of the webhook for rooms: %w", err)
-		}
-	}
-	caller, err := webhook.New(webhook.Config{
-		URL: cfg.Auth.RoomsWebhook(), Secrets: cfg.Auth.WebhookSecrets, Timeout: cfg.Auth.WebhookTimeout, InFlight: cfg.Auth.WebhookInFlight,
-		Observe: func(outcome string, took time.Duration) { seconds.WithLabelValues(outcome).Observe(took.Seconds()) },
-	})
+	const metric, calls = "imgo_logic_rooms_webhook_seconds", "Calls of the webhook that decides about rooms"
+	caller, err := auth.NewCaller(cfg.Auth, cfg.Auth.RoomsWebhook(), deps.Metrics, metric, calls)
 	if err != nil {
 		return nil, fmt.Errorf("rooms: %w", err)
 	}
 	return &roomWebhook{caller: caller, now: now, log: deps.Log}, nil
 }
 
-// run closes the connections to the backend when ctx is done.
-func (w *roomWebhook) run(ctx context.Context) {
-	if w == nil {
-		return
-	}
-	<-ctx.Done()
-	w.caller.Close()
-}
-
 // joinCall is what the backend is asked.
 type joinCall struct {
-	Type       string `json:"type"`
-	Room       string `json:"room"`
+	Type string `json:"type"`
+	Room string `json:"room"`
+	sessionDocument
+}
+
+// sessionDocument is what a backend is told of a session.
+type sessionDocument struct {
 	User       string `json:"user"`
 	Device     string `json:"device,omitempty"`
 	Session    string `json:"session"`
@@ -72,6 +53,17 @@ type joinCall struct {
 	Address    string `json:"address"`
 	Transport  string `json:"transport"`
 	Generation string `json:"generation"`
+}
+
+func documentOf(s *envelope.SessionInfo) sessionDocument {
+	doc := sessionDocument{
+		User: s.GetUser(), Device: s.GetDevice(), Session: s.GetAddress().AsKey().Name(), Platform: s.GetPlatform(),
+		Address: s.GetRemote(), Transport: s.GetTransport(), Generation: s.GetGeneration(),
+	}
+	if s.GetKey() != doc.Session {
+		doc.Key = s.GetKey()
+	}
+	return doc
 }
 
 // joinAnswer is what the backend answers. A client is refused by the statuses 401 and 403, or by
@@ -84,14 +76,7 @@ type joinAnswer struct {
 
 // decide returns until when a session may be in a room, in Unix milliseconds; 0: for ever.
 func (w *roomWebhook) decide(ctx context.Context, r *envelope.JoinRequest) (untilMS int64, err error) {
-	s := r.GetSession()
-	call := joinCall{
-		Type: "join", Room: r.GetRoom(), User: s.GetUser(), Device: s.GetDevice(), Session: s.GetAddress().AsKey().Name(),
-		Platform: s.GetPlatform(), Address: s.GetRemote(), Transport: s.GetTransport(), Generation: s.GetGeneration(),
-	}
-	if s.GetKey() != call.Session {
-		call.Key = s.GetKey()
-	}
+	call := joinCall{Type: "join", Room: r.GetRoom(), sessionDocument: documentOf(r.GetSession())}
 	document, err := json.Marshal(call)
 	if err != nil {
 		return 0, fmt.Errorf("write the call of the webhook: %w", err)

@@ -6,24 +6,15 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"time"
 
 	"imgo/envelope"
 )
 
 // sessionHandler takes what comets ask for their sessions.
 type sessionHandler struct {
-	life    *lifecycle
+	*core
 	auth    timedAuthenticator
-	rules   RoomRules
 	backend *roomWebhook // decides about rooms; nil: no rule asks it
-	owners  *owners
-	live    *publisher
-	kicker  *kicker
-	metrics *metrics
-	warn    *warnings
-	// undoTimeout bounds taking a registration back.
-	undoTimeout time.Duration
 }
 
 // Connect admits a session: it checks who the client is, has the owner register
@@ -71,11 +62,11 @@ func (h *sessionHandler) connect(ctx context.Context, r *envelope.ConnectRequest
 	if session.Key == "" {
 		session.Key = session.Address.AsKey().Name()
 	}
-	access := h.rules.access(&id)
+	access := h.cfg.RoomRules.access(&id)
 	var toAsk []string
 	var refused []*envelope.RoomRefusal
 	if access != nil {
-		session.Rooms, toAsk, refused = h.rules.sort(session.Rooms, access)
+		session.Rooms, toAsk, refused = h.cfg.RoomRules.sort(session.Rooms, access)
 		toAsk = slices.DeleteFunc(toAsk, func(room string) bool { return slices.Contains(id.Join, room) })
 	}
 	// The webhook answers for its rooms: no rule is asked.
@@ -84,19 +75,14 @@ func (h *sessionHandler) connect(ctx context.Context, r *envelope.ConnectRequest
 			session.Rooms = append(session.Rooms, room)
 		}
 	}
-	partition := h.owners.partition(id.User)
-	var attached *envelope.AttachReply
-	err = h.owners.call(ctx, partition, "attach the session", func(owner Router) (err error) {
-		attached, err = owner.Attach(ctx, &envelope.AttachRequest{Session: session})
-		return err
-	})
+	attached, err := ask(ctx, h.owners, id.User, "attach the session", Router.Attach, &envelope.AttachRequest{Session: session})
 	if err != nil {
 		return nil, err
 	}
 	// A revocation that came between Authenticate and Attach found no session to
 	// close. Recheck finds the revocation.
 	if err := h.auth.Recheck(ctx, id); err != nil {
-		h.undoAttach(ctx, partition, session)
+		h.undoAttach(ctx, session)
 		return nil, asUnavailable(err)
 	}
 	// A kick that cannot be published does not undo the connect: the sessions
@@ -105,7 +91,7 @@ func (h *sessionHandler) connect(ctx context.Context, r *envelope.ConnectRequest
 		h.warn.log(err, "replaced sessions live on")
 	}
 	return &envelope.ConnectReply{
-		User: id.User, Device: session.Device, ExpiresMs: id.ExpiresMS, Partition: uint32(partition),
+		User: id.User, Device: session.Device, ExpiresMs: id.ExpiresMS, Partition: uint32(h.owners.partition(id.User)),
 		Floor: attached.GetFloor(), Pending: attached.GetPending(), Backlog: attached.GetBacklog(),
 		GlobalKey: session.GlobalKey, Rooms: id.Join,
 		Access: access, Joined: session.Rooms, ToAsk: toAsk, Refused: refused, Memberships: attached.GetMemberships(),
@@ -125,14 +111,14 @@ func (h *sessionHandler) Join(ctx context.Context, r *envelope.JoinRequest) (*en
 	if err := envelope.CheckName("room", r.GetRoom()); err != nil {
 		return nil, err
 	}
-	if h.rules.join(r.GetRoom()) == JoinWebhook {
+	if h.cfg.RoomRules.join(r.GetRoom()) == JoinWebhook {
 		until, err := h.backend.decide(ctx, r)
 		if err != nil {
 			return nil, err
 		}
 		return &envelope.JoinReply{UntilMs: until}, nil
 	}
-	if err := h.rules.check(r.GetRoom(), r.GetAccess()); err != nil {
+	if err := h.cfg.RoomRules.check(r.GetRoom(), r.GetAccess()); err != nil {
 		return nil, err
 	}
 	return &envelope.JoinReply{}, nil
@@ -155,14 +141,14 @@ func (h *sessionHandler) Refresh(ctx context.Context, r *envelope.RefreshRequest
 	if id.User != session.GetUser() || id.Device != "" && id.Device != session.GetDevice() {
 		return nil, envelope.Errorf(envelope.CodeForbidden, "the new token is another user's or device's than the session's")
 	}
-	reply := &envelope.RefreshReply{ExpiresMs: id.ExpiresMS, Access: h.rules.access(&id), Rooms: id.Join}
+	reply := &envelope.RefreshReply{ExpiresMs: id.ExpiresMS, Access: h.cfg.RoomRules.access(&id), Rooms: id.Join}
 	for _, room := range session.GetRooms() {
 		if slices.Contains(id.Join, room) {
 			continue
 		}
-		switch h.rules.join(room) {
+		switch h.cfg.RoomRules.join(room) {
 		case JoinToken:
-			if h.rules.check(room, reply.Access) != nil {
+			if h.cfg.RoomRules.check(room, reply.Access) != nil {
 				reply.Lost = append(reply.Lost, room)
 			}
 		case JoinWebhook:
@@ -174,11 +160,11 @@ func (h *sessionHandler) Refresh(ctx context.Context, r *envelope.RefreshRequest
 
 // undoAttach takes a registration back. If that fails, the owner forgets the
 // session when the comet's counts do not have it.
-func (h *sessionHandler) undoAttach(ctx context.Context, partition int32, s *envelope.SessionInfo) {
+func (h *sessionHandler) undoAttach(ctx context.Context, s *envelope.SessionInfo) {
 	// The client may have left meanwhile, which must not end this.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), h.undoTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), h.cfg.LookupTimeout)
 	defer cancel()
-	err := h.owners.call(ctx, partition, "detach the session", func(owner Router) error {
+	err := h.owners.call(ctx, h.owners.partition(s.GetUser()), "detach the session", func(owner Router) error {
 		return owner.Detach(ctx, &envelope.DetachRequest{Sessions: []*envelope.Detached{
 			{Session: s.GetAddress(), User: s.GetUser(), Device: s.GetDevice(), Reason: "auth"},
 		}})
@@ -247,11 +233,7 @@ func (h *sessionHandler) catchUp(ctx context.Context, r *envelope.CatchUpRequest
 	if r.GetUser() == "" || r.GetTo().GetComet() == "" {
 		return envelope.Invalid("to", "must name a session and its user")
 	}
-	var backlog *envelope.Backlog
-	err := h.owners.call(ctx, h.owners.partition(r.GetUser()), "read the backlog", func(owner Router) (err error) {
-		backlog, err = owner.CatchUp(ctx, r)
-		return err
-	})
+	backlog, err := ask(ctx, h.owners, r.GetUser(), "read the backlog", Router.CatchUp, r)
 	if err != nil {
 		return err
 	}
@@ -274,24 +256,17 @@ func (h *sessionHandler) Detach(ctx context.Context, r *envelope.DetachRequest) 
 	}
 	defer end()
 	groups := make(map[Router][]*envelope.Detached)
-	ownerOf := make(map[int32]Router)
-	var errs []error
+	var ownerless error
 	for _, d := range r.GetSessions() {
-		p := h.owners.partition(d.GetUser())
-		owner, known := ownerOf[p]
-		if !known {
-			var err error
-			if owner, err = h.owners.routers.Owner(p); err != nil {
-				errs = append(errs, err)
-			}
-			ownerOf[p] = owner
+		owner, err := h.owners.routers.Owner(h.owners.partition(d.GetUser()))
+		if err != nil {
+			ownerless = err
+			continue
 		}
-		if owner != nil {
-			groups[owner] = append(groups[owner], d)
-		}
+		groups[owner] = append(groups[owner], d)
 	}
-	errs = append(errs, callEach("tell the owners", slices.Collect(maps.Keys(groups)), func(owner Router) error {
+	err = callEach("tell the owners", slices.Collect(maps.Keys(groups)), func(owner Router) error {
 		return owner.Detach(ctx, &envelope.DetachRequest{Sessions: groups[owner]})
-	}))
-	return attempted("detach sessions", errors.Join(errs...))
+	})
+	return attempted("detach sessions", errors.Join(ownerless, err))
 }

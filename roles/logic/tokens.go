@@ -50,11 +50,8 @@ type TokenRequest struct {
 
 // tokenHandler makes, checks and revokes opaque tokens.
 type tokenHandler struct {
-	life   *lifecycle
-	auth   Authenticator
-	tokens TokenStore
-	kicker *kicker
-	now    clock
+	*core
+	auth Authenticator
 }
 
 // NewToken makes a token for a user. Only a hash is stored: the answer is the

@@ -27,17 +27,10 @@ const upstreamRetry = time.Second
 
 // upstreamHandler takes messages of clients for the backend, as the rules say.
 type upstreamHandler struct {
-	life    *lifecycle
-	owners  *owners
-	kept    KeptLog
-	records RecordGate
-	metrics *metrics
-	warn    *warnings
-	now     clock
-	rules   upstream.Table
-	calls   upstreamCalls
-	maxBody int
-	log     zerolog.Logger
+	*core
+	rules upstream.Table
+	calls map[int]*webhook.Caller // by the index of their rule
+	log   zerolog.Logger
 }
 
 // Upstream takes a message of a client. It returns once the message is durable, or once the backend has answered.
@@ -76,7 +69,7 @@ func (h *upstreamHandler) take(ctx context.Context, r *envelope.UpstreamRequest,
 	case upstream.ToEvents:
 		return h.toEvents(ctx, r)
 	case upstream.ToCall:
-		return h.calls[index].call(ctx, r, h.log)
+		return h.call(ctx, r, h.calls[index])
 	}
 	return refuseUpstream(envelope.CodeUnsupported, "no rule of this server takes the message: it went nowhere"), nil
 }
@@ -93,8 +86,9 @@ func (h *upstreamHandler) check(r *envelope.UpstreamRequest) *envelope.UpstreamR
 		}
 	}
 	switch {
-	case len(r.GetBody()) > h.maxBody:
-		return refuseUpstream(envelope.CodeTooLarge, fmt.Sprintf("the body has %d bytes, at most %d are allowed", len(r.GetBody()), h.maxBody))
+	case len(r.GetBody()) > h.cfg.MaxBody:
+		return refuseUpstream(envelope.CodeTooLarge,
+			fmt.Sprintf("the body has %d bytes, at most %d are allowed", len(r.GetBody()), h.cfg.MaxBody))
 	case r.GetClientId() != 0 && (s.GetDevice() == "" || s.IsAnonymous()):
 		return refuseUpstream(envelope.CodeInvalid, "a message with an id needs a session of a user and a named device: "+
 			"name one in the auth packet, or send the id 0")
@@ -120,11 +114,9 @@ func (h *upstreamHandler) toEvents(ctx context.Context, r *envelope.UpstreamRequ
 		return refuseUpstream(envelope.CodeTooLarge,
 			fmt.Sprintf("the body has %d bytes, an event has room for %d", len(r.GetBody()), events.MaxBody)), nil
 	}
-	if h.records != nil {
-		if err := h.records.Require(ctx, envelope.RecordVersionClients); err != nil {
-			h.warn.log(err, "messages of clients are refused")
-			return tryUpstreamLater("the server cannot take messages until its upgrade is finished; try again later", 0), nil
-		}
+	if err := h.kept.require(ctx, envelope.RecordVersionClients); err != nil {
+		h.warn.log(err, "messages of clients are refused")
+		return tryUpstreamLater("the server cannot take messages until its upgrade is finished; try again later", 0), nil
 	}
 	s := r.GetSession()
 	rec := &envelope.Record{Upstream: &envelope.Upstream{
@@ -134,77 +126,39 @@ func (h *upstreamHandler) toEvents(ctx context.Context, r *envelope.UpstreamRequ
 	if len(r.GetId()) == len(envelope.NewRecordID()) {
 		rec.Id = r.GetId() // a repeated call appends the same record
 	}
-	value, err := encodeRecord(rec, h.now())
-	if err != nil {
+	if _, err := h.kept.append(ctx, s.GetUser(), "append the message of a client", rec, false); err != nil {
 		return nil, err
-	}
-	entries := []envelope.Entry{{Partition: h.owners.partition(s.GetUser()), Value: value}}
-	if err := h.kept.AppendMany(ctx, entries); err != nil {
-		return nil, appended("append the message of a client", err)
 	}
 	return &envelope.UpstreamReply{}, nil
 }
 
-// upstreamCalls has the address that each rule calls, by the index of the rule; nil: it calls none.
-type upstreamCalls []*upstreamCall
-
-// upstreamCall posts the messages of one rule. It has calls, and a circuit breaker, of its own. Safe for concurrent use.
-type upstreamCall struct{ caller *webhook.Caller }
-
-// newUpstreamCalls returns what the rules call.
-func newUpstreamCalls(cfg Config, reg prometheus.Registerer) (upstreamCalls, error) {
-	calls := make(upstreamCalls, len(cfg.Upstream.Upstream))
-	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name: "imgo_logic_upstream_call_seconds",
-		Help: "Calls with a message of a client, by outcome: answered, failed (no good answer), refused (not called: after failures in " +
-			"a row, or with too many calls under way).",
-		Buckets: prometheus.ExponentialBuckets(0.001, 2.5, 10),
-	}, []string{"outcome"})
-	some := false
+// newUpstreamCalls returns what the rules call, by the index of the rule. Each has calls, and a circuit breaker, of its own.
+func newUpstreamCalls(cfg Config, reg prometheus.Registerer) (map[int]*webhook.Caller, error) {
+	observe, err := auth.ObserveCalls(reg, "imgo_logic_upstream_call_seconds", "Calls with a message of a client")
+	if err != nil {
+		return nil, err
+	}
+	calls := make(map[int]*webhook.Caller)
 	for i, rule := range cfg.Upstream.Upstream {
 		if rule.To != upstream.ToCall {
 			continue
 		}
-		caller, err := webhook.New(webhook.Config{
-			URL: rule.URL, Secrets: rule.Secrets, Timeout: rule.Timeout, InFlight: rule.InFlight, MaxAnswer: int64(cfg.MaxBody),
-			Observe: func(outcome string, took time.Duration) { seconds.WithLabelValues(outcome).Observe(took.Seconds()) },
+		calls[i], err = webhook.New(webhook.Config{
+			URL: rule.URL, Secrets: rule.Secrets, Timeout: rule.Timeout, InFlight: rule.InFlight, MaxAnswer: int64(cfg.MaxBody), Observe: observe,
 		})
 		if err != nil {
 			return nil, fmt.Errorf("upstream: table %d: %w", i+1, err)
-		}
-		calls[i], some = &upstreamCall{caller}, true
-	}
-	if some && reg != nil {
-		if err := reg.Register(seconds); err != nil {
-			return nil, fmt.Errorf("register the metric of calls with messages of clients: %w", err)
 		}
 	}
 	return calls, nil
 }
 
-// run closes the connections to the backend when ctx is done.
-func (calls upstreamCalls) run(ctx context.Context) {
-	<-ctx.Done()
-	for _, c := range calls {
-		if c != nil {
-			c.caller.Close()
-		}
-	}
-}
-
 // upstreamDocument is what a call posts. The body follows, as body, body_text or body_base64: see events.AppendBody.
 type upstreamDocument struct {
-	Type       string `json:"type"`
-	User       string `json:"user"`
-	Device     string `json:"device,omitempty"`
-	Session    string `json:"session"`
-	Key        string `json:"key,omitempty"`
-	Platform   string `json:"platform,omitempty"`
-	Address    string `json:"address"`
-	Transport  string `json:"transport"`
-	Generation string `json:"generation"`
-	Op         int32  `json:"op"`
-	ClientID   string `json:"client_id,omitempty"`
+	Type string `json:"type"`
+	sessionDocument
+	Op       int32  `json:"op"`
+	ClientID string `json:"client_id,omitempty"`
 }
 
 // upstreamRefusal may be the body of an answer that refuses a message.
@@ -213,15 +167,15 @@ type upstreamRefusal struct {
 }
 
 // call posts a message and returns the backend's answer.
-func (c *upstreamCall) call(ctx context.Context, r *envelope.UpstreamRequest, log zerolog.Logger) (*envelope.UpstreamReply, error) {
+func (h *upstreamHandler) call(ctx context.Context, r *envelope.UpstreamRequest, to *webhook.Caller) (*envelope.UpstreamReply, error) {
 	document, err := upstreamJSON(r)
 	if err != nil {
 		return nil, err
 	}
-	answer, err := c.caller.Post(ctx, upstreamCallID(r), document)
+	answer, err := to.Post(ctx, upstreamCallID(r), document)
 	switch {
 	case errors.Is(err, webhook.ErrUnavailable):
-		log.Debug().Err(err).Int32("op", r.GetOp()).Msg("the backend has not answered a message of a client")
+		h.log.Debug().Err(err).Int32("op", r.GetOp()).Msg("the backend has not answered a message of a client")
 		return tryUpstreamLater("the backend does not answer; try again later", answer.RetryAfter), nil
 	case err != nil:
 		return nil, fmt.Errorf("call the backend with a message: %w", err)
@@ -242,14 +196,7 @@ func (c *upstreamCall) call(ctx context.Context, r *envelope.UpstreamRequest, lo
 
 // upstreamJSON returns the document of a message.
 func upstreamJSON(r *envelope.UpstreamRequest) ([]byte, error) {
-	s := r.GetSession()
-	doc := upstreamDocument{
-		Type: "upstream", User: s.GetUser(), Device: s.GetDevice(), Session: s.GetAddress().AsKey().Name(), Platform: s.GetPlatform(),
-		Address: s.GetRemote(), Transport: s.GetTransport(), Generation: s.GetGeneration(), Op: r.GetOp(),
-	}
-	if s.GetKey() != doc.Session {
-		doc.Key = s.GetKey()
-	}
+	doc := upstreamDocument{Type: "upstream", sessionDocument: documentOf(r.GetSession()), Op: r.GetOp()}
 	if id := r.GetClientId(); id != 0 {
 		doc.ClientID = strconv.FormatUint(id, 10)
 	}

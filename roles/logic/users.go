@@ -12,12 +12,7 @@ import (
 
 // userHandler answers questions about users and acts on their sessions and
 // mailboxes.
-type userHandler struct {
-	life     *lifecycle
-	owners   *owners
-	kicker   *kicker
-	maxUsers int // bounds the users of one question
-}
+type userHandler struct{ *core }
 
 // User returns everything that is known of a user: sessions, devices, and what
 // is pending. For an unknown user that is nothing, and no error.
@@ -30,12 +25,7 @@ func (h *userHandler) User(ctx context.Context, user string) (*envelope.UserRepl
 	if err := envelope.CheckName("user", user); err != nil {
 		return nil, err
 	}
-	var reply *envelope.UserReply
-	err = h.owners.call(ctx, h.owners.partition(user), "ask about the user", func(owner Router) (err error) {
-		reply, err = owner.User(ctx, &envelope.UserRequest{User: user})
-		return err
-	})
-	return reply, err
+	return ask(ctx, h.owners, user, "ask about the user", Router.User, &envelope.UserRequest{User: user})
 }
 
 // Online counts the sessions of each of the users (at most Config.MaxUsers),
@@ -46,7 +36,7 @@ func (h *userHandler) Online(ctx context.Context, users []string) (map[string]in
 		return nil, err
 	}
 	defer end()
-	if err := checkNames("users", users, h.maxUsers, envelope.CheckName); err != nil {
+	if err := checkNames("users", users, h.cfg.MaxUsers, envelope.CheckName); err != nil {
 		return nil, err
 	}
 	found, err := h.owners.lookup(ctx, h.owners.targets(users), want{})
@@ -110,8 +100,5 @@ func (h *userHandler) Take(ctx context.Context, user string, afterMS int64, max 
 		return nil, attempted(what, err)
 	}
 	reply, err := owner.Take(ctx, &envelope.TakeRequest{User: user, AfterMs: afterMS, MaxMessages: uint32(max)})
-	if err != nil {
-		return nil, attempted(what, err)
-	}
-	return reply, nil
+	return reply, attempted(what, err)
 }

@@ -98,10 +98,8 @@ func newKeySource(cfg Config, log zerolog.Logger, reg prometheus.Registerer) (*k
 	s.reloads = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "imgo_logic_key_reloads_total", Help: "Readings of keys for JWTs that brought new ones (changed) or failed.",
 	}, []string{"outcome"})
-	if reg != nil {
-		if err := reg.Register(s.reloads); err != nil {
-			return nil, fmt.Errorf("register the metric of key reloads: %w", err)
-		}
+	if err := register(reg, s.reloads); err != nil {
+		return nil, fmt.Errorf("register the metric of key reloads: %w", err)
 	}
 	return s, s.publish()
 }

@@ -34,25 +34,46 @@ type Webhook struct {
 
 // NewWebhook returns a Webhook.
 func NewWebhook(cfg Config, opaque *Opaque, log zerolog.Logger, reg prometheus.Registerer) (*Webhook, error) {
-	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name: "imgo_logic_auth_webhook_seconds",
-		Help: "Calls of the webhook that decides about clients, by outcome: answered, failed (no good answer), refused (not " +
-			"called: after failures in a row, or with too many calls under way).",
-		Buckets: prometheus.ExponentialBuckets(0.001, 2.5, 10),
-	}, []string{"outcome"})
-	if reg != nil {
-		if err := reg.Register(seconds); err != nil {
-			return nil, fmt.Errorf("register the metric of the webhook: %w", err)
-		}
-	}
-	caller, err := webhook.New(webhook.Config{
-		URL: cfg.WebhookURL, Secrets: cfg.WebhookSecrets, Timeout: cfg.WebhookTimeout, InFlight: cfg.WebhookInFlight,
-		Observe: func(outcome string, took time.Duration) { seconds.WithLabelValues(outcome).Observe(took.Seconds()) },
-	})
+	const metric, calls = "imgo_logic_auth_webhook_seconds", "Calls of the webhook that decides about clients"
+	caller, err := NewCaller(cfg, cfg.WebhookURL, reg, metric, calls)
 	if err != nil {
 		return nil, err
 	}
 	return &Webhook{Opaque: opaque, caller: caller, log: log}, nil
+}
+
+// NewCaller returns a caller of an address, as the settings of webhooks say. calls says what its metric counts.
+func NewCaller(cfg Config, address string, reg prometheus.Registerer, metric, calls string) (*webhook.Caller, error) {
+	observe, err := ObserveCalls(reg, metric, calls)
+	if err != nil {
+		return nil, err
+	}
+	return webhook.New(webhook.Config{
+		URL: address, Secrets: cfg.WebhookSecrets, Timeout: cfg.WebhookTimeout, InFlight: cfg.WebhookInFlight, Observe: observe,
+	})
+}
+
+// ObserveCalls registers the metric of calls of a webhook, and returns what a Caller tells of each. calls says what
+// they are.
+func ObserveCalls(reg prometheus.Registerer, metric, calls string) (observe func(outcome string, took time.Duration), err error) {
+	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: metric,
+		Help: calls + ", by outcome: answered, failed (no good answer), refused (not called: after failures in a row, or with " +
+			"too many calls under way).",
+		Buckets: prometheus.ExponentialBuckets(0.001, 2.5, 10),
+	}, []string{"outcome"})
+	if err := register(reg, seconds); err != nil {
+		return nil, fmt.Errorf("register the metric %s: %w", metric, err)
+	}
+	return func(outcome string, took time.Duration) { seconds.WithLabelValues(outcome).Observe(took.Seconds()) }, nil
+}
+
+// register registers a metric; nowhere if reg is nil.
+func register(reg prometheus.Registerer, metric prometheus.Collector) error {
+	if reg == nil {
+		return nil
+	}
+	return reg.Register(metric)
 }
 
 // Run closes the connections to the backend when ctx is done.
