@@ -10,8 +10,8 @@ import (
 	"imgo/cluster/bus"
 	"imgo/config"
 	"imgo/envelope"
+	"imgo/internal/events"
 	"imgo/roles/job/hooks"
-	"imgo/roles/logic"
 )
 
 // hookTopic is the name of the compacted topic, or of the table in the data folder, with the state of the
@@ -83,62 +83,15 @@ func (t *eventTopics) joinHookGroup(ctx context.Context, hook string, generation
 	if err != nil {
 		return nil, err
 	}
-	return hookMembers{g}, nil
-}
-
-// hookMembers is a group of the jobs of a cluster.
-type hookMembers struct{ *bus.Group }
-
-// Next waits for the next assignment.
-func (g hookMembers) Next(ctx context.Context) (hooks.Assignment, error) {
-	a, err := g.Group.Next(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return hookAssignment{a}, nil
-}
-
-type hookAssignment struct{ *bus.Assignment }
-
-// Parts returns the partitions of the assignment.
-func (a hookAssignment) Parts() []hooks.Part {
-	parts := a.Assignment.Parts()
-	out := make([]hooks.Part, len(parts))
-	for i, p := range parts {
-		out[i] = hooks.Part{Partition: p.Partition, Next: p.Next}
-	}
-	return out
-}
-
-// Commit stores positions.
-func (a hookAssignment) Commit(ctx context.Context, at []hooks.Part) error {
-	parts := make([]bus.Part, len(at))
-	for i, p := range at {
-		parts[i] = bus.Part{Topic: a.Assignment.Parts()[0].Topic, Partition: p.Partition, Next: p.Next}
-	}
-	return a.Assignment.Commit(ctx, parts)
+	return group{g}, nil
 }
 
 // Hooks returns what the hooks have done and have to do.
-func (s service) Hooks(ctx context.Context) ([]logic.Hook, error) {
+func (s service) Hooks(ctx context.Context) ([]events.Hook, error) {
 	if s.n.hooks == nil {
-		return []logic.Hook{}, nil
+		return []events.Hook{}, nil
 	}
-	list, err := s.n.hooks.admin.List(ctx)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]logic.Hook, len(list))
-	for i, h := range list {
-		out[i] = logic.Hook{
-			Name: h.Name, Lag: h.Lag, Waiting: h.Open, WaitingSinceMS: h.OldestMS, DeadLetters: h.Dead, DeadTotal: h.DeadTotal,
-			Error: h.Failing, ErrorMS: h.FailingMS, Paused: h.Paused, PausedMS: h.PausedMS,
-		}
-		for _, l := range h.Letters {
-			out[i].Letters = append(out[i].Letters, logic.DeadLetter{Event: l.ID, User: l.User, Tries: l.Tries, Reason: l.Why, TimeMS: l.At})
-		}
-	}
-	return out, nil
+	return s.n.hooks.admin.List(ctx)
 }
 
 // errNoHooks is the answer to a change of a hook where the settings have none.

@@ -216,7 +216,7 @@ func (k *kafka) tls() (*tls.Config, error) {
 	return secure, nil
 }
 
-// group gives job its share of the partitions, as Kafka's consumer group assigns them.
+// group gives job or a hook its share of the partitions, as Kafka's consumer group assigns them.
 type group struct{ *bus.Group }
 
 // Next waits for the next assignment.

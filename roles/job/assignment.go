@@ -27,7 +27,7 @@ type Part struct {
 	Next int64
 }
 
-// Group distributes the partitions of both topics among the jobs.
+// Group distributes partitions among the jobs.
 type Group interface {
 	// Next waits for the next assignment, until ctx is done. The caller has finished the
 	// one before. An error is logged, and Next is called again after a pause.
@@ -56,30 +56,33 @@ const (
 	maxFinish = 2 * time.Second
 )
 
-// soleGroup is the group of a job that has no others: one assignment of every partition
-// for as long as the job runs, from where the log ended when the job was made. It is
-// that assignment as well.
-type soleGroup struct {
-	parts    []Part
+// SoleGroup is the group of a process that has no others: one assignment of every partition
+// for as long as the process runs. It is that assignment as well.
+type SoleGroup struct {
+	All []Part
+	// Store stores the position of a partition; nil: none is stored.
+	Store func(ctx context.Context, at Part) error
+
 	assigned bool
 }
 
-func newSoleGroup(ctx context.Context, d *Deps) (*soleGroup, error) {
-	g := &soleGroup{}
+// newSoleGroup returns a group that begins where the log ends now.
+func newSoleGroup(ctx context.Context, d *Deps) (*SoleGroup, error) {
+	g := &SoleGroup{}
 	for topic, log := range map[Topic]Log{Kept: d.Kept, Live: d.Live} {
 		for p := range log.Partitions() {
 			_, end, err := log.Bounds(ctx, p)
 			if err != nil {
 				return nil, fmt.Errorf("job: find the end of %s partition %d: %w", topic, p, err)
 			}
-			g.parts = append(g.parts, Part{topic, p, end})
+			g.All = append(g.All, Part{topic, p, end})
 		}
 	}
 	return g, nil
 }
 
 // Next returns the assignment once, and then waits until ctx is done.
-func (g *soleGroup) Next(ctx context.Context) (Assignment, error) {
+func (g *SoleGroup) Next(ctx context.Context) (Assignment, error) {
 	if g.assigned {
 		<-ctx.Done()
 		return nil, ctx.Err()
@@ -88,9 +91,24 @@ func (g *soleGroup) Next(ctx context.Context) (Assignment, error) {
 	return g, nil
 }
 
-func (g *soleGroup) Parts() []Part                        { return g.parts }
-func (g *soleGroup) Done() <-chan struct{}                { return nil }
-func (g *soleGroup) Commit(context.Context, []Part) error { return nil }
+// Parts returns all partitions.
+func (g *SoleGroup) Parts() []Part { return g.All }
+
+// Done returns nil: the assignment ends with the process.
+func (g *SoleGroup) Done() <-chan struct{} { return nil }
+
+// Commit stores positions.
+func (g *SoleGroup) Commit(ctx context.Context, at []Part) error {
+	if g.Store == nil {
+		return nil
+	}
+	for _, part := range at {
+		if err := g.Store(ctx, part); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // serve carries one assignment until it or ctx ends.
 func (j *Job) serve(ctx context.Context, a Assignment) {
@@ -137,5 +155,3 @@ func (j *Job) awaitPushes(readers []*reader) {
 		}
 	}
 }
-
-var _ Assignment = (*soleGroup)(nil)

@@ -3,7 +3,6 @@ package hooks
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -31,57 +30,35 @@ func (a *Admin) Run(ctx context.Context) error {
 	return nil
 }
 
-// maxLetters bounds the dead letters of a Status. The newest are there.
+// maxLetters bounds the dead letters of an events.Hook. The newest are there.
 const maxLetters = 100
 
-// Status is what a hook has done and has to do, over all partitions. Times are Unix milliseconds; 0: none.
-type Status struct {
-	Name string
-	// Lag counts the events of the topic behind the position, those of other types included.
-	Lag int64
-	// Open counts the events that wait for another try. OldestMS is when the oldest one was tried first.
-	Open     int
-	OldestMS int64
-	// Dead counts the dead letters that can be replayed, DeadTotal all since the hook began.
-	Dead      int
-	DeadTotal uint64
-	Letters   []Letter
-	// Failing says why the newest failed call failed; empty: none since the last success.
-	Failing   string
-	FailingMS int64
-	// Paused says why nothing is posted.
-	Paused   string
-	PausedMS int64
-}
-
-// List returns the status of each hook, by name.
-func (a *Admin) List(ctx context.Context) ([]Status, error) {
+// List returns what each hook has done and has to do, over all partitions, by name.
+func (a *Admin) List(ctx context.Context) ([]events.Hook, error) {
 	if err := a.mirror.sync(ctx); err != nil {
 		return nil, err
 	}
-	found := make(map[string]*Status)
+	found := make(map[string]*events.Hook)
 	positions := make(map[string]map[place]int64)
 	for _, name := range a.names() {
-		found[name], positions[name] = &Status{Name: name}, make(map[place]int64)
+		found[name], positions[name] = &events.Hook{Name: name}, make(map[place]int64)
 		a.mirror.states(name, func(at place, s State) {
-			found[name].add(s)
+			s.addTo(found[name])
 			if !s.Ended {
 				positions[name][at] = s.Position
 			}
 		})
 	}
 	for name, s := range found {
-		var c Control
-		if value, _ := a.mirror.get(ControlKey(name)); value != nil && json.Unmarshal(value, &c) == nil {
-			s.Paused, s.PausedMS = c.Paused, c.PausedMS
-		}
-		slices.SortFunc(s.Letters, func(a, b Letter) int { return cmp.Compare(b.At, a.At) })
+		c, _, _ := load[Control](a.mirror, ControlKey(name)) // one that cannot be read wants nothing
+		s.Paused, s.PausedMS = c.Paused, c.PausedMS
+		slices.SortFunc(s.Letters, func(a, b events.DeadLetter) int { return cmp.Compare(b.TimeMS, a.TimeMS) })
 		s.Letters = s.Letters[:min(len(s.Letters), maxLetters)]
 	}
 	if err := a.addLag(ctx, found, positions); err != nil {
 		return nil, err
 	}
-	list := make([]Status, 0, len(found))
+	list := make([]events.Hook, 0, len(found))
 	for _, name := range slices.Sorted(maps.Keys(found)) {
 		list = append(list, *found[name])
 	}
@@ -107,10 +84,9 @@ func (a *Admin) Fate(generation uint16, r events.Record) (texts []string) {
 		if len(c.Types) > 0 && !events.Matches(c.Types, r.Type) {
 			continue
 		}
-		var s State
-		value, _ := a.mirror.get(stateKey(c.Name, place{generation, r.Partition}))
-		if value == nil || json.Unmarshal(value, &s) != nil {
-			s = State{Position: -1}
+		s, stored, err := load[State](a.mirror, stateKey(c.Name, place{generation, r.Partition}))
+		if !stored || err != nil {
+			s.Position = -1
 		}
 		texts = append(texts, fmt.Sprintf("hook %q %s", c.Name, s.fate(r.Offset)))
 	}
@@ -133,24 +109,26 @@ func (s *State) fate(offset int64) string {
 	return "has not posted it yet"
 }
 
-// add adds the state of a partition.
-func (s *Status) add(p State) {
-	s.Open += len(p.Open)
-	for _, l := range p.Open {
-		if l.FirstMS != 0 && (s.OldestMS == 0 || l.FirstMS < s.OldestMS) {
-			s.OldestMS = l.FirstMS
+// addTo adds the state of a partition to what a hook has done and has to do.
+func (s *State) addTo(h *events.Hook) {
+	h.Waiting += len(s.Open)
+	for _, l := range s.Open {
+		if l.FirstMS != 0 && (h.WaitingSinceMS == 0 || l.FirstMS < h.WaitingSinceMS) {
+			h.WaitingSinceMS = l.FirstMS
 		}
 	}
-	s.Dead += len(p.Dead)
-	s.DeadTotal += p.DeadTotal
-	s.Letters = append(s.Letters, p.Dead...)
-	if p.FailingMS > s.FailingMS {
-		s.Failing, s.FailingMS = p.Failing, p.FailingMS
+	h.DeadLetters += len(s.Dead)
+	h.DeadTotal += s.DeadTotal
+	for _, l := range s.Dead {
+		h.Letters = append(h.Letters, events.DeadLetter{Event: l.ID, User: l.User, Tries: l.Tries, Reason: l.Why, TimeMS: l.At})
+	}
+	if s.FailingMS > h.ErrorMS {
+		h.Error, h.ErrorMS = s.Failing, s.FailingMS
 	}
 }
 
 // addLag counts the events behind the positions.
-func (a *Admin) addLag(ctx context.Context, found map[string]*Status, positions map[string]map[place]int64) error {
+func (a *Admin) addLag(ctx context.Context, found map[string]*events.Hook, positions map[string]map[place]int64) error {
 	ends := make(map[place]int64)
 	for name, s := range found {
 		for at, position := range positions[name] {
@@ -240,11 +218,9 @@ func (a *Admin) change(ctx context.Context, name string, fn func(*Control) error
 	if err := a.mirror.sync(ctx); err != nil {
 		return err
 	}
-	var c Control
-	if value, _ := a.mirror.get(ControlKey(name)); value != nil {
-		if err := json.Unmarshal(value, &c); err != nil {
-			return fmt.Errorf("stored control of hook %q: %w", name, err)
-		}
+	c, _, err := load[Control](a.mirror, ControlKey(name))
+	if err != nil {
+		return err
 	}
 	if err := fn(&c); err != nil {
 		return err

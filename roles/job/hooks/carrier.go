@@ -23,7 +23,7 @@ type carrier struct {
 	h         *hook
 	log       events.Log
 	partition int32
-	commit    func(ctx context.Context, at Part) error
+	commit    func(ctx context.Context, next int64) error
 
 	reader  *events.Reader
 	unread  []events.Record // read and not open yet
@@ -64,7 +64,7 @@ type callResult struct {
 	err    error
 }
 
-func newCarrier(h *hook, log events.Log, partition int32, state State, commit func(context.Context, Part) error) *carrier {
+func newCarrier(h *hook, log events.Log, partition int32, state State, commit func(context.Context, int64) error) *carrier {
 	return &carrier{
 		h: h, log: log, partition: partition, commit: commit, state: state, lanes: lanes{byUser: make(map[string]*lane)},
 		unsaved: make(map[int64]struct{}), saved: make(map[int64]struct{}), recoveries: h.health.view().recoveries,
@@ -505,7 +505,7 @@ func (c *carrier) save(ctx context.Context) {
 	if at = c.position(); at == c.committed {
 		return
 	}
-	if err := c.commit(ctx, Part{c.partition, at}); err != nil {
+	if err := c.commit(ctx, at); err != nil {
 		c.h.sampled.Warn().Err(err).Int32("partition", c.partition).Msg("the position of a hook was not stored; trying again")
 		return
 	}

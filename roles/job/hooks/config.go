@@ -9,6 +9,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"imgo/internal/events"
+	"imgo/roles/job"
 )
 
 // Config is one hook.
@@ -20,25 +21,10 @@ type Config struct {
 	Timeout  time.Duration `toml:"timeout" default:"10s" unit:"duration" min:"100ms" max:"5m" example:"\"10s\"" doc:"The longest time that one call may take."`
 	Batch    int           `toml:"batch" default:"1" unit:"events" min:"1" max:"1000" example:"1" doc:"Events in one call. With 1 the body is one event, with more it is a list."`
 	RetryFor time.Duration `toml:"retry_for" default:"24h" unit:"duration" min:"1m" example:"\"24h\"" doc:"How long an event that fails while others succeed is tried again. It becomes a dead letter then."`
-	// InFlight bounds the calls under way in this process. Default: 16.
-	InFlight int
 }
 
-func (c Config) withDefaults() Config {
-	if c.Timeout <= 0 {
-		c.Timeout = 10 * time.Second
-	}
-	if c.Batch <= 0 {
-		c.Batch = 1
-	}
-	if c.RetryFor <= 0 {
-		c.RetryFor = 24 * time.Hour
-	}
-	if c.InFlight <= 0 {
-		c.InFlight = 16
-	}
-	return c
-}
+// maxInFlight bounds the calls of one hook that are under way in this process.
+const maxInFlight = 16
 
 // The bounds of one partition of a hook.
 const (
@@ -67,28 +53,11 @@ const (
 	saveTimeout = 5 * time.Second
 )
 
-// Part is a partition of the events topic, and the offset of the first event that was not posted; -1:
-// no position is stored.
-type Part struct {
-	Partition int32
-	Next      int64
-}
-
 // Group distributes the partitions of one generation of the events topic among the jobs, for one hook.
 type Group interface {
-	// Next waits for the next assignment, until ctx is done. The caller has finished the one before.
-	Next(ctx context.Context) (Assignment, error)
+	job.Group
 	// Close leaves the group.
 	Close() error
-}
-
-// Assignment is the set of partitions that a job carries until the group changes.
-type Assignment interface {
-	Parts() []Part
-	// Done returns a channel that is closed when the assignment ends; nil: it ends with the job.
-	Done() <-chan struct{}
-	// Commit stores positions of some of the partitions.
-	Commit(ctx context.Context, at []Part) error
 }
 
 // Table is a small durable map that all nodes read. *bus.Compacted and *store.Table are tables.

@@ -11,6 +11,6 @@
 // as the topic keeps it. Replaying reads it again. Events that leave the topic before they are read are
 // logged and counted.
 //
-// The package imports no other role. It does not derive events (roles/router does), and does not open
+// The package does not derive events (roles/router does), and does not open
 // topics (roles does).
 package hooks

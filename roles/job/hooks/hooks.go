@@ -2,7 +2,6 @@ package hooks
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -13,6 +12,7 @@ import (
 	"imgo/internal/events"
 	"imgo/internal/wait"
 	"imgo/internal/webhook"
+	"imgo/roles/job"
 )
 
 // Hooks posts events to all hooks.
@@ -40,9 +40,8 @@ func New(cfgs []Config, deps Deps) (*Hooks, error) {
 	h := &Hooks{deps: deps, mirror: newMirror(deps.Table)}
 	m := newMetrics(deps.Metrics)
 	for _, cfg := range cfgs {
-		cfg = cfg.withDefaults()
 		caller, err := webhook.New(webhook.Config{
-			URL: cfg.URL, Secrets: cfg.Secrets, Timeout: cfg.Timeout, InFlight: cfg.InFlight, MaxAnswer: 1 << 20, Transport: deps.Transport,
+			URL: cfg.URL, Secrets: cfg.Secrets, Timeout: cfg.Timeout, InFlight: maxInFlight, MaxAnswer: 1 << 20, Transport: deps.Transport,
 			Observe: func(outcome string, took time.Duration) {
 				m.calls.WithLabelValues(cfg.Name, outcome).Inc()
 				m.seconds.WithLabelValues(cfg.Name).Observe(took.Seconds())
@@ -184,11 +183,8 @@ func (h *hook) endGeneration(ctx context.Context, log events.Log) (done bool, er
 			return false, fmt.Errorf("find the end of the events of partition %d: %w", partition, err)
 		}
 		key := stateKey(h.cfg.Name, place{log.Generation(), partition})
-		var s State
-		if value, _ := h.mirror.get(key); value == nil || json.Unmarshal(value, &s) != nil {
-			return false, nil
-		}
-		if s.Position < end || len(s.Open) > 0 || s.Replayed < control.Replay {
+		s, stored, err := load[State](h.mirror, key)
+		if !stored || err != nil || s.Position < end || len(s.Open) > 0 || s.Replayed < control.Replay {
 			return false, nil
 		}
 		posted[key] = s
@@ -206,7 +202,7 @@ func (h *hook) endGeneration(ctx context.Context, log events.Log) (done bool, er
 }
 
 // serve carries one assignment until it or ctx ends.
-func (h *hook) serve(ctx context.Context, log events.Log, a Assignment) {
+func (h *hook) serve(ctx context.Context, log events.Log, a job.Assignment) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var carrying sync.WaitGroup
@@ -223,12 +219,14 @@ func (h *hook) serve(ctx context.Context, log events.Log, a Assignment) {
 
 // carry posts the events of one partition until ctx is done. After an error it goes on at the stored
 // position.
-func (h *hook) carry(ctx context.Context, log events.Log, a Assignment, part Part) {
-	commit := func(ctx context.Context, at Part) error {
-		if err := a.Commit(ctx, []Part{at}); err != nil {
+func (h *hook) carry(ctx context.Context, log events.Log, a job.Assignment, part job.Part) {
+	commit := func(ctx context.Context, next int64) error {
+		at := part
+		at.Next = next
+		if err := a.Commit(ctx, []job.Part{at}); err != nil {
 			return fmt.Errorf("store the position: %w", err)
 		}
-		part.Next = at.Next
+		part = at
 		return nil
 	}
 	defer h.metrics.forget(h.cfg.Name, part.Partition)
@@ -258,12 +256,10 @@ func (h *hook) carry(ctx context.Context, log events.Log, a Assignment, part Par
 }
 
 // restore returns a carrier with the stored state of a partition.
-func (h *hook) restore(log events.Log, partition int32, commit func(context.Context, Part) error) (*carrier, error) {
-	var state State
-	if value, _ := h.mirror.get(stateKey(h.cfg.Name, place{log.Generation(), partition})); value != nil {
-		if err := json.Unmarshal(value, &state); err != nil {
-			return nil, fmt.Errorf("stored state of hook %q, partition %d: %w", h.cfg.Name, partition, err)
-		}
+func (h *hook) restore(log events.Log, partition int32, commit func(context.Context, int64) error) (*carrier, error) {
+	state, _, err := load[State](h.mirror, stateKey(h.cfg.Name, place{log.Generation(), partition}))
+	if err != nil {
+		return nil, err
 	}
 	return newCarrier(h, log, partition, state, commit), nil
 }
@@ -271,10 +267,8 @@ func (h *hook) restore(log events.Log, partition int32, commit func(context.Cont
 // control returns what callers of the API want of the hook, and a channel that is closed when that may
 // have changed.
 func (h *hook) control() (c Control, changed <-chan struct{}) {
-	value, changed := h.mirror.get(ControlKey(h.cfg.Name))
-	if value != nil && json.Unmarshal(value, &c) != nil {
-		return Control{}, changed
-	}
+	changed = h.mirror.changes()
+	c, _, _ = load[Control](h.mirror, ControlKey(h.cfg.Name)) // one that cannot be read wants nothing
 	return c, changed
 }
 

@@ -121,7 +121,7 @@ func TestPoisonedEvent(t *testing.T) {
 				w.after(time.Minute)
 			}
 			s := w.status()
-			if s.Dead != 1 || s.Letters[0].ID != poison || !strings.Contains(s.Letters[0].Why, "while others succeeded") {
+			if s.DeadLetters != 1 || s.Letters[0].Event != poison || !strings.Contains(s.Letters[0].Reason, "while others succeeded") {
 				t.Errorf("batch %d: status %+v", batch, s)
 			}
 			w.sent["poisoned"] = w.sent["poisoned"][1:]
@@ -130,7 +130,7 @@ func TestPoisonedEvent(t *testing.T) {
 			w.to.change(func() { poison = "" })
 			w.admin(func(ctx context.Context, a *hooks.Admin) error { return a.Retry(ctx, "orders") })
 			w.after(time.Minute)
-			if s := w.status(); s.Dead != 0 || s.Open != 0 || s.DeadTotal != 1 {
+			if s := w.status(); s.DeadLetters != 0 || s.Waiting != 0 || s.DeadTotal != 1 {
 				t.Errorf("batch %d: status after the replay %+v", batch, s)
 			}
 			if got := w.to.ids("poisoned"); len(got) != 4 {
@@ -154,7 +154,7 @@ func TestRefused(t *testing.T) {
 			w.add(2, "1", "2")
 			w.after(time.Hour)
 			s := w.status()
-			if s.Dead != 2 || s.Open != 0 || w.to.count() != 4 {
+			if s.DeadLetters != 2 || s.Waiting != 0 || w.to.count() != 4 {
 				t.Errorf("%d: %d calls, status %+v", status, w.to.count(), s)
 			}
 		})
@@ -180,13 +180,13 @@ func TestAway(t *testing.T) {
 		if n := w.to.count(); n > 60 {
 			t.Errorf("%d calls in ten minutes to an address that is away", n)
 		}
-		if s := w.status(); s.Dead != 0 || s.Failing == "" || s.Open == 0 {
+		if s := w.status(); s.DeadLetters != 0 || s.Error == "" || s.Waiting == 0 {
 			t.Errorf("status %+v", s)
 		}
 		w.to.change(func() { away, w.to.takes = false, 20*time.Millisecond })
 		w.after(10 * time.Minute)
 		w.checkAll()
-		if s := w.status(); s.Dead != 0 || s.Open != 0 || s.Failing != "" {
+		if s := w.status(); s.DeadLetters != 0 || s.Waiting != 0 || s.Error != "" {
 			t.Errorf("status after it came back %+v", s)
 		}
 	})
@@ -299,8 +299,8 @@ func TestManyPoisonedUsers(t *testing.T) {
 		}
 		w.after(90 * time.Minute)
 		w.checkAll()
-		if s := w.status(); s.Dead == 0 || s.Open == 0 || !strings.Contains(s.Letters[0].Why, "waited while others") {
-			t.Errorf("%d open and %d dead: %+v", s.Open, s.Dead, s.Letters[:min(1, len(s.Letters))])
+		if s := w.status(); s.DeadLetters == 0 || s.Waiting == 0 || !strings.Contains(s.Letters[0].Reason, "waited while others") {
+			t.Errorf("%d open and %d dead: %+v", s.Waiting, s.DeadLetters, s.Letters[:min(1, len(s.Letters))])
 		}
 	})
 }
@@ -351,7 +351,7 @@ func TestGenerations(t *testing.T) {
 		w.to.change(func() { failing = false })
 		w.after(time.Hour)
 		w.checkAll()
-		if s := w.status(); s.Lag != 0 || s.Open != 0 {
+		if s := w.status(); s.Lag != 0 || s.Waiting != 0 {
 			t.Errorf("status %+v", s)
 		}
 	})
@@ -389,7 +389,7 @@ func TestReplayOfGenerations(t *testing.T) {
 					t.Errorf("of %s the receiver has again %v, want %v", user, again[user], sent[3:])
 				}
 			}
-			if s := w.status(); s.Lag != 0 || s.Open != 0 {
+			if s := w.status(); s.Lag != 0 || s.Waiting != 0 {
 				t.Errorf("status %+v", s)
 			}
 		}
@@ -414,12 +414,12 @@ func TestRetryOfAGeneration(t *testing.T) {
 		w.to.change(func() { refusing = false })
 		w.add(1, "1")
 		w.after(time.Minute)
-		if s := w.status(); s.Dead != 3 {
+		if s := w.status(); s.DeadLetters != 3 {
 			t.Errorf("status %+v", s)
 		}
 		w.admin(func(ctx context.Context, a *hooks.Admin) error { return a.Retry(ctx, "orders") })
 		w.after(time.Minute)
-		if s := w.status(); s.Dead != 0 || s.Open != 0 || s.Lag != 0 {
+		if s := w.status(); s.DeadLetters != 0 || s.Waiting != 0 || s.Lag != 0 {
 			t.Errorf("status %+v", s)
 		}
 		if got := w.to.count(); got != 7 {
@@ -445,7 +445,7 @@ func TestRetention(t *testing.T) {
 		w.to.change(func() { failing = false })
 		w.after(time.Hour)
 		s := w.status()
-		if s.Dead != 1 || !strings.Contains(s.Letters[0].Why, "left the events topic") {
+		if s.DeadLetters != 1 || !strings.Contains(s.Letters[0].Reason, "left the events topic") {
 			t.Errorf("status %+v", s)
 		}
 		if got := w.to.ids("1"); !slices.Equal(got, w.sent["1"][1:]) {

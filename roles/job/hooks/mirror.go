@@ -78,11 +78,31 @@ func (m *mirror) sync(ctx context.Context) error {
 	}
 }
 
-// get returns an entry, and a channel that is closed when some entry changes.
-func (m *mirror) get(key string) (value []byte, changed <-chan struct{}) {
+// changes returns a channel that is closed when some entry changes.
+func (m *mirror) changes() <-chan struct{} {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.entries[key], m.changed
+	return m.changed
+}
+
+// get returns an entry; nil: there is none.
+func (m *mirror) get(key string) []byte {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.entries[key]
+}
+
+// load reads an entry. stored is false if there is none.
+func load[T any](m *mirror, key string) (v T, stored bool, err error) {
+	value := m.get(key)
+	if value == nil {
+		return v, false, nil
+	}
+	if err := json.Unmarshal(value, &v); err != nil {
+		var none T
+		return none, true, fmt.Errorf("read the stored %s: %w", key, err)
+	}
+	return v, true, nil
 }
 
 // states calls fn for each stored state of a hook.

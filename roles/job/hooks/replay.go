@@ -11,7 +11,7 @@ import (
 
 // replay prepares the stored state of a partition for the replay that ended its carrier. The next carrier
 // goes on from there.
-func (h *hook) replay(ctx context.Context, c *carrier, commit func(context.Context, Part) error) error {
+func (h *hook) replay(ctx context.Context, c *carrier, commit func(context.Context, int64) error) error {
 	control, _ := h.control()
 	state := c.state
 	position := c.position()
@@ -37,5 +37,5 @@ func (h *hook) replay(ctx context.Context, c *carrier, commit func(context.Conte
 		return err
 	}
 	h.log.Info().Int32("partition", c.partition).Int64("offset", position).Bool("dead_letters", control.Dead).Msg("the hook is replayed")
-	return commit(ctx, Part{c.partition, position})
+	return commit(ctx, position)
 }

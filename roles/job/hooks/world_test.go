@@ -19,6 +19,8 @@ import (
 
 	"imgo/envelope"
 	"imgo/internal/events"
+	"imgo/internal/settings"
+	"imgo/roles/job"
 	"imgo/roles/job/hooks"
 )
 
@@ -180,17 +182,17 @@ type group struct {
 	next int64
 }
 
-func (g *group) Next(context.Context) (hooks.Assignment, error) { return g, nil }
-func (g *group) Done() <-chan struct{}                          { return nil }
-func (g *group) Close() error                                   { return nil }
+func (g *group) Next(context.Context) (job.Assignment, error) { return g, nil }
+func (g *group) Done() <-chan struct{}                        { return nil }
+func (g *group) Close() error                                 { return nil }
 
-func (g *group) Parts() []hooks.Part {
+func (g *group) Parts() []job.Part {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return []hooks.Part{{Partition: 0, Next: g.next}}
+	return []job.Part{{Partition: 0, Next: g.next}}
 }
 
-func (g *group) Commit(_ context.Context, at []hooks.Part) error {
+func (g *group) Commit(_ context.Context, at []job.Part) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.next = at[0].Next
@@ -312,8 +314,9 @@ func inWorld(t *testing.T, fn func(w *world)) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{
 			t: t, table: newTable(), groups: make(map[uint16]*group), to: &receiver{t: t}, sent: make(map[string][]string),
-			cfg: hooks.Config{Name: "orders", URL: "https://backend.example/hook", Secrets: []string{secret}},
+			cfg: settings.Default[hooks.Config](),
 		}
+		w.cfg.Name, w.cfg.URL, w.cfg.Secrets = "orders", "https://backend.example/hook", []string{secret}
 		w.topic = w.topics.grow()
 		fn(w)
 		if w.stop != nil {
@@ -397,7 +400,7 @@ func (w *world) counted(result string) (n float64) {
 }
 
 // status returns the status of the hook, as callers of the API see it.
-func (w *world) status() (s hooks.Status) {
+func (w *world) status() (s events.Hook) {
 	w.t.Helper()
 	w.admin(func(ctx context.Context, a *hooks.Admin) error {
 		list, err := a.List(ctx)

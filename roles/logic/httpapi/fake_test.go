@@ -391,10 +391,10 @@ func (a answer) problem(t testing.TB) (code, field, message string) {
 	return doc.Error.Code, doc.Error.Field, doc.Error.Message
 }
 
-func (f *fakeService) Hooks(context.Context) ([]logic.Hook, error) {
-	return []logic.Hook{{
+func (f *fakeService) Hooks(context.Context) ([]events.Hook, error) {
+	return []events.Hook{{
 		Name: "orders", Lag: 3, Waiting: 2, WaitingSinceMS: 1700000000000, DeadLetters: 1, DeadTotal: 4, Error: "the address answered 500",
-		Letters: []logic.DeadLetter{{Event: "0-1.0", User: "1", Tries: 1, Reason: "the address answered 400", TimeMS: 1700000000001}},
+		Letters: []events.DeadLetter{{Event: "0-1.0", User: "1", Tries: 1, Reason: "the address answered 400", TimeMS: 1700000000001}},
 	}}, f.record("hooks")
 }
 

@@ -8,13 +8,13 @@ import (
 	"github.com/rs/zerolog"
 
 	"imgo/envelope"
+	"imgo/internal/events"
 	"imgo/internal/jsonread"
-	"imgo/roles/logic"
 )
 
 // hooksReply is the body of GET /v1/hooks.
 type hooksReply struct {
-	Hooks []logic.Hook `json:"hooks"`
+	Hooks []events.Hook `json:"hooks"`
 }
 
 // hookHandlers answer the calls about hooks.

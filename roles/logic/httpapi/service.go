@@ -79,7 +79,7 @@ type Tokens interface {
 // Hooks shows and changes the posting of events.
 type Hooks interface {
 	// Hooks returns what the hooks have done and have to do, by name.
-	Hooks(ctx context.Context) ([]logic.Hook, error)
+	Hooks(ctx context.Context) ([]events.Hook, error)
 	// ReplayHook makes a hook post again what the topic has from a time on, in Unix milliseconds. RetryHook
 	// does so for its dead letters, and ResumeHook ends its pause.
 	ReplayHook(ctx context.Context, hook string, fromMS int64) error

@@ -1,4 +1,4 @@
-package logic
+package events
 
 // Hook is what GET /v1/hooks shows of an address that events are posted to. Times are Unix milliseconds.
 type Hook struct {
