@@ -35,6 +35,8 @@ type fakeService struct {
 	rooms   map[string]uint32
 	room    func(string, int) ([]*envelope.SessionInfo, int, error)
 	stats   logic.Stats
+	byComet map[string]int
+	take    func(user string, afterMS int64, most int) (*envelope.TakeReply, error)
 	nodes   func() []logic.NodeInfo
 	notices func(uint64, int) []logic.Notice
 
@@ -53,6 +55,7 @@ type fakeService struct {
 	read      *envelope.ReadRequest
 	made      []madeToken
 	madeRooms []string
+	forgotten []string // comets
 }
 
 type madeToken struct {
@@ -162,8 +165,14 @@ func (f *fakeService) Read(_ context.Context, r *envelope.ReadRequest) (*envelop
 	return &envelope.ReadReply{Sessions: 2}, f.record("read " + r.GetRead().GetUser())
 }
 
-func (f *fakeService) Take(_ context.Context, user string, _ int64, _ int) (*envelope.TakeReply, error) {
-	return &envelope.TakeReply{}, f.record("take " + user)
+func (f *fakeService) Take(_ context.Context, user string, afterMS int64, most int) (*envelope.TakeReply, error) {
+	if err := f.record("take " + user); err != nil {
+		return nil, err
+	}
+	if f.take != nil {
+		return f.take(user, afterMS, most)
+	}
+	return &envelope.TakeReply{}, nil
 }
 
 func (f *fakeService) Rooms(context.Context) (map[string]uint32, error) {
@@ -232,10 +241,13 @@ func (f *fakeService) Grow(_ context.Context, kept int) (logic.Partitions, error
 }
 
 func (f *fakeService) CountByComet(context.Context) (map[string]int, error) {
-	return nil, f.record("comets")
+	return f.byComet, f.record("comets")
 }
 
 func (f *fakeService) ForgetComet(_ context.Context, comet string) (int, error) {
+	f.mu.Lock()
+	f.forgotten = append(f.forgotten, comet)
+	f.mu.Unlock()
 	return 1, f.record("forget " + comet)
 }
 

@@ -1,4 +1,4 @@
-package goim_test
+package httpapi_test
 
 import (
 	"errors"
@@ -9,30 +9,29 @@ import (
 	"imgo/envelope"
 	"imgo/protocol"
 	"imgo/roles/logic"
+	"imgo/roles/logic/httpapi"
 	"imgo/roles/logic/httpapi/goim"
-	"imgo/roles/logic/httpapi/internal/apitest"
 )
 
 // ginJSON is the Content-Type that goim's framework set.
 const ginJSON = "application/json; charset=utf-8"
 
-// plain is the Content-Type that Go's server sets for a text.
-const plain = "text/plain; charset=utf-8"
-
-func goimHarness(t *testing.T) *apitest.Harness {
-	return apitest.New(t, &apitest.Service{
-		RoomCounts: map[string]uint32{"live://1000": 5, "live://2000": 9, "live://<3>": 5, "chat://1": 7, "lobby": 3, "live": 4},
-		Totals:     logic.Stats{Sessions: 42},
-		NodeList: []logic.NodeInfo{
-			{Name: "b", Roles: []string{"comet"}, Address: "10.0.0.2:7170", Version: "1.0", StartMS: 1700000000123, Ready: true, Sessions: 5,
-				Clients: map[string]string{"tcp": "10.0.0.2:8080", "ws": "ws2.example:8090"}},
-			{Name: "a", Roles: []string{"logic", "comet"}, Address: "10.0.0.1:7170", Version: "1.0", StartMS: 1700000000000, Ready: true,
-				Sessions: 2,
-				Clients:  map[string]string{"tcp": "[::]:8081", "ws": "0.0.0.0:8091"}},
-			{Name: "c", Roles: []string{"comet"}, Version: "1.0", StartMS: 1700000000000, Sessions: 1},
-			{Name: "d", Roles: []string{"router"}, Address: "10.0.0.4:7170", Version: "1.0", Ready: true},
+func goimHarness(t *testing.T) *harness {
+	return newHarness(t, httpapi.Config{}, &fakeService{
+		rooms: map[string]uint32{"live://1000": 5, "live://2000": 9, "live://<3>": 5, "chat://1": 7, "lobby": 3, "live": 4},
+		stats: logic.Stats{Sessions: 42},
+		nodes: func() []logic.NodeInfo {
+			return []logic.NodeInfo{
+				{Name: "b", Roles: []string{"comet"}, Address: "10.0.0.2:7170", Version: "1.0", StartMS: 1700000000123, Ready: true, Sessions: 5,
+					Clients: map[string]string{"tcp": "10.0.0.2:8080", "ws": "ws2.example:8090"}},
+				{Name: "a", Roles: []string{"logic", "comet"}, Address: "10.0.0.1:7170", Version: "1.0", StartMS: 1700000000000, Ready: true,
+					Sessions: 2,
+					Clients:  map[string]string{"tcp": "[::]:8081", "ws": "0.0.0.0:8091"}},
+				{Name: "c", Roles: []string{"comet"}, Version: "1.0", StartMS: 1700000000000, Sessions: 1},
+				{Name: "d", Roles: []string{"router"}, Address: "10.0.0.4:7170", Version: "1.0", Ready: true},
+			}
 		},
-	}, nil)
+	})
 }
 
 // TestGoimGolden compares the answers of /goim byte for byte. The errors for bad queries were recorded
@@ -141,11 +140,11 @@ func TestGoimGolden(t *testing.T) {
 			if tt.method == "GET" {
 				send = ""
 			}
-			a := h.Do(tt.method, tt.target, send)
-			if a.Status != tt.status || a.Body != tt.want || a.ContentType != tt.contentType {
-				t.Errorf("answered %d, %s\n%s\nwant %d, %s\n%s", a.Status, a.ContentType, a.Body, tt.status, tt.contentType, tt.want)
+			a := h.do(tt.method, tt.target, send)
+			if a.status != tt.status || a.body != tt.want || a.header.Get("Content-Type") != tt.contentType {
+				t.Errorf("answered %d, %s\n%s\nwant %d, %s\n%s", a.status, a.header.Get("Content-Type"), a.body, tt.status, tt.contentType, tt.want)
 			}
-			if got := h.Service.LastPush(); !reflect.DeepEqual(got, tt.push) {
+			if got := h.service.lastPush(); !reflect.DeepEqual(got, tt.push) {
 				t.Errorf("pushed %+v, want %+v", got, tt.push)
 			}
 		})
@@ -171,19 +170,20 @@ func TestGoimErrors(t *testing.T) {
 		{top, "GET", errors.New("a secret"), `{"code":-400,"message":"the server failed; its log says why"}`},
 		{"/goim/online/total", "GET", errors.New("a secret"), `{"code":-500,"message":"the server failed; its log says why"}`},
 	} {
-		h := apitest.New(t, &apitest.Service{Err: tt.err}, nil)
-		if a := h.Do(tt.method, tt.target, ""); a.Status != 200 || a.Body != tt.want || a.ContentType != ginJSON {
-			t.Errorf("%s with the error %q answered %d %s", tt.target, tt.err, a.Status, a.Body)
+		h := newHarness(t, httpapi.Config{}, &fakeService{err: tt.err})
+		if a := h.do(tt.method, tt.target, ""); a.status != 200 || a.body != tt.want || a.header.Get("Content-Type") != ginJSON {
+			t.Errorf("%s with the error %q answered %d %s", tt.target, tt.err, a.status, a.body)
 		}
 	}
 }
 
 func TestGoimNodesAsConfigured(t *testing.T) {
-	h := apitest.New(t, &apitest.Service{}, &goim.Config{Domain: "conn.example", TCPPort: 1, WSPort: 2, WSSPort: 3, Heartbeat: 30e9,
-		HeartbeatMax: 4})
+	h := newHarness(t, httpapi.Config{Goim: goim.Config{
+		Domain: "conn.example", TCPPort: 1, WSPort: 2, WSSPort: 3, Heartbeat: 30e9, HeartbeatMax: 4,
+	}}, nil)
 	want := `{"code":0,"message":"","data":{"domain":"conn.example","tcp_port":1,"ws_port":2,"wss_port":3,"heartbeat":30,` +
 		`"nodes":["conn.example"],"backoff":{"max_delay":300,"base_delay":3,"factor":1.8,"jitter":0.3},"heartbeat_max":4}}`
-	if a := h.Do("GET", "/goim/nodes/weighted", ""); a.Status != 200 || a.Body != want {
-		t.Errorf("answered %d\n%s\nwant\n%s", a.Status, a.Body, want)
+	if a := h.do("GET", "/goim/nodes/weighted", ""); a.status != 200 || a.body != want {
+		t.Errorf("answered %d\n%s\nwant\n%s", a.status, a.body, want)
 	}
 }

@@ -1,4 +1,4 @@
-package imgo2016_test
+package httpapi_test
 
 import (
 	"errors"
@@ -10,10 +10,10 @@ import (
 
 	"imgo/envelope"
 	"imgo/roles/logic"
-	"imgo/roles/logic/httpapi/internal/apitest"
+	"imgo/roles/logic/httpapi"
 )
 
-// plain is the Content-Type that Go's server set for the answers of imgo 2016.
+// plain is the Content-Type that Go's server sets for a text.
 const plain = "text/plain; charset=utf-8"
 
 // TestImgoGolden compares the answers of /1 byte for byte: status, Content-Type and body. It also
@@ -94,16 +94,16 @@ func TestImgoGolden(t *testing.T) {
 		{"POST", "/1/", "", 404, "404 page not found\n", nil},
 	} {
 		t.Run(tt.method+" "+tt.target+" "+tt.send[:min(len(tt.send), 40)], func(t *testing.T) {
-			h := apitest.New(t, &apitest.Service{
-				RoomCounts: map[string]uint32{"1": 2, "20": 1, "live://1": 2, "007": 1, "lobby": 1},
-				Totals:     logic.Stats{Sessions: 12},
-				ByComet:    map[string]int{"1": 3, "comet-a": 7},
-			}, nil)
-			a := h.Do(tt.method, tt.target, tt.send)
-			if a.Status != tt.status || a.Body != tt.want || a.ContentType != plain {
-				t.Errorf("answered %d, %s\n%s\nwant %d\n%s", a.Status, a.ContentType, a.Body, tt.status, tt.want)
+			h := newHarness(t, httpapi.Config{}, &fakeService{
+				rooms:   map[string]uint32{"1": 2, "20": 1, "live://1": 2, "007": 1, "lobby": 1},
+				stats:   logic.Stats{Sessions: 12},
+				byComet: map[string]int{"1": 3, "comet-a": 7},
+			})
+			a := h.do(tt.method, tt.target, tt.send)
+			if a.status != tt.status || a.body != tt.want || a.header.Get("Content-Type") != plain {
+				t.Errorf("answered %d, %s\n%s\nwant %d\n%s", a.status, a.header.Get("Content-Type"), a.body, tt.status, tt.want)
 			}
-			got := h.Service.LastPush()
+			got := h.service.lastPush()
 			if got != nil && len(got.Body) == 0 {
 				got.Body = nil
 			}
@@ -131,13 +131,13 @@ func TestImgoErrors(t *testing.T) {
 			"/1/count?type=server": "GET", "/1/server/del?server=1": "POST", "/1/admin/token/new?uid=1&token=t&expire=1": "POST",
 			"/1/msg/get?uid=1&mid=0&token=t": "GET",
 		} {
-			h := apitest.New(t, &apitest.Service{Err: tt.err}, nil)
+			h := newHarness(t, httpapi.Config{}, &fakeService{err: tt.err})
 			want := tt.want
 			if want == `{"ret":65534}` && !strings.Contains(target, "token") {
 				want = `{"ret":65535}` // as the calls of 2016 without a token did
 			}
-			if a := h.Do(method, target, "x"); a.Status != 200 || a.Body != want {
-				t.Errorf("%s with the error %q answered %d %s, want %s", target, tt.err, a.Status, a.Body, want)
+			if a := h.do(method, target, "x"); a.status != 200 || a.body != want {
+				t.Errorf("%s with the error %q answered %d %s, want %s", target, tt.err, a.status, a.body, want)
 			}
 		}
 	}
@@ -147,7 +147,7 @@ func TestImgoErrors(t *testing.T) {
 // every path that takes a uid. The service is not called.
 func TestAncestorBug11_NegativeUID(t *testing.T) {
 	for _, uid := range []string{"-1", "-9223372036854775808", "-9223372036854775809", "9223372036854775808", "1e3", "0x10", " 1", "١"} {
-		h := apitest.New(t, &apitest.Service{GoodTokens: map[string]string{"t": uid}}, nil)
+		h := newHarness(t, httpapi.Config{}, &fakeService{tokens: map[string]string{"t": uid}})
 		escaped := strings.NewReplacer(" ", "%20").Replace(uid)
 		for _, ask := range [][3]string{
 			{"POST", "/1/push?uid=" + escaped, `{"test":1}`},
@@ -156,7 +156,7 @@ func TestAncestorBug11_NegativeUID(t *testing.T) {
 			{"POST", "/1/admin/token/new", `{"uid":"` + uid + `","token":"t","expire":60}`},
 			{"GET", "/1/msg/get?mid=0&token=t&uid=" + escaped, ""},
 		} {
-			a := h.Do(ask[0], ask[1], ask[2])
+			a := h.do(ask[0], ask[1], ask[2])
 			if ask[1] == "/1/pushs" && uid == " 1" {
 				continue // JSON allows a space before a number.
 			}
@@ -164,11 +164,11 @@ func TestAncestorBug11_NegativeUID(t *testing.T) {
 			if strings.HasPrefix(ask[1], "/1/push") {
 				want = `{"ret":65535}`
 			}
-			if a.Status != 200 || a.Body != want {
-				t.Errorf("%s %s %q answered %d %s", ask[0], ask[1], ask[2], a.Status, a.Body)
+			if a.status != 200 || a.body != want {
+				t.Errorf("%s %s %q answered %d %s", ask[0], ask[1], ask[2], a.status, a.body)
 			}
 		}
-		for _, call := range h.Service.Calls() {
+		for _, call := range h.service.recorded() {
 			if call != "push" || uid != " 1" {
 				t.Errorf("uid %q did %q", uid, call)
 			}
@@ -179,9 +179,9 @@ func TestAncestorBug11_NegativeUID(t *testing.T) {
 // TestAncestorBug01_MultiPushStoresOffline checks that /1/pushs keeps messages for users who are
 // offline.
 func TestAncestorBug01_MultiPushStoresOffline(t *testing.T) {
-	h := apitest.New(t, &apitest.Service{}, nil)
-	h.Do("POST", "/1/pushs", `{"m":{"test":1},"u":[1,2]}`)
-	if cmd := h.Service.LastPush(); cmd == nil || !cmd.Kept {
+	h := newHarness(t, httpapi.Config{}, &fakeService{})
+	h.do("POST", "/1/pushs", `{"m":{"test":1},"u":[1,2]}`)
+	if cmd := h.service.lastPush(); cmd == nil || !cmd.Kept {
 		t.Errorf("pushed %+v, want it kept", cmd)
 	}
 }
@@ -189,20 +189,20 @@ func TestAncestorBug01_MultiPushStoresOffline(t *testing.T) {
 // TestAncestorBug12_BroadcastWithoutComets checks that a broadcast without a comet reaches nobody and
 // is no error in any of the APIs.
 func TestAncestorBug12_BroadcastWithoutComets(t *testing.T) {
-	h := apitest.New(t, &apitest.Service{}, nil)
+	h := newHarness(t, httpapi.Config{}, &fakeService{})
 	for target, want := range map[string]string{
 		"/1/push/all": `{"ret":1}`, "/1/push/room?rid=1": `{"ret":1}`,
 		"/goim/push/all?operation=1000": `{"code":0,"message":""}`,
 	} {
-		if a := h.Do("POST", target, "x"); a.Status != 200 || a.Body != want {
-			t.Errorf("%s answered %d %s", target, a.Status, a.Body)
+		if a := h.do("POST", target, "x"); a.status != 200 || a.body != want {
+			t.Errorf("%s answered %d %s", target, a.status, a.body)
 		}
 	}
-	if a := h.Do("POST", "/v1/push", `{"all":true,"body":1}`); a.Status != 202 || a.Body != "{\"sessions\":null}\n" {
-		t.Errorf("/v1/push answered %d %s", a.Status, a.Body)
+	if a := h.do("POST", "/v1/push", `{"all":true,"body":1}`); a.status != 202 || a.body != "{\"sessions\":null}\n" {
+		t.Errorf("/v1/push answered %d %s", a.status, a.body)
 	}
-	if a := h.Do("GET", "/goim/nodes/instances", ""); a.Status != 200 || a.Body != `{"code":0,"message":"","data":null}` {
-		t.Errorf("nodes/instances answered %d %s", a.Status, a.Body)
+	if a := h.do("GET", "/goim/nodes/instances", ""); a.status != 200 || a.body != `{"code":0,"message":"","data":null}` {
+		t.Errorf("nodes/instances answered %d %s", a.status, a.body)
 	}
 }
 
@@ -210,11 +210,11 @@ func TestAncestorBug12_BroadcastWithoutComets(t *testing.T) {
 // service unchanged.
 func TestAncestorBug16_BroadcastBodyIsNotJSON(t *testing.T) {
 	for _, body := range []string{"hello", "{", "\x00\xff", "<b>&amp;</b>", strings.Repeat("[", 5000)} {
-		h := apitest.New(t, &apitest.Service{}, nil)
+		h := newHarness(t, httpapi.Config{}, &fakeService{})
 		for _, target := range []string{"/1/push/all", "/1/push/room?rid=1", "/1/push?uid=1", "/goim/push/all?operation=5",
 			"/goim/push/mids?operation=5&mids=1"} {
-			if a := h.Do("POST", target, body); a.Status != 200 || string(h.Service.LastPush().Body) != body {
-				t.Errorf("%s with %q answered %d %s", target, body, a.Status, a.Body)
+			if a := h.do("POST", target, body); a.status != 200 || string(h.service.lastPush().Body) != body {
+				t.Errorf("%s with %q answered %d %s", target, body, a.status, a.body)
 			}
 		}
 	}
@@ -227,12 +227,12 @@ func TestImgoServerDel(t *testing.T) {
 		"538802085": {"538802085", "comet-a"}, // as /1/count?type=server shows it
 		"5":         {"5"},
 	} {
-		h := apitest.New(t, &apitest.Service{ByComet: comets}, nil)
-		if a := h.Do("POST", "/1/server/del?server="+server, ""); a.Body != `{"ret":1}` {
-			t.Errorf("server %s: %s", server, a.Body)
+		h := newHarness(t, httpapi.Config{}, &fakeService{byComet: comets})
+		if a := h.do("POST", "/1/server/del?server="+server, ""); a.body != `{"ret":1}` {
+			t.Errorf("server %s: %s", server, a.body)
 		}
-		if !slices.Equal(h.Service.Forgotten(), want) {
-			t.Errorf("server %s: forgot %q, want %q", server, h.Service.Forgotten(), want)
+		if !slices.Equal(h.service.forgotten, want) {
+			t.Errorf("server %s: forgot %q, want %q", server, h.service.forgotten, want)
 		}
 	}
 }
@@ -241,18 +241,18 @@ func TestImgoTokenNew(t *testing.T) {
 	for _, tt := range []struct {
 		name, target, body string
 		want               string
-		made               *apitest.MadeToken
+		made               *madeToken
 	}{
 		{"form", "/1/admin/token/new", "uid=10086&token=abc%20d&expire=3600", `{"ret":1}`,
-			&apitest.MadeToken{User: "10086", TTL: time.Hour, Token: "abc d"}},
+			&madeToken{user: "10086", ttl: time.Hour, token: "abc d"}},
 		{"query", "/1/admin/token/new?uid=10086&token=abc&expire=3600", "", `{"ret":1}`,
-			&apitest.MadeToken{User: "10086", TTL: time.Hour, Token: "abc"}},
+			&madeToken{user: "10086", ttl: time.Hour, token: "abc"}},
 		{"JSON, as documented", "/1/admin/token/new", `{"uid":10086,"token":"JKF67897FDS325sdkfJK","expire":123456}`, `{"ret":1}`,
-			&apitest.MadeToken{User: "10086", TTL: 123456 * time.Second, Token: "JKF67897FDS325sdkfJK"}},
+			&madeToken{user: "10086", ttl: 123456 * time.Second, token: "JKF67897FDS325sdkfJK"}},
 		{"JSON with strings", "/1/admin/token/new", ` {"uid":"10086","token":"abc","expire":"60"}`, `{"ret":1}`,
-			&apitest.MadeToken{User: "10086", TTL: time.Minute, Token: "abc"}},
+			&madeToken{user: "10086", ttl: time.Minute, token: "abc"}},
 		{"for ever", "/1/admin/token/new", "uid=1&token=abc&expire=9223372036854775807", `{"ret":1}`,
-			&apitest.MadeToken{User: "1", TTL: 9e9 * time.Second, Token: "abc"}},
+			&madeToken{user: "1", ttl: 9e9 * time.Second, token: "abc"}},
 		{"no uid", "/1/admin/token/new", "token=abc&expire=3600", `{"ret":65534}`, nil},
 		{"uid 0", "/1/admin/token/new", "uid=0&token=abc&expire=3600", `{"ret":65534}`, nil},
 		{"no token", "/1/admin/token/new", "uid=1&expire=3600", `{"ret":65534}`, nil},
@@ -265,14 +265,15 @@ func TestImgoTokenNew(t *testing.T) {
 		{"nothing", "/1/admin/token/new", "", `{"ret":65534}`, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			h := apitest.New(t, &apitest.Service{}, nil)
+			h := newHarness(t, httpapi.Config{}, &fakeService{})
 			for _, contentType := range []string{"application/x-www-form-urlencoded", "application/json", ""} {
-				a := h.Do("POST", tt.target, tt.body, "Content-Type: "+contentType)
-				if a.Status != 200 || a.Body != tt.want || a.ContentType != plain {
-					t.Errorf("answered %d %s", a.Status, a.Body)
+				a := h.do("POST", tt.target, tt.body, "Content-Type: "+contentType)
+				if a.status != 200 || a.body != tt.want || a.header.Get("Content-Type") != plain {
+					t.Errorf("answered %d %s", a.status, a.body)
 				}
-				made := h.Service.TakeMade()
-				if tt.made == nil && len(made) > 0 || tt.made != nil && !reflect.DeepEqual(made, []apitest.MadeToken{*tt.made}) {
+				made := h.service.made
+				h.service.made = nil
+				if tt.made == nil && len(made) > 0 || tt.made != nil && !reflect.DeepEqual(made, []madeToken{*tt.made}) {
 					t.Errorf("made %+v, want %+v", made, tt.made)
 				}
 			}
@@ -282,9 +283,9 @@ func TestImgoTokenNew(t *testing.T) {
 
 // TestImgoMsgGetGolden compares the answers of /1/msg/get byte for byte.
 func TestImgoMsgGetGolden(t *testing.T) {
-	service := &apitest.Service{
-		GoodTokens: map[string]string{"t5": "5", "t6": "6"},
-		OnTake: func(user string, after int64, limit int) (*envelope.TakeReply, error) {
+	service := &fakeService{
+		tokens: map[string]string{"t5": "5", "t6": "6"},
+		take: func(user string, after int64, limit int) (*envelope.TakeReply, error) {
 			if user != "5" || after != 1400000000000 || limit != 1000 {
 				return &envelope.TakeReply{}, nil
 			}
@@ -316,15 +317,15 @@ func TestImgoMsgGetGolden(t *testing.T) {
 		{"uid=5&mid=0&token=t5&cb=" + strings.Repeat("x", 129), `{"ret":65534}`},
 	} {
 		t.Run(tt.query, func(t *testing.T) {
-			h := apitest.New(t, service, nil)
-			a := h.Do("GET", "/1/msg/get?"+tt.query, "")
-			if a.Status != 200 || a.Body != tt.want || a.ContentType != plain {
-				t.Errorf("answered %d, %s\n%s\nwant\n%s", a.Status, a.ContentType, a.Body, tt.want)
+			h := newHarness(t, httpapi.Config{}, service)
+			a := h.do("GET", "/1/msg/get?"+tt.query, "")
+			if a.status != 200 || a.body != tt.want || a.header.Get("Content-Type") != plain {
+				t.Errorf("answered %d, %s\n%s\nwant\n%s", a.status, a.header.Get("Content-Type"), a.body, tt.want)
 			}
 		})
 	}
-	h := apitest.New(t, service, nil)
-	if a := h.Do("POST", "/1/msg/get?uid=5&mid=0&token=t5", ""); a.Status != 405 || a.Body != "Method Not Allowed\n" {
-		t.Errorf("POST answered %d %s", a.Status, a.Body)
+	h := newHarness(t, httpapi.Config{}, service)
+	if a := h.do("POST", "/1/msg/get?uid=5&mid=0&token=t5", ""); a.status != 405 || a.body != "Method Not Allowed\n" {
+		t.Errorf("POST answered %d %s", a.status, a.body)
 	}
 }
