@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 
 	"imgo/envelope"
 )
@@ -136,11 +137,7 @@ func (r *Reader) skip(ctx context.Context) error {
 
 // Highest returns the highest id that a partition has. All events with lower ids are in the topic too.
 func Highest(ctx context.Context, log Log, partition int32) (ID, error) {
-	_, end, err := log.Bounds(ctx, partition)
-	if err != nil {
-		return ID{}, fmt.Errorf("find the end of the events of partition %d: %w", partition, err)
-	}
-	return highest(ctx, log, partition, end)
+	return highest(ctx, log, partition, math.MaxInt64)
 }
 
 // highest returns the highest id among the last entries before an offset.

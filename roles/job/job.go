@@ -186,14 +186,7 @@ func (j *Job) Ready() error { return nil }
 const pruneInterval = 10 * time.Second
 
 func (j *Job) pruneLoop(ctx context.Context) {
-	tick := time.NewTicker(pruneInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
+	for wait.Sleep(ctx, pruneInterval) == nil {
 		j.mu.Lock()
 		for name, s := range j.senders {
 			if j.d.Comets.Comet(name) == nil {

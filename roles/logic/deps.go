@@ -162,6 +162,7 @@ type core struct {
 	tokens  TokenStore
 	metrics *metrics
 	warn    *warnings
+	log     zerolog.Logger
 	now     clock
 }
 

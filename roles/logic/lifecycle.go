@@ -61,6 +61,14 @@ func (l *lifecycle) begin(ctx context.Context) (callCtx context.Context, end fun
 	return l.beginWithin(ctx, l.callTimeout)
 }
 
+// beginFor is begin for a call about a user, whose name it checks.
+func (l *lifecycle) beginFor(ctx context.Context, user string) (callCtx context.Context, end func(), err error) {
+	if err := envelope.CheckName("user", user); err != nil {
+		return nil, nil, err
+	}
+	return l.begin(ctx)
+}
+
 // beginWithin is begin for a call that may take longer.
 func (l *lifecycle) beginWithin(ctx context.Context, timeout time.Duration) (callCtx context.Context, end func(), err error) {
 	l.mu.RLock()

@@ -81,7 +81,7 @@ func New(cfg Config, deps Deps) (*Logic, error) {
 		return nil, err
 	}
 	authenticator := timedAuthenticator{decider, metrics.authSeconds}
-	backend, err := newRoomWebhook(cfg, deps, now)
+	backend, err := newRoomWebhook(cfg, deps)
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +97,8 @@ func New(cfg Config, deps Deps) (*Logic, error) {
 		cfg: cfg, life: &lifecycle{callTimeout: cfg.CallTimeout},
 		owners: &owners{routers: deps.Routers, partitions: int(deps.Kept.Partitions())},
 		kept:   &keptWriter{log: deps.Kept, records: deps.Records, now: now}, live: &publisher{live: deps.Live, now: now},
-		tokens: deps.Tokens, metrics: metrics, warn: newWarnings(deps.Log), now: now,
+		tokens: deps.Tokens, metrics: metrics, warn: newWarnings(deps.Log),
+		log: deps.Log, now: now,
 	}
 	c.kicker = &kicker{owners: c.owners, live: c.live, metrics: metrics}
 	c.comets = &cometSurvey{Comets: deps.Comets, life: c.life, timeout: cfg.CometTimeout, warn: c.warn}
@@ -106,7 +107,7 @@ func New(cfg Config, deps Deps) (*Logic, error) {
 			core: c, turns: newTurns(), level: level, claims: &claims{owners: c.owners, kept: c.kept, byKey: make(map[string]claim)},
 		},
 		sessionHandler:  sessionHandler{core: c, auth: authenticator, backend: backend},
-		upstreamHandler: upstreamHandler{core: c, rules: upstream.NewTable(cfg.Upstream), calls: calls, log: deps.Log},
+		upstreamHandler: upstreamHandler{core: c, rules: upstream.NewTable(cfg.Upstream), calls: calls},
 		announceHandler: announceHandler{c},
 		ackHandler:      ackHandler{c},
 		readHandler:     readHandler{c},
@@ -188,7 +189,7 @@ func (l *Logic) Run(ctx context.Context) error {
 	l.life.stop()
 	background.Wait()
 	if l.backend != nil {
-		l.backend.caller.Close()
+		l.backend.Close()
 	}
 	for _, caller := range l.calls {
 		caller.Close()

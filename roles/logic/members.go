@@ -61,14 +61,11 @@ func (h *memberHandler) SetMember(ctx context.Context, room, user string, member
 // UserRooms returns the rooms that callers of the API have put a user into, sorted,
 // and how many there may be.
 func (h *memberHandler) UserRooms(ctx context.Context, user string) (rooms []string, limit int, err error) {
-	ctx, end, err := h.life.begin(ctx)
+	ctx, end, err := h.life.beginFor(ctx, user)
 	if err != nil {
 		return nil, 0, err
 	}
 	defer end()
-	if err := envelope.CheckName("user", user); err != nil {
-		return nil, 0, err
-	}
 	reply, err := h.memberships(ctx, user, 0)
 	if err != nil {
 		return nil, 0, err

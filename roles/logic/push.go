@@ -243,15 +243,21 @@ func (h *pushHandler) checkTarget(c *PushCommand) error {
 	if err := checkNames("users", c.Users, h.cfg.MaxUsers, envelope.CheckName); err != nil {
 		return err
 	}
-	if c.KeyUser != "" {
-		if err := envelope.CheckName("user", c.KeyUser); err != nil {
-			return err
-		}
+	if err := checkOptional("user", c.KeyUser); err != nil {
+		return err
 	}
 	if c.Goim {
 		return checkNames("keys", c.Keys, h.cfg.MaxUsers, envelope.CheckRoom)
 	}
 	return checkNames("keys", c.Keys, h.cfg.MaxUsers, envelope.CheckName)
+}
+
+// checkOptional checks a name that may be missing.
+func checkOptional(field, name string) error {
+	if name == "" {
+		return nil
+	}
+	return envelope.CheckName(field, name)
 }
 
 // checkNames checks a list of at most limit users or keys, which may be empty.

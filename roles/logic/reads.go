@@ -54,10 +54,8 @@ func checkRead(r *envelope.Read) error {
 	if err := envelope.CheckName("user", r.GetUser()); err != nil {
 		return err
 	}
-	if r.Device != "" {
-		if err := envelope.CheckName("device", r.Device); err != nil {
-			return err
-		}
+	if err := checkOptional("device", r.Device); err != nil {
+		return err
 	}
 	switch {
 	case len(r.Ids) == 0 && r.UpTo == 0:

@@ -26,10 +26,8 @@ type removeHandler struct{ *core }
 // message waits for it any more. It returns envelope.ErrNotFound if the user has no
 // such device. The device without a name stands for all sessions that named none. A client that connects with the name is a new device.
 func (h *removeHandler) ForgetDevice(ctx context.Context, user, device string) (Removed, error) {
-	if device != "" {
-		if err := envelope.CheckName("device", device); err != nil {
-			return Removed{}, err
-		}
+	if err := checkOptional("device", device); err != nil {
+		return Removed{}, err
 	}
 	return h.remove(ctx, &envelope.Removal{User: user, Devices: []string{device}}, func(ctx context.Context, r *Removed) (err error) {
 		filter := KickFilter{Code: protocol.CloseKicked, Reason: "the device was forgotten"}
@@ -63,14 +61,11 @@ func (h *removeHandler) Erase(ctx context.Context, user string) (Removed, error)
 func (h *removeHandler) remove(
 	ctx context.Context, removal *envelope.Removal, first func(context.Context, *Removed) error,
 ) (Removed, error) {
-	ctx, end, err := h.life.begin(ctx)
+	ctx, end, err := h.life.beginFor(ctx, removal.User)
 	if err != nil {
 		return Removed{}, err
 	}
 	defer end()
-	if err := envelope.CheckName("user", removal.User); err != nil {
-		return Removed{}, err
-	}
 	var removed Removed
 	if first != nil {
 		if err := first(ctx, &removed); err != nil {

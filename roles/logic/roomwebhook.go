@@ -7,24 +7,14 @@ import (
 	"fmt"
 	"net/http"
 
-	"github.com/rs/zerolog"
-
 	"imgo/envelope"
 	"imgo/internal/webhook"
 	"imgo/roles/logic/auth"
 )
 
-// roomWebhook asks the operator's backend whether a session may join a room. It has calls, and a
-// circuit breaker, of its own: a backend that fails for rooms lets clients connect. Safe for
-// concurrent use.
-type roomWebhook struct {
-	caller *webhook.Caller
-	now    clock
-	log    zerolog.Logger
-}
-
-// newRoomWebhook returns nil if no rule asks the backend.
-func newRoomWebhook(cfg Config, deps Deps, now clock) (*roomWebhook, error) {
+// newRoomWebhook returns what asks the operator's backend whether a session may join a room; nil: no rule asks it. It has
+// calls, and a circuit breaker, of its own: a backend that fails for rooms lets clients connect.
+func newRoomWebhook(cfg Config, deps Deps) (*webhook.Caller, error) {
 	if !cfg.Asks() {
 		return nil, nil
 	}
@@ -33,7 +23,7 @@ func newRoomWebhook(cfg Config, deps Deps, now clock) (*roomWebhook, error) {
 	if err != nil {
 		return nil, fmt.Errorf("rooms: %w", err)
 	}
-	return &roomWebhook{caller: caller, now: now, log: deps.Log}, nil
+	return caller, nil
 }
 
 // joinCall is what the backend is asked.
@@ -74,16 +64,16 @@ type joinAnswer struct {
 	ExpiresMS int64  `json:"expires_ms"`
 }
 
-// decide returns until when a session may be in a room, in Unix milliseconds; 0: for ever.
-func (w *roomWebhook) decide(ctx context.Context, r *envelope.JoinRequest) (untilMS int64, err error) {
+// askBackend returns until when a session may be in a room, in Unix milliseconds; 0: for ever.
+func (h *sessionHandler) askBackend(ctx context.Context, r *envelope.JoinRequest) (untilMS int64, err error) {
 	call := joinCall{Type: "join", Room: r.GetRoom(), sessionDocument: documentOf(r.GetSession())}
 	document, err := json.Marshal(call)
 	if err != nil {
 		return 0, fmt.Errorf("write the call of the webhook: %w", err)
 	}
-	answer, err := w.caller.Post(ctx, "join_"+rand.Text(), document)
+	answer, err := h.backend.Post(ctx, "join_"+rand.Text(), document)
 	if err != nil {
-		w.log.Debug().Err(err).Str("room", call.Room).Msg("the webhook has not decided about a room")
+		h.log.Debug().Err(err).Str("room", call.Room).Msg("the webhook has not decided about a room")
 		return 0, errNoDecision
 	}
 	var doc joinAnswer
@@ -92,10 +82,10 @@ func (w *roomWebhook) decide(ctx context.Context, r *envelope.JoinRequest) (unti
 	case answer.Status == http.StatusUnauthorized, answer.Status == http.StatusForbidden, answer.OK() && bad == nil && doc.Refuse != "":
 		return 0, refusedRoom(call.Room, auth.Reason(doc.Refuse, "the backend does not let the client in"))
 	case !answer.OK(), bad != nil, !doc.Allow, doc.ExpiresMS < 0:
-		w.log.Warn().Int("status", answer.Status).AnErr("json", bad).Str("room", call.Room).
+		h.log.Warn().Int("status", answer.Status).AnErr("json", bad).Str("room", call.Room).
 			Msg(`the webhook's answer about a room cannot be used: it must be {"allow":true}, perhaps with expires_ms, or {"refuse":"reason"}`)
 		return 0, errNoDecision
-	case doc.ExpiresMS != 0 && doc.ExpiresMS <= w.now().UnixMilli():
+	case doc.ExpiresMS != 0 && doc.ExpiresMS <= h.now().UnixMilli():
 		return 0, refusedRoom(call.Room, "the time that the backend gave is over")
 	}
 	return doc.ExpiresMS, nil

@@ -8,13 +8,14 @@ import (
 	"slices"
 
 	"imgo/envelope"
+	"imgo/internal/webhook"
 )
 
 // sessionHandler takes what comets ask for their sessions.
 type sessionHandler struct {
 	*core
 	auth    timedAuthenticator
-	backend *roomWebhook // decides about rooms; nil: no rule asks it
+	backend *webhook.Caller // decides about rooms; nil: no rule asks it
 }
 
 // Connect admits a session: it checks who the client is, has the owner register
@@ -112,7 +113,7 @@ func (h *sessionHandler) Join(ctx context.Context, r *envelope.JoinRequest) (*en
 		return nil, err
 	}
 	if h.cfg.RoomRules.join(r.GetRoom()) == JoinWebhook {
-		until, err := h.backend.decide(ctx, r)
+		until, err := h.askBackend(ctx, r)
 		if err != nil {
 			return nil, err
 		}
@@ -192,16 +193,11 @@ func checkConnect(r *envelope.ConnectRequest) error {
 	if s.GetAddress().GetComet() == "" || s.GetAddress().GetSession() == 0 {
 		return envelope.Invalid("session", "must name a comet and a session")
 	}
-	optional := []struct{ field, name string }{
-		{"device", s.GetDevice()}, {"platform", s.GetPlatform()},
+	if err := checkOptional("device", s.GetDevice()); err != nil {
+		return err
 	}
-	for _, o := range optional {
-		if o.name == "" {
-			continue
-		}
-		if err := envelope.CheckName(o.field, o.name); err != nil {
-			return err
-		}
+	if err := checkOptional("platform", s.GetPlatform()); err != nil {
+		return err
 	}
 	if s.GetKey() != "" && !s.GetAddress().AsKey().HasName(s.GetKey()) { // else an earlier try has named it
 		if err := envelope.CheckKey("key", s.GetKey()); err != nil {

@@ -57,14 +57,11 @@ type tokenHandler struct {
 // NewToken makes a token for a user. Only a hash is stored: the answer is the
 // only time that the token can be read.
 func (h *tokenHandler) NewToken(ctx context.Context, r TokenRequest) (Token, error) {
-	ctx, end, err := h.life.begin(ctx)
+	ctx, end, err := h.life.beginFor(ctx, r.User)
 	if err != nil {
 		return Token{}, err
 	}
 	defer end()
-	if err := envelope.CheckName("user", r.User); err != nil {
-		return Token{}, err
-	}
 	if r.TTL < 0 {
 		return Token{}, envelope.Invalid("ttl", "must not be negative")
 	}
@@ -169,14 +166,11 @@ func (h *tokenHandler) RevokeToken(ctx context.Context, token string, closeSessi
 // closeSessions the user's sessions are closed (3503), also if there was no
 // token: they may have come with a JWT.
 func (h *tokenHandler) RevokeUser(ctx context.Context, user string, closeSessions bool) (int, error) {
-	ctx, end, err := h.life.begin(ctx)
+	ctx, end, err := h.life.beginFor(ctx, user)
 	if err != nil {
 		return 0, err
 	}
 	defer end()
-	if err := envelope.CheckName("user", user); err != nil {
-		return 0, err
-	}
 	n, err := h.tokens.RevokeUser(ctx, user)
 	if err != nil {
 		return n, appended("revoke the user's tokens", err)

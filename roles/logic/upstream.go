@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/rs/zerolog"
 
 	"imgo/envelope"
 	"imgo/internal/events"
@@ -30,7 +29,6 @@ type upstreamHandler struct {
 	*core
 	rules upstream.Table
 	calls map[int]*webhook.Caller // by the index of their rule
-	log   zerolog.Logger
 }
 
 // Upstream takes a message of a client. It returns once the message is durable, or once the backend has answered.
@@ -77,13 +75,11 @@ func (h *upstreamHandler) take(ctx context.Context, r *envelope.UpstreamRequest,
 // check returns a refusal of a message that is no good; nil: it is.
 func (h *upstreamHandler) check(r *envelope.UpstreamRequest) *envelope.UpstreamReply {
 	s := r.GetSession()
-	for _, name := range [...]struct{ field, value string }{{"user", s.GetUser()}, {"device", s.GetDevice()}} {
-		if name.field == "device" && name.value == "" {
-			continue
-		}
-		if err := envelope.CheckName(name.field, name.value); err != nil {
-			return refuseUpstream(envelope.CodeInvalid, err.Error())
-		}
+	if err := envelope.CheckName("user", s.GetUser()); err != nil {
+		return refuseUpstream(envelope.CodeInvalid, err.Error())
+	}
+	if err := checkOptional("device", s.GetDevice()); err != nil {
+		return refuseUpstream(envelope.CodeInvalid, err.Error())
 	}
 	switch {
 	case len(r.GetBody()) > h.cfg.MaxBody:

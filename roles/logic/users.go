@@ -17,14 +17,11 @@ type userHandler struct{ *core }
 // User returns everything that is known of a user: sessions, devices, and what
 // is pending. For an unknown user that is nothing, and no error.
 func (h *userHandler) User(ctx context.Context, user string) (*envelope.UserReply, error) {
-	ctx, end, err := h.life.begin(ctx)
+	ctx, end, err := h.life.beginFor(ctx, user)
 	if err != nil {
 		return nil, err
 	}
 	defer end()
-	if err := envelope.CheckName("user", user); err != nil {
-		return nil, err
-	}
 	return ask(ctx, h.owners, user, "ask about the user", Router.User, &envelope.UserRequest{User: user})
 }
 
@@ -81,14 +78,11 @@ func checkKick(user string, filter KickFilter) error {
 // (exclusive), at most max messages (0: the owner's bound), and acknowledges
 // it. This is what the 2016 store's /1/msg/get did.
 func (h *userHandler) Take(ctx context.Context, user string, afterMS int64, max int) (*envelope.TakeReply, error) {
-	ctx, end, err := h.life.begin(ctx)
+	ctx, end, err := h.life.beginFor(ctx, user)
 	if err != nil {
 		return nil, err
 	}
 	defer end()
-	if err := envelope.CheckName("user", user); err != nil {
-		return nil, err
-	}
 	if max < 0 || int64(max) > math.MaxUint32 {
 		return nil, envelope.Invalid("max", "must be 0 or a 32-bit number")
 	}

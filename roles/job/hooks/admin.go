@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -21,7 +20,7 @@ type Admin struct {
 
 // NewAdmin returns an Admin of the hooks of the settings.
 func NewAdmin(hooks []Config, deps Deps) *Admin {
-	return &Admin{deps: deps.withDefaults(), mirror: newMirror(deps.Table), hooks: hooks}
+	return &Admin{deps: deps, mirror: newMirror(deps.Table), hooks: hooks}
 }
 
 // Run follows the table until ctx is done.
@@ -38,36 +37,50 @@ func (a *Admin) List(ctx context.Context) ([]events.Hook, error) {
 	if err := a.mirror.sync(ctx); err != nil {
 		return nil, err
 	}
-	found := make(map[string]*events.Hook)
-	positions := make(map[string]map[place]int64)
-	for _, name := range a.names() {
-		found[name], positions[name] = &events.Hook{Name: name}, make(map[place]int64)
-		a.mirror.states(name, func(at place, s State) {
-			s.addTo(found[name])
-			if !s.Ended {
-				positions[name][at] = s.Position
-			}
-		})
-	}
-	for name, s := range found {
-		c, _, _ := load[Control](a.mirror, ControlKey(name)) // one that cannot be read wants nothing
-		s.Paused, s.PausedMS = c.Paused, c.PausedMS
-		slices.SortFunc(s.Letters, func(a, b events.DeadLetter) int { return cmp.Compare(b.TimeMS, a.TimeMS) })
-		s.Letters = s.Letters[:min(len(s.Letters), maxLetters)]
-	}
-	if err := a.addLag(ctx, found, positions); err != nil {
-		return nil, err
-	}
-	list := make([]events.Hook, 0, len(found))
-	for _, name := range slices.Sorted(maps.Keys(found)) {
-		list = append(list, *found[name])
+	list := make([]events.Hook, 0, len(a.hooks))
+	ends := make(map[place]int64)
+	for _, name := range slices.Sorted(slices.Values(a.names())) {
+		h, err := a.status(ctx, name, ends)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, h)
 	}
 	return list, nil
 }
 
-// has reports whether the settings have a hook.
-func (a *Admin) has(name string) bool {
-	return slices.ContainsFunc(a.hooks, func(c Config) bool { return c.Name == name })
+// status returns what a hook has done and has to do. ends has the ends of the partitions, as far as they were asked for.
+func (a *Admin) status(ctx context.Context, name string, ends map[place]int64) (h events.Hook, err error) {
+	h.Name = name
+	positions := make(map[place]int64)
+	a.mirror.states(name, func(at place, s State) {
+		s.addTo(&h)
+		if !s.Ended {
+			positions[at] = s.Position
+		}
+	})
+	c, _, _ := load[Control](a.mirror, ControlKey(name)) // one that cannot be read wants nothing
+	h.Paused, h.PausedMS = c.Paused, c.PausedMS
+	slices.SortFunc(h.Letters, func(a, b events.DeadLetter) int { return cmp.Compare(b.TimeMS, a.TimeMS) })
+	h.Letters = h.Letters[:min(len(h.Letters), maxLetters)]
+	for at, position := range positions {
+		if _, known := ends[at]; !known {
+			if ends[at], err = a.end(ctx, at); err != nil {
+				return h, fmt.Errorf("find the end of the events of partition %d: %w", at.partition, err)
+			}
+		}
+		h.Lag += max(ends[at]-position, 0)
+	}
+	return h, nil
+}
+
+// end returns the end of a partition.
+func (a *Admin) end(ctx context.Context, at place) (end int64, err error) {
+	log, err := a.deps.Topics.Open(ctx, at.generation)
+	if err == nil {
+		_, end, err = log.Bounds(ctx, at.partition)
+	}
+	return end, err
 }
 
 func (a *Admin) names() []string {
@@ -125,28 +138,6 @@ func (s *State) addTo(h *events.Hook) {
 	if s.FailingMS > h.ErrorMS {
 		h.Error, h.ErrorMS = s.Failing, s.FailingMS
 	}
-}
-
-// addLag counts the events behind the positions.
-func (a *Admin) addLag(ctx context.Context, found map[string]*events.Hook, positions map[string]map[place]int64) error {
-	ends := make(map[place]int64)
-	for name, s := range found {
-		for at, position := range positions[name] {
-			end, known := ends[at]
-			if !known {
-				log, err := a.deps.Topics.Open(ctx, at.generation)
-				if err == nil {
-					_, end, err = log.Bounds(ctx, at.partition)
-				}
-				if err != nil {
-					return fmt.Errorf("find the end of the events of partition %d: %w", at.partition, err)
-				}
-				ends[at] = end
-			}
-			s.Lag += max(end-position, 0)
-		}
-	}
-	return nil
 }
 
 // Replay makes a hook post again what the topic has from a time on. It returns an error if the topic may no longer have
@@ -212,7 +203,7 @@ func (a *Admin) Resume(ctx context.Context, name string) error {
 }
 
 func (a *Admin) change(ctx context.Context, name string, fn func(*Control) error) error {
-	if !a.has(name) {
+	if !slices.Contains(a.names(), name) {
 		return envelope.Errorf(envelope.CodeNotFound, "there is no hook %q: the settings have %q", name, a.names())
 	}
 	if err := a.mirror.sync(ctx); err != nil {

@@ -115,11 +115,7 @@ func (c *carrier) begin(ctx context.Context, from int64) error {
 	c.reader, c.next, c.committed = reader, from, -1
 	now := c.h.now()
 	for _, l := range c.state.Open {
-		it, err := itemOf(l)
-		if err != nil {
-			return fmt.Errorf("stored state of hook %q, partition %d: %w", c.h.cfg.Name, c.partition, err)
-		}
-		c.lanes.add(it, now)
+		c.lanes.add(&item{Letter: l}, now)
 	}
 	c.markSaved()
 	if fresh {
@@ -217,7 +213,7 @@ func (c *carrier) open() {
 			continue
 		}
 		c.bytes += len(r.Value)
-		c.lanes.add(&item{offset: r.Offset, id: r.ID, user: r.User, value: r.Value}, now)
+		c.lanes.add(&item{Letter{Offset: r.Offset, ID: events.TextID(c.partition, r.ID), User: r.User}, r.Value}, now)
 	}
 	if len(c.unread) == 0 {
 		c.unread = nil
@@ -260,7 +256,7 @@ func (c *carrier) post(ctx context.Context, taken []*lane, items []*item) callRe
 			}
 		}
 	}
-	document := webhook.Document{ID: events.TextID(c.partition, items[0].id), Type: "application/cloudevents+json", Body: values[0]}
+	document := webhook.Document{ID: items[0].ID, Type: "application/cloudevents+json", Body: values[0]}
 	if c.h.cfg.Batch > 1 {
 		document.ID += "+" + fmt.Sprint(len(items)-1)
 		document.Type = "application/cloudevents-batch+json"
@@ -277,12 +273,12 @@ var errGone = errors.New("the event has left the topic")
 func (c *carrier) readAgain(ctx context.Context, it *item) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.h.cfg.Timeout)
 	defer cancel()
-	entries, err := c.log.Read(ctx, c.partition, it.offset, 1)
+	entries, err := c.log.Read(ctx, c.partition, it.Offset, 1)
 	switch {
-	case errors.Is(err, envelope.ErrOutOfRange), err == nil && (len(entries) == 0 || entries[0].Offset != it.offset):
+	case errors.Is(err, envelope.ErrOutOfRange), err == nil && (len(entries) == 0 || entries[0].Offset != it.Offset):
 		return nil, errGone
 	case err != nil:
-		return nil, fmt.Errorf("read the event at %d again: %w", it.offset, err)
+		return nil, fmt.Errorf("read the event at %d again: %w", it.Offset, err)
 	}
 	return entries[0].Value, nil
 }
@@ -300,7 +296,7 @@ func (c *carrier) finish(r callResult) {
 		c.setAside(r, "it left the events topic before it was taken", now)
 	case !r.sent:
 		c.failing(r, now)
-		r.items[0].dueMS = now.Add(pause(0, maxRetry)).UnixMilli()
+		r.items[0].DueMS = now.Add(pause(0, maxRetry)).UnixMilli()
 	case r.err == nil && r.answer.OK():
 		c.answered(r, now)
 	case r.err == nil && r.answer.Status == http.StatusGone:
@@ -340,8 +336,8 @@ func (c *carrier) answered(r callResult, now time.Time) {
 	c.remove(r)
 	for _, u := range r.lanes {
 		u.single, u.answered = false, true
-		if len(u.items) > 0 && u.items[0].tries > 0 {
-			u.items[0].dueMS = now.UnixMilli()
+		if len(u.items) > 0 && u.items[0].Tries > 0 {
+			u.items[0].DueMS = now.UnixMilli()
 		}
 	}
 }
@@ -363,7 +359,7 @@ func (c *carrier) remove(r callResult) {
 // forget takes an event out of the books. If it is in the stored state, the state has changed.
 func (c *carrier) forget(it *item) {
 	c.bytes -= len(it.value)
-	if _, ok := c.saved[it.offset]; ok {
+	if _, ok := c.saved[it.Offset]; ok {
 		c.changed = true
 	}
 }
@@ -376,14 +372,14 @@ func (c *carrier) setAside(r callResult, why string, now time.Time) {
 }
 
 func (c *carrier) addDeadLetter(it *item, why string, now time.Time) {
-	l := it.letter(c.partition)
+	l := it.Letter
 	l.DueMS, l.Why, l.At = 0, why, now.UnixMilli()
 	c.state.Dead = append(c.state.Dead, l)
 	c.state.DeadTotal++
 	if extra := len(c.state.Dead) - maxDead; extra > 0 {
 		c.state.Dead = slices.Delete(c.state.Dead, 0, extra)
 	}
-	c.unsaved[it.offset], c.changed = struct{}{}, true
+	c.unsaved[it.Offset], c.changed = struct{}{}, true
 	c.h.metrics.events.WithLabelValues(c.h.cfg.Name, "dead").Inc()
 	c.h.log.Error().Int32("partition", c.partition).Str("event", l.ID).Str("user", l.User).Int("tries", l.Tries).Str("why", why).
 		Msg("an event was set aside as a dead letter: mend the receiver, then replay the dead letters")
@@ -392,17 +388,17 @@ func (c *carrier) addDeadLetter(it *item, why string, now time.Time) {
 // again lets the one event of a call wait for another try, or sets it aside.
 func (c *carrier) again(r callResult, now time.Time) {
 	it := r.items[0]
-	it.tries++
-	if it.firstMS == 0 {
-		it.firstMS = now.UnixMilli()
+	it.Tries++
+	if it.FirstMS == 0 {
+		it.FirstMS = now.UnixMilli()
 	}
 	r.lanes[0].single = true
-	first := time.UnixMilli(it.firstMS)
+	first := time.UnixMilli(it.FirstMS)
 	if v := c.h.health.view(); !v.down && now.Sub(first) >= c.h.cfg.RetryFor && v.lastSuccess.After(first) {
 		c.setAside(r, fmt.Sprintf("it failed for %s while others succeeded: %s", c.h.cfg.RetryFor, c.state.Failing), now)
 		return
 	}
-	it.dueMS = now.Add(max(pause(it.tries-1, maxRetry), r.answer.RetryAfter)).UnixMilli()
+	it.DueMS = now.Add(max(pause(it.Tries-1, maxRetry), r.answer.RetryAfter)).UnixMilli()
 	c.bytes -= len(it.value)
 	it.value = nil
 	c.changed = true
@@ -417,11 +413,11 @@ func (c *carrier) recovered(v view) {
 	c.recoveries = v.recoveries
 	now := c.h.now()
 	for _, u := range c.lanes.waiting {
-		u.items[0].dueMS = now.Add(pause(0, maxRetry)).UnixMilli()
+		u.items[0].DueMS = now.Add(pause(0, maxRetry)).UnixMilli()
 	}
 	c.lanes.all(func(it *item) {
-		if it.firstMS != 0 {
-			it.firstMS = now.UnixMilli()
+		if it.FirstMS != 0 {
+			it.FirstMS = now.UnixMilli()
 		}
 	})
 }
@@ -454,8 +450,8 @@ func (c *carrier) makeRoom(v view) {
 		return
 	}
 	now := c.h.now()
-	failed := slices.DeleteFunc(slices.Concat(c.lanes.waiting, c.lanes.ready), func(u *lane) bool { return u.items[0].tries == 0 })
-	slices.SortFunc(failed, func(a, b *lane) int { return cmp.Compare(a.items[0].offset, b.items[0].offset) })
+	failed := slices.DeleteFunc(slices.Concat(c.lanes.waiting, c.lanes.ready), func(u *lane) bool { return u.items[0].Tries == 0 })
+	slices.SortFunc(failed, func(a, b *lane) int { return cmp.Compare(a.items[0].Offset, b.items[0].Offset) })
 	for _, u := range failed[:min(len(failed), maxOpen/10)] {
 		it := u.items[0]
 		c.lanes.unfile(u)
@@ -474,8 +470,8 @@ func (c *carrier) position() int64 {
 		at = c.unread[0].Offset
 	}
 	c.lanes.all(func(it *item) {
-		if _, saved := c.saved[it.offset]; !saved {
-			at = min(at, it.offset)
+		if _, saved := c.saved[it.Offset]; !saved {
+			at = min(at, it.Offset)
 		}
 	})
 	for offset := range c.unsaved {
@@ -516,8 +512,8 @@ func (c *carrier) save(ctx context.Context) {
 func (c *carrier) store(ctx context.Context) error {
 	c.state.Open, c.state.Position = nil, c.position()
 	c.lanes.all(func(it *item) {
-		if it.tries > 0 {
-			c.state.Open = append(c.state.Open, it.letter(c.partition))
+		if it.Tries > 0 {
+			c.state.Open = append(c.state.Open, it.Letter)
 		}
 	})
 	slices.SortFunc(c.state.Open, func(a, b Letter) int { return cmp.Compare(a.Offset, b.Offset) })

@@ -81,15 +81,8 @@ type Deps struct {
 	Metrics prometheus.Registerer
 	// Retention is how long the topics keep events at least. Only Admin needs it.
 	Retention time.Duration
-	// Now is the wall clock; nil: time.Now.
+	// Now is the wall clock.
 	Now func() time.Time
 	// Transport replaces the network in tests.
 	Transport http.RoundTripper
-}
-
-func (d Deps) withDefaults() Deps {
-	if d.Now == nil {
-		d.Now = time.Now
-	}
-	return d
 }

@@ -36,7 +36,6 @@ type hook struct {
 
 // New makes the hooks. It returns an error for an address or a secret that cannot be used.
 func New(cfgs []Config, deps Deps) (*Hooks, error) {
-	deps = deps.withDefaults()
 	h := &Hooks{deps: deps, mirror: newMirror(deps.Table)}
 	m := newMetrics(deps.Metrics)
 	for _, cfg := range cfgs {

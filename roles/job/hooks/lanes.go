@@ -18,9 +18,9 @@ type lane struct {
 // hope says how likely the first event of the lane is to be taken.
 func (u *lane) hope() int {
 	switch {
-	case u.answered && u.items[0].tries == 0:
+	case u.answered && u.items[0].Tries == 0:
 		return 2
-	case u.items[0].tries == 0:
+	case u.items[0].Tries == 0:
 		return 1
 	}
 	return 0
@@ -38,10 +38,10 @@ type lanes struct {
 
 // add puts an event behind those of its user.
 func (l *lanes) add(it *item, now time.Time) {
-	u := l.byUser[it.user]
+	u := l.byUser[it.User]
 	if u == nil {
-		u = &lane{user: it.user}
-		l.byUser[it.user] = u
+		u = &lane{user: it.User}
+		l.byUser[it.User] = u
 	}
 	u.items = append(u.items, it)
 	l.open++
@@ -55,7 +55,7 @@ func (l *lanes) file(u *lane, now time.Time) {
 	switch {
 	case len(u.items) == 0:
 		delete(l.byUser, u.user)
-	case u.items[0].dueMS > now.UnixMilli():
+	case u.items[0].DueMS > now.UnixMilli():
 		l.waiting = append(l.waiting, u)
 	default:
 		l.ready = append(l.ready, u)
@@ -73,7 +73,7 @@ func (l *lanes) pop(u *lane, n int) {
 // waits.
 func (l *lanes) wake(now time.Time) (next time.Time) {
 	l.waiting = slices.DeleteFunc(l.waiting, func(u *lane) bool {
-		due := time.UnixMilli(u.items[0].dueMS)
+		due := time.UnixMilli(u.items[0].DueMS)
 		if !due.After(now) {
 			l.ready = append(l.ready, u)
 			return true
@@ -90,13 +90,13 @@ func (l *lanes) wake(now time.Time) (next time.Time) {
 func (l *lanes) take(n int) (taken []*lane, items []*item) {
 	for len(l.ready) > 0 && len(items) < n {
 		u := l.ready[0]
-		alone := u.single || u.items[0].tries > 0
+		alone := u.single || u.items[0].Tries > 0
 		if alone && len(items) > 0 {
 			break
 		}
 		l.ready = l.ready[1:]
 		count := 1
-		for !alone && count < len(u.items) && len(items)+count < n && u.items[count].tries == 0 {
+		for !alone && count < len(u.items) && len(items)+count < n && u.items[count].Tries == 0 {
 			count++
 		}
 		taken, items = append(taken, u), append(items, u.items[:count]...)
@@ -128,7 +128,7 @@ func (l *lanes) unfile(u *lane) {
 // stuck returns how many events are behind the first one of their user, which has failed, or are that one.
 func (l *lanes) stuck() (n int) {
 	for _, u := range l.byUser {
-		if u.items[0].tries > 0 {
+		if u.items[0].Tries > 0 {
 			n += len(u.items)
 		}
 	}

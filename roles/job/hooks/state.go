@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-
-	"imgo/internal/events"
 )
 
 // State is what a hook has stored about one partition: the events that wait for another try, and the
@@ -85,28 +83,10 @@ func parseStateKey(key string) (hook string, at place, ok bool) {
 	return parts[1], place{uint16(generation), int32(partition)}, err == nil && perr == nil
 }
 
-// item is an open event in memory.
+// item is an open event in memory. It is due at once if it was never tried.
 type item struct {
-	offset  int64
-	id      events.ID
-	user    string
-	value   []byte // nil: to be read again
-	tries   int
-	firstMS int64
-	dueMS   int64
-}
-
-func (it *item) letter(partition int32) Letter {
-	return Letter{Offset: it.offset, ID: events.TextID(partition, it.id), User: it.user, Tries: it.tries, FirstMS: it.firstMS, DueMS: it.dueMS}
-}
-
-// itemOf returns the open event of a letter, due at once if it was never tried.
-func itemOf(l Letter) (*item, error) {
-	id, err := events.ParseID(l.ID)
-	if err != nil {
-		return nil, err
-	}
-	return &item{offset: l.Offset, id: id, user: l.User, tries: l.Tries, firstMS: l.FirstMS, dueMS: l.DueMS}, nil
+	Letter
+	value []byte // nil: to be read again
 }
 
 func encode(v any) []byte {

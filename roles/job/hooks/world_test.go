@@ -330,7 +330,7 @@ func (w *world) start() {
 	w.t.Helper()
 	w.metrics = prometheus.NewRegistry()
 	h, err := hooks.New([]hooks.Config{w.cfg}, hooks.Deps{
-		Topics: &w.topics, Table: w.table, Log: zerolog.Nop(), Metrics: w.metrics, Transport: w.to,
+		Topics: &w.topics, Table: w.table, Log: zerolog.Nop(), Metrics: w.metrics, Transport: w.to, Now: time.Now,
 		Group: func(_ context.Context, _ string, generation uint16) (hooks.Group, error) {
 			if w.groups[generation] == nil {
 				w.groups[generation] = &group{next: -1}
@@ -418,7 +418,7 @@ func (w *world) status() (s events.Hook) {
 func (w *world) admin(fn func(context.Context, *hooks.Admin) error) {
 	w.t.Helper()
 	ctx, cancel := context.WithCancel(w.t.Context())
-	a := hooks.NewAdmin([]hooks.Config{w.cfg}, hooks.Deps{Topics: &w.topics, Table: w.table, Log: zerolog.Nop(), Retention: retention})
+	a := hooks.NewAdmin([]hooks.Config{w.cfg}, hooks.Deps{Topics: &w.topics, Table: w.table, Log: zerolog.Nop(), Retention: retention, Now: time.Now})
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()
 	if err := fn(ctx, a); err != nil {

@@ -103,7 +103,7 @@ func (j *JWT) verify(ctx context.Context, token string) (Identity, error) {
 			return Identity{}, errKeysMissing
 		}
 		version = j.keys.set().version
-		if claims, known, err = j.parse(token); err != nil && !known && j.keys.failing() {
+		if claims, known, err = j.parse(token); err != nil && !known && j.keys.stale.Load() {
 			return Identity{}, errKeysMissing
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"imgo/envelope"
+	"imgo/internal/wait"
 )
 
 const (
@@ -140,25 +141,14 @@ func (s *keySource) renew(ctx context.Context) error {
 	return nil
 }
 
-// failing reports whether an origin could not be read the last time.
-func (s *keySource) failing() bool { return s.stale.Load() }
-
 // run refreshes until ctx is done.
 func (s *keySource) run(ctx context.Context) {
-	tick := time.NewTicker(fileInterval)
-	defer tick.Stop()
-	for {
+	for ; ctx.Err() == nil; _ = wait.Sleep(ctx, fileInterval) {
 		select {
 		case s.refreshing <- struct{}{}:
 			s.refreshLocked(ctx, false)
 			<-s.refreshing
 		case <-ctx.Done():
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
 		}
 	}
 }
@@ -263,8 +253,7 @@ func newKeyFile(path string, parse parser) *keyOrigin {
 		defer file.Close()
 		return readBounded(file)
 	}
-	// Half of the interval is less than the time between two ticks of run, so that
-	// each tick reads the file.
+	// Half of the interval is less than run sleeps, so that it reads the file each time.
 	return &keyOrigin{name: path, read: read, parse: parse, interval: fileInterval / 2, minInterval: minFileInterval}
 }
 

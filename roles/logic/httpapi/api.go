@@ -10,8 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"imgo/roles/logic/httpapi/goim"
-
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
@@ -40,8 +38,6 @@ type Config struct {
 	MaxTake int `default:"1000"`
 	// Timeout bounds the work on one request once it was read.
 	Timeout time.Duration `default:"60s"`
-	// Goim is what /goim/nodes/… tells clients.
-	Goim goim.Config
 }
 
 // DefaultConfig returns a Config with every default and no keys.

@@ -10,7 +10,6 @@ import (
 	"imgo/protocol"
 	"imgo/roles/logic"
 	"imgo/roles/logic/httpapi"
-	"imgo/roles/logic/httpapi/goim"
 )
 
 // ginJSON is the Content-Type that goim's framework set.
@@ -174,16 +173,5 @@ func TestGoimErrors(t *testing.T) {
 		if a := h.do(tt.method, tt.target, ""); a.status != 200 || a.body != tt.want || a.header.Get("Content-Type") != ginJSON {
 			t.Errorf("%s with the error %q answered %d %s", tt.target, tt.err, a.status, a.body)
 		}
-	}
-}
-
-func TestGoimNodesAsConfigured(t *testing.T) {
-	h := newHarness(t, httpapi.Config{Goim: goim.Config{
-		Domain: "conn.example", TCPPort: 1, WSPort: 2, WSSPort: 3, Heartbeat: 30e9, HeartbeatMax: 4,
-	}}, nil)
-	want := `{"code":0,"message":"","data":{"domain":"conn.example","tcp_port":1,"ws_port":2,"wss_port":3,"heartbeat":30,` +
-		`"nodes":["conn.example"],"backoff":{"max_delay":300,"base_delay":3,"factor":1.8,"jitter":0.3},"heartbeat_max":4}}`
-	if a := h.do("GET", "/goim/nodes/weighted", ""); a.status != 200 || a.body != want {
-		t.Errorf("answered %d\n%s\nwant\n%s", a.status, a.body, want)
 	}
 }

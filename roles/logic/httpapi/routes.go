@@ -192,7 +192,7 @@ func (a *API) register() {
 	}
 	imgo := imgo2016.New(imgo2016.Config{MaxUsers: a.cfg.MaxUsers, MaxTake: a.cfg.MaxTake}, a.service)
 	a.routes = append(a.routes, ancestorRoutes("/1/", imgo2016.Form(), imgo.Routes())...)
-	a.routes = append(a.routes, ancestorRoutes("/goim/", goim.Form(), goim.New(a.cfg.Goim, a.service).Routes())...)
+	a.routes = append(a.routes, ancestorRoutes("/goim/", goim.Form(), goim.New(a.service).Routes())...)
 	for _, rt := range a.routes {
 		a.mux.HandleFunc(rt.path, func(w http.ResponseWriter, r *http.Request) { a.serve(rt, w, r) })
 	}

@@ -196,7 +196,9 @@ type node struct {
 
 // fast returns settings for tests.
 func fast() tokenlog.Config {
-	return tokenlog.Config{Timeout: maxWait, Check: 5 * time.Millisecond, MinBackoff: time.Millisecond, MaxBackoff: 5 * time.Millisecond}
+	cfg := tokenlog.DefaultConfig()
+	cfg.Timeout, cfg.Check, cfg.MinBackoff, cfg.MaxBackoff = maxWait, 5*time.Millisecond, time.Millisecond, 5*time.Millisecond
+	return cfg
 }
 
 func openDB(t *testing.T, o store.Options) *store.DB {

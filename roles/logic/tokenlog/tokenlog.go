@@ -19,6 +19,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -27,6 +28,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"imgo/envelope"
+	"imgo/internal/settings"
 	"imgo/store"
 )
 
@@ -45,36 +47,24 @@ type Topic interface {
 	End(ctx context.Context) (int64, error)
 }
 
-// Config is the settings. A field that is 0 has the default that its comment
-// names.
+// Config is the settings. Start from DefaultConfig.
 type Config struct {
-	// Timeout bounds every call and every question to the topic; 10 s.
-	Timeout time.Duration
+	// Timeout bounds every call and every question to the topic.
+	Timeout time.Duration `default:"10s"`
 	// Check is how often the topic is asked for its end, for the metric and to
-	// see whether it was recreated; 1 s.
-	Check time.Duration
+	// see whether it was recreated.
+	Check time.Duration `default:"1s"`
 	// Housekeep is about how often tokens are removed from the topic that have
-	// been dead for a day; 1 h.
-	Housekeep time.Duration
+	// been dead for a day.
+	Housekeep time.Duration `default:"1h"`
 	// MinBackoff and MaxBackoff bound the wait before the topic is followed
-	// again after it failed; 50 ms and 5 s.
-	MinBackoff, MaxBackoff time.Duration
+	// again after it failed.
+	MinBackoff time.Duration `default:"50ms"`
+	MaxBackoff time.Duration `default:"5s"`
 }
 
-func (c Config) withDefaults() Config {
-	for _, d := range []struct {
-		value *time.Duration
-		def   time.Duration
-	}{
-		{&c.Timeout, 10 * time.Second}, {&c.Check, time.Second}, {&c.Housekeep, time.Hour},
-		{&c.MinBackoff, 50 * time.Millisecond}, {&c.MaxBackoff, 5 * time.Second},
-	} {
-		if *d.value <= 0 {
-			*d.value = d.def
-		}
-	}
-	return c
-}
+// DefaultConfig returns the defaults.
+func DefaultConfig() Config { return settings.Default[Config]() }
 
 // Tokens is a logic.TokenStore on a topic. Safe for concurrent use. Methods that
 // write wait, within their context and Config.Timeout, until Run has read what
@@ -97,7 +87,7 @@ func New(cfg Config, topic Topic, view *store.SharedTokens, log zerolog.Logger, 
 		return nil, errors.New("follow the tokens topic: the topic and the view must not be nil")
 	}
 	t := &Tokens{
-		cfg: cfg.withDefaults(), topic: topic, view: view, log: log.With().Str("role", "logic").Logger(),
+		cfg: cfg, topic: topic, view: view, log: log.With().Str("role", "logic").Logger(),
 		warn: rate.NewLimiter(rate.Every(10*time.Second), 1), progress: newProgress(),
 		errors: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "imgo_logic_tokens_errors_total", Help: "How often following the tokens topic, or asking for its end, failed."}),
@@ -184,26 +174,15 @@ func (t *Tokens) Put(ctx context.Context, hash [32]byte, made envelope.Token, si
 	if err != nil {
 		return err
 	}
-	before := others[:0]
-	for _, other := range others {
-		// Of two calls at the same time the one that is later in the topic wins.
-		if other.Offset < offset {
-			before = append(before, other)
-		}
-	}
+	// Of two calls at the same time the one that is later in the topic wins.
+	before := slices.DeleteFunc(others, func(other store.SharedToken) bool { return other.Offset >= offset })
 	return t.revoke(ctx, before)
 }
 
 // othersOf returns the good tokens of a user, but for one.
 func (t *Tokens) othersOf(ctx context.Context, user string, but [32]byte) ([]store.SharedToken, error) {
 	tokens, err := t.view.OfUser(ctx, user)
-	others := tokens[:0]
-	for _, token := range tokens {
-		if token.Key.Hash != but {
-			others = append(others, token)
-		}
-	}
-	return others, err
+	return slices.DeleteFunc(tokens, func(token store.SharedToken) bool { return token.Key.Hash == but }), err
 }
 
 // Revoke revokes a token. The error is envelope.ErrNotFound if no node has made

@@ -296,7 +296,7 @@ func TestPutFails(t *testing.T) {
 func TestMetricsAndNew(t *testing.T) {
 	view := store.NewSharedTokens(openDB(t, store.Options{InMemory: true}))
 	reg := prometheus.NewRegistry()
-	if _, err := tokenlog.New(tokenlog.Config{}, newTopic(), view, zerolog.Nop(), reg); err != nil {
+	if _, err := tokenlog.New(tokenlog.DefaultConfig(), newTopic(), view, zerolog.Nop(), reg); err != nil {
 		t.Fatal(err)
 	}
 	families, err := reg.Gather()
@@ -309,12 +309,15 @@ func TestMetricsAndNew(t *testing.T) {
 	}
 	for name, f := range map[string]func() error{
 		"registered twice": func() error {
-			_, err := tokenlog.New(tokenlog.Config{}, newTopic(), view, zerolog.Nop(), reg)
+			_, err := tokenlog.New(tokenlog.DefaultConfig(), newTopic(), view, zerolog.Nop(), reg)
 			return err
 		},
-		"no topic": func() error { _, err := tokenlog.New(tokenlog.Config{}, nil, view, zerolog.Nop(), nil); return err },
+		"no topic": func() error {
+			_, err := tokenlog.New(tokenlog.DefaultConfig(), nil, view, zerolog.Nop(), nil)
+			return err
+		},
 		"no view": func() error {
-			_, err := tokenlog.New(tokenlog.Config{}, newTopic(), nil, zerolog.Nop(), nil)
+			_, err := tokenlog.New(tokenlog.DefaultConfig(), newTopic(), nil, zerolog.Nop(), nil)
 			return err
 		},
 	} {

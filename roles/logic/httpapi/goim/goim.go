@@ -7,10 +7,8 @@
 package goim
 
 import (
-	"cmp"
 	"context"
 	"net/http"
-	"time"
 
 	"imgo/roles/logic"
 	"imgo/roles/logic/httpapi/internal/httpcall"
@@ -24,37 +22,11 @@ type Service interface {
 	Nodes(ctx context.Context) []logic.NodeInfo
 }
 
-// Config is what /goim/nodes/weighted tells clients about their connections and
-// heartbeats. A zero field has the default that its comment names.
-type Config struct {
-	// Domain is for comets that announce no address for clients. Default: the
-	// host of the request.
-	Domain string
-	// The ports for clients. Default: the ones that the comets announce, and
-	// none for wss.
-	TCPPort, WSPort, WSSPort int
-	// Heartbeat is the time between heartbeats. A client counts as gone after
-	// HeartbeatMax missing ones. Default: 4 min and 2.
-	Heartbeat    time.Duration
-	HeartbeatMax int
-}
-
-func (c Config) withDefaults() Config {
-	c.Heartbeat = cmp.Or(c.Heartbeat, 4*time.Minute)
-	c.HeartbeatMax = cmp.Or(c.HeartbeatMax, 2)
-	return c
-}
-
 // API has the handlers.
-type API struct {
-	cfg     Config
-	service Service
-}
+type API struct{ service Service }
 
 // New returns the API of a service.
-func New(cfg Config, service Service) *API {
-	return &API{cfg: cfg.withDefaults(), service: service}
-}
+func New(service Service) *API { return &API{service} }
 
 // Routes are the API's paths. All of them are below /goim/.
 func (a *API) Routes() []httpcall.Route {

@@ -35,6 +35,13 @@ type backoff struct {
 	Jitter    float32 `json:"jitter,omitempty"`
 }
 
+const (
+	// heartbeatSeconds is the time between the heartbeats of a client.
+	heartbeatSeconds = 240
+	// maxHeartbeats is how many may be missing before a client counts as gone.
+	maxHeartbeats = 2
+)
+
 // maxNodes is the number of nodes in an answer of goim's balancer.
 const maxNodes = 5
 
@@ -90,15 +97,9 @@ func order(comets []logic.NodeInfo, zone string) []logic.NodeInfo {
 // the caller may name its zone. goim gave domains to the platform "web" and
 // addresses to the others. Here both get the addresses that the comets announce.
 func (a *API) nodesWeighted(c *httpcall.Call) error {
-	cfg := a.cfg
 	reply := weighted{
-		Domain: cfg.Domain, TCPPort: port32(cfg.TCPPort), WSPort: port32(cfg.WSPort), WSSPort: port32(cfg.WSSPort),
-		Heartbeat:    int32(min(cfg.Heartbeat/time.Second, math.MaxInt32)), // min
-		Backoff:      backoff{MaxDelay: 300, BaseDelay: 3, Factor: 1.8, Jitter: 0.3},
-		HeartbeatMax: port32(cfg.HeartbeatMax),
-	}
-	if reply.Domain == "" {
-		reply.Domain = askedHost(c.R)
+		Domain: askedHost(c.R), Heartbeat: heartbeatSeconds, HeartbeatMax: maxHeartbeats,
+		Backoff: backoff{MaxDelay: 300, BaseDelay: 3, Factor: 1.8, Jitter: 0.3},
 	}
 	transport := "tcp"
 	if c.Param("platform") == "web" {
@@ -191,5 +192,3 @@ func portOf(address string) int32 {
 	}
 	return int32(n) // 16 bits
 }
-
-func port32(n int) int32 { return int32(max(0, min(n, math.MaxInt32))) } // min

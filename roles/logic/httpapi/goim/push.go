@@ -1,6 +1,7 @@
 package goim
 
 import (
+	"slices"
 	"strconv"
 
 	"imgo/envelope"
@@ -26,12 +27,7 @@ func (a *API) pushKeys(c *httpcall.Call) error {
 	if len(named) == 0 {
 		return refuse(c, envelope.Invalid("keys", "is missing"))
 	}
-	keys := make([]string, 0, len(named))
-	for _, key := range named {
-		if key != "" { // as goim did
-			keys = append(keys, key)
-		}
-	}
+	keys := slices.DeleteFunc(slices.Clone(named), func(key string) bool { return key == "" }) // as goim did
 	if len(keys) == 0 {
 		return replyData(c, nil)
 	}
@@ -39,7 +35,7 @@ func (a *API) pushKeys(c *httpcall.Call) error {
 	if err := a.do(c, &logic.PushCommand{Keys: keys, KeyUser: b.query.Get("mid"), Op: int32(op), Body: body}); err != nil { // 32 bits
 		return refuse(c, err)
 	}
-	return replyData(c, nil)
+	return nil
 }
 
 // pushMids answers POST /goim/push/mids?operation=&mids=&mids=. The push is kept:
@@ -65,10 +61,7 @@ func (a *API) pushMids(c *httpcall.Call) error {
 	if len(users) == 0 {
 		return replyData(c, nil)
 	}
-	if err := a.do(c, &logic.PushCommand{Users: users, Op: int32(op), Body: body, Kept: true}); err != nil { // 32 bits
-		return err
-	}
-	return replyData(c, nil)
+	return a.do(c, &logic.PushCommand{Users: users, Op: int32(op), Body: body, Kept: true}) // 32 bits
 }
 
 // pushRoom answers POST /goim/push/room?operation=&type=&room=.
@@ -86,10 +79,7 @@ func (a *API) pushRoom(c *httpcall.Call) error {
 	if err != nil {
 		return err
 	}
-	if err := a.do(c, &logic.PushCommand{Room: roomName(kind, room), Op: int32(op), Body: body}); err != nil { // 32 bits
-		return err
-	}
-	return replyData(c, nil)
+	return a.do(c, &logic.PushCommand{Room: roomName(kind, room), Op: int32(op), Body: body}) // 32 bits
 }
 
 // pushAll answers POST /goim/push/all?operation=&speed=. speed throttled goim's
@@ -107,24 +97,23 @@ func (a *API) pushAll(c *httpcall.Call) error {
 	if err != nil {
 		return err
 	}
-	if err := a.do(c, &logic.PushCommand{All: true, Op: int32(op), Body: body}); err != nil { // 32 bits
-		return err
-	}
-	return replyData(c, nil)
+	return a.do(c, &logic.PushCommand{All: true, Op: int32(op), Body: body}) // 32 bits
 }
 
-// do pushes. goim took any operation and sent a message to the sessions that accept
+// do pushes and answers. goim took any operation and sent a message to the sessions that accept
 // it, or to all in a room. No client accepts one of 0 and below, so that is no push.
 func (a *API) do(c *httpcall.Call, cmd *logic.PushCommand) error {
 	if cmd.Op <= 0 {
-		return nil
+		return replyData(c, nil)
 	}
 	cmd.Goim = true
 	if cmd.Op == protocol.OpMessage && cmd.Room == "" {
 		cmd.Op = protocol.OpIfAccepted
 	}
-	_, err := a.service.Push(c.Ctx, cmd)
-	return err
+	if _, err := a.service.Push(c.Ctx, cmd); err != nil {
+		return err
+	}
+	return replyData(c, nil)
 }
 
 // roomName returns a room's id as goim's clients name it.

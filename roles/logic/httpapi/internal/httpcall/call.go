@@ -8,6 +8,7 @@
 package httpcall
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,6 +17,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -132,12 +134,8 @@ func (c *Call) Number(name string, def, lo, hi int64) (int64, error) {
 // misspelt filter would silently filter nothing.
 func (c *Call) Known(names ...string) error {
 	for name := range c.Params() {
-		ok := false
-		for _, n := range names {
-			ok = ok || n == name
-		}
-		if !ok {
-			return envelope.Invalid(name, "is not a parameter of this path; it has "+list(names))
+		if !slices.Contains(names, name) {
+			return envelope.Invalid(name, "is not a parameter of this path; it has "+cmp.Or(strings.Join(names, ", "), "none"))
 		}
 	}
 	return nil
@@ -156,14 +154,6 @@ func (c *Call) QueryName(field string) (string, error) {
 	}
 	name := c.Param(field)
 	return name, envelope.CheckName(field, name)
-}
-
-// list joins names for a message, "none" if there are none.
-func list(names []string) string {
-	if len(names) == 0 {
-		return "none"
-	}
-	return strings.Join(names, ", ")
 }
 
 // LargeBody is the size from which a body takes one of the places of Shared.Large.

@@ -33,13 +33,7 @@ func FullestRooms(counts map[string]uint32, prefix string) []Room {
 
 // Comets returns the nodes that hold connections.
 func Comets(nodes []logic.NodeInfo) []logic.NodeInfo {
-	var list []logic.NodeInfo
-	for _, n := range nodes {
-		if slices.Contains(n.Roles, "comet") {
-			list = append(list, n)
-		}
-	}
-	return list
+	return slices.DeleteFunc(slices.Clone(nodes), func(n logic.NodeInfo) bool { return !slices.Contains(n.Roles, "comet") })
 }
 
 // Weight returns the share of clients that a comet should have, in proportion to
