@@ -2,11 +2,8 @@ package logic
 
 import (
 	"context"
-	"errors"
+	"maps"
 	"slices"
-	"sync"
-
-	"golang.org/x/sync/errgroup"
 
 	"imgo/envelope"
 )
@@ -42,24 +39,12 @@ func (h *ackHandler) Ack(ctx context.Context, r *envelope.AckRequest) error {
 		p := h.owners.partition(a.GetUser())
 		byPartition[p] = append(byPartition[p], splitAck(a)...)
 	}
-	var mu sync.Mutex
-	var errs []error
-	var g errgroup.Group
+	partitions := slices.Collect(maps.Keys(byPartition))
 	// The log puts appends that come together into one commit. One partition
 	// after the other would cost a commit each.
-	g.SetLimit(4 * parallelCalls)
-	for p, acks := range byPartition {
-		g.Go(func() error {
-			if err := h.append(ctx, p, acks); err != nil {
-				mu.Lock()
-				errs = append(errs, err)
-				mu.Unlock()
-			}
-			return nil
-		})
-	}
-	_ = g.Wait() // the errors are in errs
-	err = attempted("append acknowledgements", errors.Join(errs...))
+	err = attempted("append acknowledgements", inParallel(len(partitions), 4*parallelCalls, func(i int) error {
+		return h.append(ctx, partitions[i], byPartition[partitions[i]])
+	}))
 	h.metrics.acks.WithLabelValues(outcome(err)).Add(float64(ids))
 	return err
 }

@@ -3,8 +3,6 @@ package logic
 import (
 	"context"
 
-	"golang.org/x/sync/errgroup"
-
 	"imgo/envelope"
 	"imgo/internal/wait"
 )
@@ -118,16 +116,10 @@ func (q *lookup) ask(ctx context.Context, t targets) {
 	}
 	replies := make([]*envelope.LookupReply, len(questions))
 	errs := make([]error, len(questions))
-	var g errgroup.Group
-	g.SetLimit(parallelCalls)
-	w := q.want
-	for i, question := range questions {
-		g.Go(func() error {
-			replies[i], errs[i] = question.ask(ctx, w)
-			return nil
-		})
-	}
-	_ = g.Wait() // the errors are in errs
+	_ = inParallel(len(questions), parallelCalls, func(i int) error {
+		replies[i], errs[i] = questions[i].ask(ctx, q.want)
+		return nil // the errors are in errs
+	})
 	for i, question := range questions {
 		q.answered(question.targets, replies[i], errs[i])
 	}

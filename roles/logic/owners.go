@@ -71,17 +71,22 @@ func (o *owners) callAll(what string, call func(Router) error) error {
 
 // callEach calls some routers at once and returns their errors joined.
 func callEach(what string, routers []Router, call func(Router) error) error {
-	errs := make([]error, len(routers))
+	return attempted(what, inParallel(len(routers), parallelCalls, func(i int) error { return call(routers[i]) }))
+}
+
+// inParallel calls fn with each number below n, at most limit at a time, and returns the errors joined.
+func inParallel(n, limit int, fn func(i int) error) error {
+	errs := make([]error, n)
 	var g errgroup.Group
-	g.SetLimit(parallelCalls)
-	for i, r := range routers {
+	g.SetLimit(limit)
+	for i := range n {
 		g.Go(func() error {
-			errs[i] = call(r)
+			errs[i] = fn(i)
 			return nil
 		})
 	}
 	_ = g.Wait() // the errors are in errs
-	return attempted(what, errors.Join(errs...))
+	return errors.Join(errs...)
 }
 
 // repeat calls until there is an answer or an error that will not pass, or ctx

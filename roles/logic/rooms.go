@@ -59,16 +59,16 @@ func countByRoom(replies map[string]*envelope.RoomsReply) map[string]uint32 {
 	return counts
 }
 
-// Room returns at most max members of a room, ordered by comet and session, and
+// Room returns at most limit members of a room, ordered by comet and session, and
 // how many there are in all. For an empty room that is none, and no error.
-func (h *roomHandler) Room(ctx context.Context, room string, max int) (members []*envelope.SessionInfo, total int, err error) {
+func (h *roomHandler) Room(ctx context.Context, room string, limit int) (members []*envelope.SessionInfo, total int, err error) {
 	if err := envelope.CheckName("room", room); err != nil {
 		return nil, 0, err
 	}
-	if max < 0 || max > h.cfg.MaxUsers {
-		return nil, 0, envelope.Invalid("max", fmt.Sprintf("is %d: it must be 0 to %d", max, h.cfg.MaxUsers))
+	if limit < 0 || limit > h.cfg.MaxUsers {
+		return nil, 0, envelope.Invalid("max", fmt.Sprintf("is %d: it must be 0 to %d", limit, h.cfg.MaxUsers))
 	}
-	replies, err := h.comets.ask(ctx, &envelope.RoomsRequest{Room: room, MaxMembers: uint32(max)})
+	replies, err := h.comets.ask(ctx, &envelope.RoomsRequest{Room: room, MaxMembers: uint32(limit)})
 	if err != nil {
 		return nil, 0, err
 	}
@@ -77,15 +77,8 @@ func (h *roomHandler) Room(ctx context.Context, room string, max int) (members [
 		here := slices.SortedFunc(slices.Values(reply.GetMembers()), func(a, b *envelope.SessionInfo) int {
 			return cmp.Compare(a.GetAddress().GetSession(), b.GetAddress().GetSession())
 		})
-		count := int(reply.GetCounts()[room])
-		if count < len(here) { // a session joined between count and list
-			count = len(here)
-		}
-		total += count
-		if left := max - len(members); len(here) > left {
-			here = here[:left]
-		}
-		members = append(members, here...)
+		total += max(int(reply.GetCounts()[room]), len(here)) // a session may join between count and list
+		members = append(members, here[:min(len(here), limit-len(members))]...)
 	}
 	return members, total, nil
 }

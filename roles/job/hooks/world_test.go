@@ -418,7 +418,9 @@ func (w *world) status() (s events.Hook) {
 func (w *world) admin(fn func(context.Context, *hooks.Admin) error) {
 	w.t.Helper()
 	ctx, cancel := context.WithCancel(w.t.Context())
-	a := hooks.NewAdmin([]hooks.Config{w.cfg}, hooks.Deps{Topics: &w.topics, Table: w.table, Log: zerolog.Nop(), Retention: retention, Now: time.Now})
+	a := hooks.NewAdmin([]hooks.Config{w.cfg}, hooks.Deps{
+		Topics: &w.topics, Table: w.table, Log: zerolog.Nop(), Retention: retention, Now: time.Now,
+	})
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()
 	if err := fn(ctx, a); err != nil {
