@@ -97,8 +97,7 @@ func New(cfg Config, deps Deps) (*Logic, error) {
 		cfg: cfg, life: &lifecycle{callTimeout: cfg.CallTimeout},
 		owners: &owners{routers: deps.Routers, partitions: int(deps.Kept.Partitions())},
 		kept:   &keptWriter{log: deps.Kept, records: deps.Records, now: now}, live: &publisher{live: deps.Live, now: now},
-		tokens: deps.Tokens, metrics: metrics, warn: newWarnings(deps.Log),
-		log: deps.Log, now: now,
+		tokens: deps.Tokens, metrics: metrics, warn: newWarnings(deps.Log), log: deps.Log, now: now,
 	}
 	c.kicker = &kicker{owners: c.owners, live: c.live, metrics: metrics}
 	c.comets = &cometSurvey{Comets: deps.Comets, life: c.life, timeout: cfg.CometTimeout, warn: c.warn}
