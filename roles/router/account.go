@@ -17,15 +17,28 @@ import (
 type account struct {
 	mailbox.Mailbox
 	sessions []*session
-	// replaced has the last sessions that newer ones pushed out.
-	replaced []envelope.AddressKey
-	standoff *standoff // nil: no old client has pushed a session out
-	// leaving are devices that a record under way forgets. Nobody may use them
-	// before it is applied.
-	leaving map[string]struct{}
 	// cached is its place in the partition's cache; nil: it holds no bodies.
 	cached *list.Element
 	due    accountDue
+	extra  *accountExtra // nil: it has nothing of it
+}
+
+// accountExtra is what few accounts have.
+type accountExtra struct {
+	// replaced has the last sessions that newer ones pushed out.
+	replaced []envelope.AddressKey
+	standoff standoff
+	// leaving are devices that a record under way forgets. Nobody may use them
+	// before it is applied.
+	leaving map[string]struct{}
+}
+
+// ownExtra returns the account's extra, which it makes if there is none.
+func (a *account) ownExtra() *accountExtra {
+	if a.extra == nil {
+		a.extra = &accountExtra{leaving: make(map[string]struct{})}
+	}
+	return a.extra
 }
 
 // session returns the session with an address, or nil.
@@ -58,10 +71,7 @@ type standoff struct {
 // mayReplace reports whether an old client of the user may have a session closed at
 // the time now. If so, the next pause begins.
 func (a *account) mayReplace(now time.Time) bool {
-	if a.standoff == nil {
-		a.standoff = &standoff{}
-	}
-	s := a.standoff
+	s := &a.ownExtra().standoff
 	switch {
 	case now.After(s.until.Add(s.pause)): // it was quiet for as long
 		s.pause = minStandoff
@@ -76,26 +86,28 @@ func (a *account) mayReplace(now time.Time) bool {
 
 // markLeaving marks devices as leaving.
 func (a *account) markLeaving(devices []string) {
-	if a.leaving == nil {
-		a.leaving = make(map[string]struct{}, len(devices))
-	}
 	for _, d := range devices {
-		a.leaving[d] = struct{}{}
+		a.ownExtra().leaving[d] = struct{}{}
 	}
 }
 
 func (a *account) unmarkLeaving(devices []string) {
 	for _, d := range devices {
-		delete(a.leaving, d)
-	}
-	if len(a.leaving) == 0 {
-		a.leaving = nil
+		delete(a.ownExtra().leaving, d)
 	}
 }
 
 func (a *account) isLeaving(device string) bool {
-	_, leaving := a.leaving[device]
+	if a.extra == nil {
+		return false
+	}
+	_, leaving := a.extra.leaving[device]
 	return leaving
+}
+
+// isReplaced reports whether a newer session pushed out the one with an address.
+func (a *account) isReplaced(address envelope.AddressKey) bool {
+	return a.extra != nil && slices.Contains(a.extra.replaced, address)
 }
 
 // longestOffline returns the device that is not connected and was not seen for the
@@ -119,10 +131,11 @@ func (a *account) longestOffline() (device string, ok bool) {
 const maxReplaced = 16
 
 func (a *account) noteReplaced(key envelope.AddressKey) {
-	if len(a.replaced) >= maxReplaced {
-		a.replaced = slices.Delete(a.replaced, 0, 1)
+	x := a.ownExtra()
+	if len(x.replaced) >= maxReplaced {
+		x.replaced = slices.Delete(x.replaced, 0, 1)
 	}
-	a.replaced = append(a.replaced, key)
+	x.replaced = append(x.replaced, key)
 }
 
 // loading is one read of an account from the store. Its fields are true once
@@ -287,8 +300,8 @@ func (t *accountTable) evictLocked() {
 		if over <= 0 {
 			return
 		}
-		if a.due.queued && a.due.at <= soon || len(a.sessions) > 0 || len(a.leaving) > 0 || a.Dirty() || p.writes.has(a) ||
-			p.presence.hasLocked(a) {
+		leaving := a.extra != nil && len(a.extra.leaving) > 0
+		if a.due.queued && a.due.at <= soon || len(a.sessions) > 0 || leaving || a.Dirty() || p.writes.has(a) || p.presence.hasLocked(a) {
 			continue
 		}
 		p.cache.release(a)

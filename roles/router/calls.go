@@ -58,7 +58,7 @@ func (p *partition) attach(ctx context.Context, info *envelope.SessionInfo) (kic
 	}
 	defer p.mu.Unlock()
 	address := info.Address.AsKey()
-	if slices.Contains(a.replaced, address) {
+	if a.isReplaced(address) {
 		// The call is made again: it must not replace a session that came since.
 		return nil, envelope.Errorf(envelope.CodeTooMany, "a newer session of the user has replaced this one")
 	}

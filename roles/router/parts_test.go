@@ -120,8 +120,8 @@ func TestReplacedSessionsAreForgottenInOrder(t *testing.T) {
 	for i := range uint64(maxReplaced + 1) {
 		a.noteReplaced(envelope.AddressKey{Comet: "c", Session: i})
 	}
-	if len(a.replaced) != maxReplaced || a.replaced[0].Session != 1 {
-		t.Errorf("remembered %v", a.replaced)
+	if len(a.extra.replaced) != maxReplaced || a.extra.replaced[0].Session != 1 {
+		t.Errorf("remembered %v", a.extra.replaced)
 	}
 }
 
