@@ -78,7 +78,7 @@ type eventFalsifier struct {
 	how  Falsify
 	run  string           // the users' names begin with it
 	n    int              // number of ends of messages so far
-	held *events.Document // event that is recorded after the next one of its user
+	held *events.Document // event that is recorded after the next one of its user, or that the invented one follows
 	done atomic.Bool
 }
 
@@ -89,8 +89,18 @@ func (f *eventFalsifier) change(list []events.Document) (recorded []events.Docum
 			continue
 		}
 		if held := f.held; held != nil && held.Data.User == e.Data.User {
+			switch {
+			case f.how == FalsifyEventSwap:
+				recorded = append(recorded, e, *held)
+			case recordOf(e) == recordOf(*held): // by its id, the invented event would come after this one
+				recorded = append(recorded, e)
+				continue
+			default:
+				invented := *held
+				invented.ID, invented.Data.ID, invented.Data.Ref = held.ID+"9999", held.Data.ID+1<<40, ""
+				recorded = append(recorded, invented, e)
+			}
 			f.held = nil
-			recorded = append(recorded, e, *held)
 			f.done.Store(true)
 			continue
 		}
@@ -105,14 +115,20 @@ func (f *eventFalsifier) change(list []events.Document) (recorded []events.Docum
 		case FalsifyEventSwap:
 			f.held = &e
 			continue
+		case FalsifyEventInvent:
+			f.held = &e
+			recorded = append(recorded, e)
+			continue
 		case FalsifyEventRepeat:
 			recorded = append(recorded, e, e)
-		case FalsifyEventInvent:
-			other := e
-			other.ID, other.Data.ID, other.Data.Ref = e.ID+"9999", e.Data.ID+1<<40, ""
-			recorded = append(recorded, e, other)
 		}
 		f.done.Store(true)
 	}
 	return recorded
+}
+
+// recordOf returns the part of an event's id that names its record.
+func recordOf(e events.Document) string {
+	record, _, _ := strings.Cut(e.ID, ".")
+	return record
 }

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net/http"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"imgo/envelope"
 	"imgo/internal/webhook"
 	"imgo/roles/logic/auth"
@@ -18,8 +20,10 @@ func newRoomWebhook(cfg Config, deps Deps) (*webhook.Caller, error) {
 	if !cfg.Asks() {
 		return nil, nil
 	}
-	const metric, calls = "imgo_logic_rooms_webhook_seconds", "Calls of the webhook that decides about rooms"
-	caller, err := auth.NewCaller(cfg.Auth, cfg.Auth.RoomsWebhook(), deps.Metrics, metric, calls)
+	caller, err := auth.NewCaller(cfg.Auth, cfg.Auth.RoomsWebhook(), deps.Metrics, prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "imgo_logic_rooms_webhook_seconds", Help: "Calls of the webhook that decides about rooms" + auth.ByOutcome,
+		Buckets: auth.CallBuckets,
+	}, []string{"outcome"}))
 	if err != nil {
 		return nil, fmt.Errorf("rooms: %w", err)
 	}

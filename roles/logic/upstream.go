@@ -130,7 +130,9 @@ func (h *upstreamHandler) toEvents(ctx context.Context, r *envelope.UpstreamRequ
 
 // newUpstreamCalls returns what the rules call, by the index of the rule. Each has calls, and a circuit breaker, of its own.
 func newUpstreamCalls(cfg Config, reg prometheus.Registerer) (map[int]*webhook.Caller, error) {
-	observe, err := auth.ObserveCalls(reg, "imgo_logic_upstream_call_seconds", "Calls with a message of a client")
+	observe, err := auth.ObserveCalls(reg, prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "imgo_logic_upstream_call_seconds", Help: "Calls with a message of a client" + auth.ByOutcome, Buckets: auth.CallBuckets,
+	}, []string{"outcome"}))
 	if err != nil {
 		return nil, err
 	}

@@ -34,17 +34,25 @@ type Webhook struct {
 
 // NewWebhook returns a Webhook.
 func NewWebhook(cfg Config, opaque *Opaque, log zerolog.Logger, reg prometheus.Registerer) (*Webhook, error) {
-	const metric, calls = "imgo_logic_auth_webhook_seconds", "Calls of the webhook that decides about clients"
-	caller, err := NewCaller(cfg, cfg.WebhookURL, reg, metric, calls)
+	caller, err := NewCaller(cfg, cfg.WebhookURL, reg, prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "imgo_logic_auth_webhook_seconds", Help: "Calls of the webhook that decides about clients" + ByOutcome, Buckets: CallBuckets,
+	}, []string{"outcome"}))
 	if err != nil {
 		return nil, err
 	}
 	return &Webhook{Opaque: opaque, caller: caller, log: log}, nil
 }
 
-// NewCaller returns a caller of an address, as the settings of webhooks say. calls says what its metric counts.
-func NewCaller(cfg Config, address string, reg prometheus.Registerer, metric, calls string) (*webhook.Caller, error) {
-	observe, err := ObserveCalls(reg, metric, calls)
+// ByOutcome is the end of the help of a metric of calls of a webhook, which has the label outcome.
+const ByOutcome = ", by outcome: answered, failed (no good answer), refused (not called: after failures in a row, or with too many calls " +
+	"under way)."
+
+// CallBuckets are the buckets of such a metric.
+var CallBuckets = prometheus.ExponentialBuckets(0.001, 2.5, 10)
+
+// NewCaller returns a caller of an address, as the settings of webhooks say. seconds is the metric of its calls.
+func NewCaller(cfg Config, address string, reg prometheus.Registerer, seconds *prometheus.HistogramVec) (*webhook.Caller, error) {
+	observe, err := ObserveCalls(reg, seconds)
 	if err != nil {
 		return nil, err
 	}
@@ -53,17 +61,10 @@ func NewCaller(cfg Config, address string, reg prometheus.Registerer, metric, ca
 	})
 }
 
-// ObserveCalls registers the metric of calls of a webhook, and returns what a Caller tells of each. calls says what
-// they are.
-func ObserveCalls(reg prometheus.Registerer, metric, calls string) (observe func(outcome string, took time.Duration), err error) {
-	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name: metric,
-		Help: calls + ", by outcome: answered, failed (no good answer), refused (not called: after failures in a row, or with " +
-			"too many calls under way).",
-		Buckets: prometheus.ExponentialBuckets(0.001, 2.5, 10),
-	}, []string{"outcome"})
+// ObserveCalls registers the metric of calls of a webhook, and returns what a Caller tells of each.
+func ObserveCalls(reg prometheus.Registerer, seconds *prometheus.HistogramVec) (func(outcome string, took time.Duration), error) {
 	if err := register(reg, seconds); err != nil {
-		return nil, fmt.Errorf("register the metric %s: %w", metric, err)
+		return nil, fmt.Errorf("register the metric of a webhook: %w", err)
 	}
 	return func(outcome string, took time.Duration) { seconds.WithLabelValues(outcome).Observe(took.Seconds()) }, nil
 }
