@@ -12,7 +12,6 @@ package ws
 import (
 	"cmp"
 	"context"
-
 	"fmt"
 	"net"
 	"time"

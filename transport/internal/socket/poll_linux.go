@@ -167,7 +167,6 @@ func (a *Acceptor) admitPolled(fd int, remote netip.AddrPort, p *Polled) bool {
 		_ = unix.Close(fd)
 		return false
 	}
-
 	p.acceptor, p.remote, p.fd = a, remote, int32(fd)
 	p.out.fd, p.out.final = p.fd, -1
 	p.Sign()
