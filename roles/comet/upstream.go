@@ -14,14 +14,14 @@ import (
 )
 
 // This file carries the messages of clients for the backend to logic. The messages of a session are carried one after
-// another, by a worker. The reading goroutine puts them into the session's backlog and goes on. It waits only while the
-// backlog, or that of all sessions together, is full: then the client is read more slowly.
+// another, by a worker. The reading goroutine puts them into the session's queue and goes on. It waits only while the
+// queue, or that of all sessions together, is full: then the client is read more slowly.
 //
 // A client of version 2 gets the answer of logic and repeats by itself what was not taken. A client of an older
 // generation has got its answer from comet. So comet repeats such a message, until logic takes or refuses it.
 
 const (
-	// maxUpstream and maxUpstreamBytes bound the backlog of a session. One message always fits.
+	// maxUpstream and maxUpstreamBytes bound the queue of a session. One message always fits.
 	maxUpstream      = 32
 	maxUpstreamBytes = 128 << 10
 	// upstreamOverhead is what a message costs beside its body, in bytes.
@@ -50,7 +50,7 @@ const (
 // upstreamTable is what all sessions share. It is safe for concurrent use.
 type upstreamTable struct {
 	rules  upstream.Table
-	active sync.WaitGroup // the backlogs that a worker carries
+	active sync.WaitGroup // the queues that a worker carries
 }
 
 // stop waits until all messages were carried, but not for long. No session reads any more.
@@ -112,7 +112,7 @@ func (r reader) fullFor(m *upstreamMessage) bool {
 	return r.upQueue != nil && r.upQueue.fullForLocked(m)
 }
 
-// takeUpstream puts the message in a packet into the backlog. It waits for room. taken is false if no rule takes the
+// takeUpstream puts the message in a packet into the queue. It waits for room. taken is false if no rule takes the
 // message. over is true if the session ended before there was room.
 func (r reader) takeUpstream(p transport.Packet) (taken, over bool) {
 	m := r.comet.upstream.message(r.gen, p)
@@ -128,7 +128,7 @@ func (r reader) takeUpstream(p transport.Packet) (taken, over bool) {
 	return true, false
 }
 
-// awaitRoom waits until a message has left the session's backlog, or for a moment. It reports false if the session is
+// awaitRoom waits until a message has left the session's queue, or for a moment. It reports false if the session is
 // over.
 func (r reader) awaitRoom() bool {
 	r.out.Lock()
@@ -150,7 +150,7 @@ func (r reader) awaitRoom() bool {
 	return true
 }
 
-// addUpstream adds a message to the backlog, and has a worker carry it if it is the only one.
+// addUpstream adds a message to the queue, and has a worker carry it if it is the only one.
 func (r reader) addUpstream(m *upstreamMessage) {
 	if r.form.JSON() {
 		m.packet.Body = append([]byte(nil), m.packet.Body...) // it is a part of the frame
