@@ -179,7 +179,7 @@ func TestHangingAddress(t *testing.T) {
 	defer mute.Close()
 	cfg := shortRun(start(t, roles.Faults{}, nil))
 	cfg.API = append(cfg.API, "http://"+mute.Addr().String())
-	cfg.Rate, cfg.Callers, cfg.CallTimeout = 50, 0, time.Second
+	cfg.Rate, cfg.Callers, cfg.CallTimeout = 50, 0, 4*time.Second
 	report := until(t, cfg, pushed(100))
 	if !report.OK {
 		t.Error("the run is not OK")
