@@ -71,7 +71,7 @@ func (d *door) carry(conn net.Conn) {
 // Each message that a client publishes is one event, in order, although the server is killed while it takes messages and
 // the client is replaced by one with the same outbox.
 func TestPublishThroughKills(t *testing.T) {
-	dir, d := t.TempDir(), newDoor(t)
+	dir, d, begun := t.TempDir(), newDoor(t), uint64(time.Now().UnixMicro())
 	begin := func() *process {
 		p := serve(t, dir, freePorts("--upstream", "4:events")...)
 		d.server.Store(&p.tcp)
@@ -152,21 +152,26 @@ func TestPublishThroughKills(t *testing.T) {
 			Type string
 			Data struct {
 				Device   string
-				ClientID string `json:"client_id"`
+				ClientID uint64 `json:"client_id,string"`
 				Body     json.RawMessage
 			}
 		}
 		Next string
 		More bool
 	}
-	after, got := "", uint64(0)
+	// The ids follow each other. The first one is above the client's clock when it began.
+	after, got, base := "", uint64(0), uint64(0)
 	for wait := "20s"; ; {
 		page.Events, page.More = nil, false
 		p.node.call(t, "GET", "/v1/events?types=upstream.message&user=alice&wait="+wait+"&after="+after, "").decode(t, &page)
 		for _, e := range page.Events {
 			got++
-			if e.Data.Device != "laptop" || string(e.Data.Body) != fmt.Sprint(got) || e.Data.ClientID != fmt.Sprint(got) {
-				t.Fatalf("event %d is %s of %s with the id %s and the body %s", got, e.Type, e.Data.Device, e.Data.ClientID, e.Data.Body)
+			if got == 1 {
+				base = e.Data.ClientID - 1
+			}
+			if e.Data.Device != "laptop" || string(e.Data.Body) != fmt.Sprint(got) || e.Data.ClientID != base+got || base < begun {
+				t.Fatalf("event %d is %s of %s with the id %d and the body %s; the ids begin above %d", got, e.Type, e.Data.Device,
+					e.Data.ClientID, e.Data.Body, base)
 			}
 		}
 		if after = page.Next; got >= kills*each {
