@@ -27,7 +27,7 @@ import (
 func TestMain(m *testing.M) {
 	// The tests wait more than they work, so more of them run at the same time than
 	// there are cores. Under the race detector they need ten times the CPU time.
-	_ = flag.Set("test.parallel", map[bool]string{false: "6", true: "3"}[race.Enabled])
+	_ = flag.Set("test.parallel", map[bool]string{false: "6", true: "2"}[race.Enabled])
 	goleak.VerifyTestMain(m)
 }
 
