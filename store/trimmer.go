@@ -10,6 +10,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"imgo/envelope"
+	"imgo/internal/wait"
 )
 
 // trimBatch is how many entries one transaction deletes.
@@ -33,19 +34,12 @@ func (tr *trimmer) run(ctx context.Context) {
 	if tr.retention <= 0 {
 		return
 	}
-	tick := time.NewTicker(tr.interval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
+	wait.Every(ctx, tr.interval, func() {
 		err := tr.trim(ctx)
 		if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, envelope.ErrClosed) {
 			tr.log.Error().Err(err).Msg("the kept log was not trimmed; trying again later")
 		}
-	}
+	})
 }
 
 // trim deletes all entries that are older than the retention.

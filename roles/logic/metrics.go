@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"imgo/envelope"
+	"imgo/internal/collectors"
 )
 
 // The kinds of a push, as metrics and Stats name them.
@@ -86,17 +87,9 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			seconds: m.pushSeconds.WithLabelValues(strconv.FormatBool(kind == kindKept)),
 		}
 	}
-	if reg == nil {
-		return m, nil
-	}
-	for _, c := range []prometheus.Collector{
-		m.pushes, m.pushSeconds, m.connects, m.authSeconds, m.acks, m.reads, m.catchUps, m.kicks, m.notices, m.unlooked, m.upstream,
-	} {
-		if err := reg.Register(c); err != nil {
-			return nil, err
-		}
-	}
-	return m, nil
+	_, err := collectors.Register(reg,
+		m.pushes, m.pushSeconds, m.connects, m.authSeconds, m.acks, m.reads, m.catchUps, m.kicks, m.notices, m.unlooked, m.upstream)
+	return m, err
 }
 
 // outcome returns how a call ended, as the metrics name it.

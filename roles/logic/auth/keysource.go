@@ -16,6 +16,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"imgo/envelope"
+	"imgo/internal/collectors"
 	"imgo/internal/wait"
 )
 
@@ -99,7 +100,7 @@ func newKeySource(cfg Config, log zerolog.Logger, reg prometheus.Registerer) (*k
 	s.reloads = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "imgo_logic_key_reloads_total", Help: "Readings of keys for JWTs that brought new ones (changed) or failed.",
 	}, []string{"outcome"})
-	if err := register(reg, s.reloads); err != nil {
+	if _, err := collectors.Register(reg, s.reloads); err != nil {
 		return nil, fmt.Errorf("register the metric of key reloads: %w", err)
 	}
 	return s, s.publish()

@@ -16,6 +16,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"imgo/envelope"
+	"imgo/internal/collectors"
 	"imgo/internal/webhook"
 	"imgo/protocol"
 )
@@ -63,18 +64,10 @@ func NewCaller(cfg Config, address string, reg prometheus.Registerer, seconds *p
 
 // ObserveCalls registers the metric of calls of a webhook, and returns what a Caller tells of each.
 func ObserveCalls(reg prometheus.Registerer, seconds *prometheus.HistogramVec) (func(outcome string, took time.Duration), error) {
-	if err := register(reg, seconds); err != nil {
+	if _, err := collectors.Register(reg, seconds); err != nil {
 		return nil, fmt.Errorf("register the metric of a webhook: %w", err)
 	}
 	return func(outcome string, took time.Duration) { seconds.WithLabelValues(outcome).Observe(took.Seconds()) }, nil
-}
-
-// register registers a metric; nowhere if reg is nil.
-func register(reg prometheus.Registerer, metric prometheus.Collector) error {
-	if reg == nil {
-		return nil
-	}
-	return reg.Register(metric)
 }
 
 // Run closes the connections to the backend when ctx is done.

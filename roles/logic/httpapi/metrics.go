@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"imgo/internal/collectors"
 	"imgo/roles/logic/httpapi/internal/httpcall"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -40,10 +41,8 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 				"and whether its rate and its scopes let it in.",
 		}, []string{"key", "outcome"}),
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.problems, m.callers} {
-		if err := reg.Register(c); err != nil {
-			return nil, fmt.Errorf("register the HTTP API's metrics: %w", err)
-		}
+	if _, err := collectors.Register(reg, m.requests, m.seconds, m.problems, m.callers); err != nil {
+		return nil, fmt.Errorf("register the HTTP API's metrics: %w", err)
 	}
 	return m, nil
 }

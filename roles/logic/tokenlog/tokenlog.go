@@ -28,6 +28,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"imgo/envelope"
+	"imgo/internal/collectors"
 	"imgo/internal/settings"
 	"imgo/store"
 )
@@ -95,10 +96,8 @@ func New(cfg Config, topic Topic, view *store.SharedTokens, log zerolog.Logger, 
 	lag := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "imgo_logic_tokens_lag_records", Help: "Entries of the tokens topic that this node has not applied yet.",
 	}, func() float64 { return float64(t.progress.lag()) })
-	if reg != nil {
-		if err := errors.Join(reg.Register(t.errors), reg.Register(lag)); err != nil {
-			return nil, fmt.Errorf("register the metrics of the tokens topic: %w", err)
-		}
+	if _, err := collectors.Register(reg, t.errors, lag); err != nil {
+		return nil, fmt.Errorf("register the metrics of the tokens topic: %w", err)
 	}
 	return t, nil
 }
