@@ -11,6 +11,7 @@ import (
 
 	"imgo/bench/load"
 	"imgo/bench/process"
+	"imgo/internal/freeport"
 )
 
 const (
@@ -134,7 +135,7 @@ func (c *scaled) start(ctx context.Context, role string) (*server, error) {
 	// connection takes a port before the node does, and each comet can have 20,000
 	// clients.
 	host := fmt.Sprintf("127.1.0.%d", 1+len(c.nodes))
-	ports, err := freePorts(host, 5)
+	ports, err := freeport.Find(host, 5)
 	if err != nil {
 		return nil, err
 	}

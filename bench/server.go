@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -16,6 +15,7 @@ import (
 	"time"
 
 	"imgo/bench/process"
+	"imgo/internal/freeport"
 )
 
 // scrapeTimeout bounds one request to imgo's admin endpoints.
@@ -27,23 +27,6 @@ type server struct {
 	dir     string // of the data and the log
 	tcp, ws string
 	admin   string // profiles need no key there; older versions do not listen there
-}
-
-// freePorts finds n free ports on a loopback address. Another process may take a port
-// before it is used. On 127.0.0.1 any outgoing connection may take it too. The start
-// of imgo then fails and reports that.
-func freePorts(host string, n int) ([]string, error) {
-	var all []string
-	for range n {
-		l, err := net.Listen("tcp", net.JoinHostPort(host, "0")) //nolint:noctx // binding loopback does not wait
-		if err != nil {
-			return nil, fmt.Errorf("find a free port: %w", err)
-		}
-		// All listeners close at the end, so that no port is found twice.
-		defer l.Close()
-		all = append(all, l.Addr().String())
-	}
-	return all, nil
 }
 
 // serverOptions are the settings of a scenario that differ from the defaults.
@@ -67,11 +50,11 @@ func (b *bench) exec(o serverOptions) (*server, error) {
 	}
 	ports := o.ports
 	if ports == nil {
-		if ports, err = freePorts(o.host, 3); err != nil {
+		if ports, err = freeport.Find(o.host, 3); err != nil {
 			return nil, err
 		}
 	}
-	admin, err := freePorts(o.host, 1)
+	admin, err := freeport.Find(o.host, 1)
 	if err != nil {
 		return nil, err
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -18,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"imgo/commands"
+	"imgo/internal/wait/waittest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -345,12 +345,7 @@ func TestCompletion(t *testing.T) {
 }
 
 func TestErrorsHaveTheMend(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed := listener.Addr().String()
-	listener.Close()
+	closed := waittest.FreeAddress(t)
 	imgo(t, nil, "", "stats", "--server", closed).
 		wantError(t, 1, "cannot reach http://"+closed, "is imgo running? Start it with `imgo`", "--server", "IMGO_SERVER")
 

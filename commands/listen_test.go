@@ -16,6 +16,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"imgo/commands"
+	"imgo/internal/wait/waittest"
 	"imgo/protocol"
 	"imgo/transport"
 )
@@ -280,12 +281,7 @@ func TestListenRefused(t *testing.T) {
 }
 
 func TestListenWithoutAnAPI(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed := listener.Addr().String()
-	listener.Close()
+	closed := waittest.FreeAddress(t)
 	imgo(t, nil, "", "listen", "--user", "123", "--server", closed).wantError(t, 1, "is imgo running?")
 	// With --token and --connect the command needs no API.
 	c := newComet(t, message(1, "one"))

@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"imgo/config"
+	"imgo/internal/wait/waittest"
 )
 
 // documents returns the documents of people, relative to this folder.
@@ -186,20 +187,9 @@ type shell struct {
 	hook      string      // the address at which imgo verify receives events
 }
 
-// free returns an address of this machine that nobody listens on.
-func free(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 func newShell(t *testing.T, bin string) *shell {
-	s := &shell{t: t, dir: t.TempDir(), hook: free(t)}
-	http, tcp, ws := free(t), free(t), free(t)
+	s := &shell{t: t, dir: t.TempDir(), hook: waittest.FreeAddress(t)}
+	http, tcp, ws := waittest.FreeAddress(t), waittest.FreeAddress(t), waittest.FreeAddress(t)
 	checkout, err := filepath.Abs("..")
 	if err != nil {
 		t.Fatal(err)
@@ -207,7 +197,7 @@ func newShell(t *testing.T, bin string) *shell {
 	port := func(address string) string { _, p, _ := net.SplitHostPort(address); return p }
 	s.addresses = [][2]string{
 		{"127.0.0.1:7172", http}, {"127.0.0.1:8080", tcp}, {"127.0.0.1:8090", ws}, {"localhost:8090", "localhost:" + port(ws)}, {":8080 ",
-			":" + port(tcp) + " "}, {"127.0.0.1:3000", free(t)}, {"/path/to/imgo", checkout},
+			":" + port(tcp) + " "}, {"127.0.0.1:3000", waittest.FreeAddress(t)}, {"/path/to/imgo", checkout},
 	}
 	s.env = append(os.Environ(), "PATH="+filepath.Dir(bin)+string(os.PathListSeparator)+os.Getenv("PATH"),
 		"IMGO_HTTP_LISTEN="+http, "IMGO_COMET_TCP=:"+port(tcp), "IMGO_COMET_WS=:"+port(ws), "IMGO_SERVER=http://"+http, "IMGO_NODE_ID=laptop",

@@ -2,7 +2,6 @@ package verify_test
 
 import (
 	"fmt"
-	"net"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +9,7 @@ import (
 	"imgo/config"
 	"imgo/internal/settings"
 	"imgo/internal/upstream"
+	"imgo/internal/wait/waittest"
 	"imgo/roles"
 	"imgo/roles/job/hooks"
 	"imgo/test/harness"
@@ -23,13 +23,8 @@ const hookSecret = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
 // withHook returns settings of a run with events and a hook, and a change of the settings of its node.
 func withHook(t *testing.T) (*verify.Events, func(*config.Config)) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
 	e := verify.DefaultEvents()
-	e.Hook, e.HookSecret = l.Addr().String(), hookSecret
+	e.Hook, e.HookSecret = waittest.FreeAddress(t), hookSecret
 	return e, func(cfg *config.Config) {
 		cfg.Hooks = []hooks.Config{{
 			Name: verify.HookName, URL: "http://" + e.Hook + "/", Secrets: []string{hookSecret}, Timeout: 500 * time.Millisecond,

@@ -14,7 +14,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -23,6 +22,7 @@ import (
 	"time"
 
 	"imgo/bench/process"
+	"imgo/internal/freeport"
 	"imgo/internal/wait"
 	"imgo/verify"
 )
@@ -135,7 +135,7 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 }
 
 func (r *run) run(ctx context.Context) error {
-	addresses, err := freeAddresses(ctx, r.rng, 4)
+	addresses, err := freeport.Find("127.0.0.1", 4)
 	if err != nil {
 		return err
 	}
@@ -190,26 +190,6 @@ func (r *run) run(ctx context.Context) error {
 		err = errors.Join(err, fmt.Errorf("the server's log has: %s", line))
 	}
 	return err
-}
-
-// freeAddresses finds addresses with ports below the system's range for outgoing connections, so that
-// they stay free while the server is down. A port inside that range would be unsafe. The system could
-// assign it to a client that connects to the same port. The client would then connect to itself and
-// block the server's port.
-func freeAddresses(ctx context.Context, rng *rand.Rand, n int) ([]string, error) {
-	var all []string
-	for range 1000 {
-		address := fmt.Sprintf("127.0.0.1:%d", 10_000+rng.IntN(20_000))
-		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
-		if err != nil {
-			continue
-		}
-		_ = l.Close()
-		if all = append(all, address); len(all) == n {
-			return all, nil
-		}
-	}
-	return nil, errors.New("no free ports between 10000 and 30000")
 }
 
 // onPhase kills the server in the phases of verify. stop ends the pushing.

@@ -2,11 +2,11 @@ package conformance
 
 import (
 	"fmt"
-	"net"
 	"strings"
 
 	"imgo/clients/conformance/driver"
 	"imgo/clients/conformance/peer"
+	"imgo/internal/wait/waittest"
 	"imgo/protocol"
 )
 
@@ -108,12 +108,7 @@ func playStopWithAddresses(w *world) {
 
 func playStopWithBadAddresses(w *world) {
 	own, refusing := w.server(), w.server()
-	gone, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		w.Fatal(err)
-	}
-	nobody := gone.Addr().String()
-	gone.Close()
+	nobody := waittest.FreeAddress(w)
 	c := w.client(own, nil)
 	c.connect()
 	conn := own.session()

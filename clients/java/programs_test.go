@@ -284,7 +284,7 @@ func TestExamples(t *testing.T) {
 func TestSpringExample(t *testing.T) {
 	packed := dist(t)
 	hooktest.Short(t, "../../examples/java/spring/src/main/java/example/Receiver.java")
-	listen := programs.FreeAddress(t)
+	listen := waittest.FreeAddress(t)
 	address := "http://" + listen
 	s := programs.StartServer(t, "--config", hooktest.Settings(t, address+"/events"))
 	project := t.TempDir()

@@ -16,6 +16,7 @@ import (
 
 	"imgo/cluster/members"
 	"imgo/envelope"
+	"imgo/internal/wait/waittest"
 )
 
 func TestNodesFindOneAnotherAndMissTheDead(t *testing.T) {
@@ -292,12 +293,7 @@ func nodesOr(nodes []*node, n *node) *node {
 
 func TestSeedThatComesBack(t *testing.T) {
 	// The node starts before its seed, and is alone when the seed dies.
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	seed := l.Addr().String()
-	l.Close()
+	seed := waittest.FreeAddress(t)
 	b := start(t, members.Options{Name: "b", Join: []string{seed}})
 	b.log.WaitFor(t, "no other node found yet")
 	a := start(t, members.Options{Name: "a", Bind: seed})

@@ -2,7 +2,6 @@ package rpc_test
 
 import (
 	"context"
-	"net"
 	"sync"
 	"testing"
 	"time"
@@ -208,15 +207,4 @@ func askStatus(t testing.TB, peer *rpc.Peer) time.Duration {
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
-}
-
-// freeAddr returns an address without a listener.
-func freeAddr(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }

@@ -13,6 +13,7 @@ import (
 
 	"imgo/cluster/rpc"
 	"imgo/envelope"
+	"imgo/internal/wait/waittest"
 )
 
 func TestSameNodeSameValues(t *testing.T) {
@@ -57,7 +58,7 @@ func TestOneConnectionPerNode(t *testing.T) {
 }
 
 func TestDeadNodeFailsAtOnce(t *testing.T) {
-	peer := newPool(t, rpc.PoolOptions{}).Node(freeAddr(t))
+	peer := newPool(t, rpc.PoolOptions{}).Node(waittest.FreeAddress(t))
 	for range 3 {
 		_, err := peer.Status().Status(within(t, waitLimit), &envelope.StatusRequest{})
 		// A call that waits for the node would end with its deadline.

@@ -156,7 +156,7 @@ func build(t *testing.T, s *programs.Server, backend string) (dir string) {
 // the server is killed.
 func TestExamples(t *testing.T) {
 	s := programs.StartServer(t)
-	address := programs.FreeAddress(t)
+	address := waittest.FreeAddress(t)
 	dir := build(t, s, address)
 	programs.Start(t, dir, nil, filepath.Join(dir, "backend")).Err.WaitFor(t, "the backend is at http://"+address)
 	say := func(p *programs.Program, line string) {
@@ -195,7 +195,7 @@ func TestExamples(t *testing.T) {
 // TestReceiver runs the receiver of a hook.
 func TestReceiver(t *testing.T) {
 	hooktest.Short(t, "receiver/main.go")
-	address := programs.FreeAddress(t)
+	address := waittest.FreeAddress(t)
 	url := "http://" + address + "/events"
 	s := programs.StartServer(t, "--config", hooktest.Settings(t, url))
 	dir := build(t, s, address)

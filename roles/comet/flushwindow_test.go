@@ -33,6 +33,7 @@ func TestFlushWindow(t *testing.T) {
 				}
 			}
 			took := time.Since(began)
+			synctest.Wait() // a writer still under way would take the next message along
 			if s.push(s.live(0, protocol.OpMessage, "late")); took > 0 {
 				synctest.Wait()
 				if n := c.pipe.Unread(); n > 0 {

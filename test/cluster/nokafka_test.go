@@ -2,7 +2,6 @@ package cluster_test
 
 import (
 	"context"
-	"net"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -15,17 +14,6 @@ import (
 	"imgo/roles"
 	"imgo/test/harness"
 )
-
-// freeAddress returns an address that nobody listens on.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // on loopback
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
 
 // readiness returns the status of /readyz, and the text of an answer that is not good.
 func readiness(address string) (status int, text string) {
@@ -60,7 +48,7 @@ func TestKafkaComesLate(t *testing.T) {
 	kafka := kafkatest.New(t, kafkatest.Options{})
 	kafka.Stop()
 	cfg := harness.Settings(t)
-	cfg.HTTP.Listen, cfg.Roles = freeAddress(t), config.AllRoles()
+	cfg.HTTP.Listen, cfg.Roles = waittest.FreeAddress(t), config.AllRoles()
 	cfg.Cluster.Gossip, cfg.Cluster.RPC, cfg.Cluster.Secret = "127.0.0.1:0", "127.0.0.1:0", secret
 	cfg.Cluster.Join = []string{"127.0.0.1:1"}
 	cfg.Kafka.Brokers, cfg.Kept.Partitions, cfg.Live.Partitions, cfg.Disk.Reserve = kafka.Brokers(), 4, 2, 0
@@ -96,7 +84,7 @@ func TestProcessWithoutKafka(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := &process.Process{
-		Binary: binary, Name: "late", HTTP: freeAddress(t), Log: filepath.Join(dir, "log"),
+		Binary: binary, Name: "late", HTTP: waittest.FreeAddress(t), Log: filepath.Join(dir, "log"),
 		Args: []string{"--roles", strings.Join(config.AllRoles(), ","), "--join", "127.0.0.1:1", "--data-dir", filepath.Join(dir, "data")},
 		Env: []string{
 			"IMGO_CLUSTER_SECRET=" + secret, "IMGO_KAFKA_BROKERS=" + kafka.Brokers()[0], "IMGO_CLUSTER_GOSSIP=127.0.0.1:0",

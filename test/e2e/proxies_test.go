@@ -35,17 +35,6 @@ type proxy struct {
 	reload  func()
 }
 
-// freeAddress returns an address that nobody listens on.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
-}
-
 // documented returns the block of docs/how-to/proxies.md in this language. Each text of the pairs is
 // replaced by the one behind it, and has to be there.
 func documented(t *testing.T, language string, pairs ...string) string {
@@ -103,7 +92,7 @@ func (p *proxy) run(t *testing.T, reload syscall.Signal, name string, args ...st
 func startNginx(t *testing.T, n *node) *proxy {
 	dir := t.TempDir()
 	cert, key := transporttest.WriteCert(t, dir, "proxy")
-	p := &proxy{ws: freeAddress(t), tcp: freeAddress(t), trusted: transporttest.ClientTLS(t, cert)}
+	p := &proxy{ws: waittest.FreeAddress(t), tcp: waittest.FreeAddress(t), trusted: transporttest.ClientTLS(t, cert)}
 	temp := ""
 	for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
 		temp += fmt.Sprintf("%s_temp_path %s/%s;\n", kind, dir, kind)
@@ -129,7 +118,7 @@ func startNginx(t *testing.T, n *node) *proxy {
 func startHAProxy(t *testing.T, n *node) *proxy {
 	dir := t.TempDir()
 	cert, key := transporttest.WriteCert(t, dir, "proxy")
-	p := &proxy{ws: freeAddress(t), tcp: freeAddress(t), trusted: transporttest.ClientTLS(t, cert)}
+	p := &proxy{ws: waittest.FreeAddress(t), tcp: waittest.FreeAddress(t), trusted: transporttest.ClientTLS(t, cert)}
 	var both []byte
 	for _, name := range []string{cert, key} {
 		b, err := os.ReadFile(name)

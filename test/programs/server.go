@@ -3,7 +3,6 @@ package programs
 import (
 	"context"
 	"encoding/json"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -54,7 +53,7 @@ func StartServer(t testing.TB, flags ...string) *Server {
 		t.Skip("builds and starts the server; not with -short")
 	}
 	binary, dir := Binary(t), t.TempDir()
-	s := &Server{HTTP: FreeAddress(t), TCP: FreeAddress(t), WS: FreeAddress(t), t: t}
+	s := &Server{HTTP: waittest.FreeAddress(t), TCP: waittest.FreeAddress(t), WS: waittest.FreeAddress(t), t: t}
 	args := []string{"--tcp", s.TCP, "--ws", s.WS, "--http", s.HTTP, "--data-dir", filepath.Join(dir, "data"), "--log-format", "json"}
 	s.process = &process.Process{Binary: binary, Name: "imgo", HTTP: s.HTTP, Log: filepath.Join(dir, "log"), Args: append(args, flags...)}
 	s.Start()
@@ -126,15 +125,4 @@ func CleanUp() {
 	if built.dir != "" {
 		_ = os.RemoveAll(built.dir)
 	}
-}
-
-// FreeAddress returns an address of this machine that nobody listens on.
-func FreeAddress(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it does not wait
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -169,24 +168,4 @@ func (b *broker) logTail() string {
 		return err.Error()
 	}
 	return string(bytes.TrimSpace(log[max(0, len(log)-2000):]))
-}
-
-// freePorts returns the first of n free ports in a row. They are below the range that
-// the system uses for connections, so they stay free while a broker is down.
-func freePorts(ctx context.Context, host string, random func(n int) int, n int) (int, error) {
-	for range 1000 {
-		port, free := 10_000+random(20_000), true
-		for i := range n {
-			l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(port+i)))
-			if err != nil {
-				free = false
-				break
-			}
-			_ = l.Close()
-		}
-		if free {
-			return port, nil
-		}
-	}
-	return 0, errors.New("no free ports between 10000 and 30000")
 }

@@ -7,7 +7,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	mathrand "math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -18,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"imgo/internal/freeport"
 	"imgo/internal/wait"
 
 	"github.com/segmentio/kafka-go"
@@ -143,21 +143,11 @@ func (r *Real) prepare(ctx context.Context, jars string) error {
 		}
 		b.args = append(b.args, "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true",
 			"-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS", "-cp", filepath.Join(jars, "*"))
-		host, port := "127.0.0.1", 0
-		var err error
-		if len(r.o.Addresses) > 0 {
-			var p string
-			if host, p, err = net.SplitHostPort(r.o.Addresses[i]); err == nil {
-				port, err = strconv.Atoi(p)
-			}
-		} else {
-			port, err = freePorts(ctx, host, mathrand.IntN, 3)
-		}
+		at, err := brokerAddresses(r.o.Addresses, i)
 		if err != nil {
-			return fmt.Errorf("an address for broker %d: %w", b.number, err)
+			return fmt.Errorf("addresses for broker %d: %w", b.number, err)
 		}
-		at := func(offset int) string { return net.JoinHostPort(host, strconv.Itoa(port+offset)) }
-		b.address, b.controller, b.internal = at(0), at(1), at(2)
+		b.address, b.controller, b.internal = at[0], at[1], at[2]
 		r.brokers = append(r.brokers, b)
 	}
 	id, err := r.clusterID()
@@ -172,6 +162,24 @@ func (r *Real) prepare(ctx context.Context, jars string) error {
 		g.Go(func() error { return b.format(ctx, r.java, id, r.o.Users) })
 	}
 	return g.Wait()
+}
+
+// brokerAddresses returns the three addresses of a broker, with ports in a row: for clients, for the
+// controller and for the other brokers. Without configured ones they are any that are free.
+func brokerAddresses(configured []string, i int) ([]string, error) {
+	if len(configured) == 0 {
+		return freeport.Find("127.0.0.1", 3)
+	}
+	host, text, err := net.SplitHostPort(configured[i])
+	if err != nil {
+		return nil, err
+	}
+	port, err := strconv.Atoi(text)
+	if err != nil {
+		return nil, err
+	}
+	at := func(offset int) string { return net.JoinHostPort(host, strconv.Itoa(port+offset)) }
+	return []string{at(0), at(1), at(2)}, nil
 }
 
 // clusterID returns the id that all disks of this Kafka have. It is stored in the folder.

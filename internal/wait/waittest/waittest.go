@@ -1,4 +1,5 @@
-// Package waittest helps tests to wait for a condition and to read a log while it is written.
+// Package waittest helps tests to wait for a condition, to read a log while it is written, and to find a
+// free address.
 package waittest
 
 import (
@@ -6,6 +7,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"imgo/internal/freeport"
 )
 
 // Limit bounds every wait. It is far longer than any step of a working program takes.
@@ -25,6 +28,16 @@ func Within(t testing.TB, limit time.Duration, what string, cond func() bool) {
 			t.Fatalf("not within %s: %s", limit, what)
 		}
 	}
+}
+
+// FreeAddress returns an address of this machine that nobody listens on.
+func FreeAddress(t testing.TB) string {
+	t.Helper()
+	found, err := freeport.Find("127.0.0.1", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found[0]
 }
 
 // A Log keeps at least the last logTail bytes of what is written to it, and at most maxLog.
