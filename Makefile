@@ -23,7 +23,7 @@ PROTOC_VERSION := 3.21.12
 PROTOC_GEN_GO_VERSION := v1.36.12
 PROTOC_GEN_VTPROTO_VERSION := v0.6.0
 
-.PHONY: help setup setup-go setup-kafka run build sdk install check test lint fuzz bench scale microbench soak powercut kafka cluster chaos proto clean
+.PHONY: help setup setup-go setup-kafka run build sdk install check test race lint fuzz bench scale microbench soak powercut kafka cluster chaos proto clean
 
 help: ## Show what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,8 +49,11 @@ install: build ## Build imgo and put it into the folder of `go install`
 	@command -v imgo >/dev/null || { dir="$$(go env GOBIN)"; echo "imgo is in $${dir:=$$(go env GOPATH)/bin}, which your shell does not search;" \
 		"add it with: export PATH=\"$$dir:\$$PATH\"" >&2; }
 
-test: setup ## Every test, with go vet and the race detector
+test: setup ## Every test, with go vet, and the packages with the race detector
 	@scripts/test
+
+race: setup ## The tests of whole systems again: with the race detector, and with goroutines instead of epoll
+	@scripts/test race
 
 check: lint ## The quick check while you work: build, lint, and the tests that need no other process
 	go build ./...

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"imgo/internal/wait/waittest"
@@ -21,9 +22,36 @@ const maxLines = 60
 const wheel = "imgo_client-0.1.0-py3-none-any.whl"
 
 func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "imgo-python-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	shared.dir = dir
 	code := m.Run()
 	programs.CleanUp()
+	_ = os.RemoveAll(dir)
 	os.Exit(code)
+}
+
+// shared is the client that most tests use. The first of them packs it into dir.
+var shared struct {
+	dir  string
+	once sync.Once
+}
+
+// pack packs the client with the newest Python into a folder.
+func pack(t *testing.T, dir string) {
+	t.Helper()
+	all := interpreters(t)
+	run(t, ".", []string{"PYTHON=" + all[len(all)-1].path}, "./pack", dir)
+}
+
+// packed returns the folder of the shared packed client.
+func packed(t *testing.T) string {
+	t.Helper()
+	shared.once.Do(func() { pack(t, shared.dir) })
+	return shared.dir
 }
 
 // startProgram starts a Python program in a folder with a venv. It is killed at the end of the test.
@@ -37,9 +65,8 @@ func startProgram(t *testing.T, dir string, env []string, args ...string) *progr
 func project(t *testing.T, python interpreter, files map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
-	run(t, ".", []string{"PYTHON=" + python.path}, "./pack", dir)
 	run(t, dir, nil, python.path, "-m", "venv", "venv")
-	run(t, dir, nil, "venv/bin/pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", wheel)
+	run(t, dir, nil, "venv/bin/pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", filepath.Join(packed(t), wheel))
 	args := []string{"--strict", "--cache-dir", filepath.Join(dir, "mypy"), "--python-executable", filepath.Join(dir, "venv/bin/python")}
 	for name, text := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
@@ -55,10 +82,8 @@ func project(t *testing.T, python interpreter, files map[string]string) string {
 func TestPack(t *testing.T) {
 	all := interpreters(t)
 	python := all[len(all)-1]
-	first, second := t.TempDir(), t.TempDir()
-	for _, dir := range []string{first, second} {
-		run(t, ".", []string{"PYTHON=" + python.path}, "./pack", dir)
-	}
+	first, second := packed(t), t.TempDir()
+	pack(t, second)
 	for _, name := range []string{wheel, "imgo_client-0.1.0.tar.gz"} {
 		a, err := os.ReadFile(filepath.Join(first, name))
 		if err != nil {

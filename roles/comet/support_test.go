@@ -30,11 +30,11 @@ import (
 	"imgo/transport/ws"
 )
 
-// goroutines runs all tests with one goroutine for each connection. make test runs them with and
-// without it.
+// goroutines runs all tests with one goroutine for each connection. make test runs them with epoll,
+// make race without it.
 var goroutines = flag.Bool("goroutines", false, "no epoll")
 
-// single runs all tests with one system call for each write. make test does that too.
+// single runs all tests with one system call for each write. make race does that.
 var single = flag.Bool("single", false, "no io_uring")
 
 func TestMain(m *testing.M) {

@@ -30,7 +30,7 @@ func TestSchemathesis(t *testing.T) {
 	bin := python(t)
 	run(t, t.TempDir(), []string{"SCHEMATHESIS_HOOKS=" + testdata(t, "hooks.py")}, filepath.Join(bin, "schemathesis"),
 		"--config-file", testdata(t, "schemathesis.toml"), "run", server(t)+"/v1/openapi.json",
-		"--max-examples", "30", "--seed", "1", "--generation-deterministic", "--no-color", "--header", "Authorization: Bearer "+key)
+		"--max-examples", "10", "--seed", "1", "--generation-deterministic", "--no-color", "--header", "Authorization: Bearer "+key)
 }
 
 // TestOpenAPIPythonClient makes a client with openapi-python-client.

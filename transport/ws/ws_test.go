@@ -15,8 +15,8 @@ import (
 	"imgo/transport/ws"
 )
 
-// goroutines runs all tests with one goroutine for each connection. make test runs them with and
-// without it.
+// goroutines runs all tests with one goroutine for each connection. make test runs them with epoll,
+// make race without it.
 var goroutines = flag.Bool("goroutines", false, "no epoll")
 
 func TestMain(m *testing.M) {
