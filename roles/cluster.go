@@ -67,7 +67,7 @@ func (c *cluster) open(ctx context.Context) (storage, error) {
 	if err != nil {
 		return storage{}, err
 	}
-	c.stores.live = c.kafka.live
+	c.stores.live, c.stores.tokens = c.kafka.live, c.kafka.tokens
 	s, err := c.storageOf(ctx, kept)
 	if err == nil {
 		c.remote.Store(s.remote)
@@ -255,9 +255,6 @@ func (c *cluster) wiringOf(of *core) wiring {
 	}
 	if of.group != nil {
 		w.group = group{of.group}
-	}
-	if c.kafka.tokens != nil {
-		w.tokens = c.kafka.tokens
 	}
 	return w
 }

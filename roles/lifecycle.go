@@ -66,6 +66,8 @@ func (n *Node) stages() []stage {
 	if n.cluster != nil {
 		all = append(all, n.cluster.stages()...)
 		all = append(all, stage{name: "version of records", run: n.records.watch})
+	} else {
+		all = append(all, stage{name: "tokens", run: n.stores.tokens.Run})
 	}
 	all = append(all, stage{name: coreStage, run: n.cores.run, ready: n.cores.ready, started: n.cores.started})
 	if n.hooks != nil {

@@ -6,15 +6,18 @@ import (
 
 	"imgo/roles/job"
 	"imgo/roles/logic"
+	"imgo/roles/logic/tokenlog"
 	"imgo/roles/router"
 	"imgo/store"
 )
 
-// stores are the data folder of a process and the log that outlives a core.
+// stores are the data folder of a process, and the log and the tokens, which outlive a core.
 type stores struct {
 	*process
 	db   *store.DB // nil: no role of this process needs it
 	live liveLog
+	// tokens is nil if this process runs no logic.
+	tokens *tokenlog.Tokens
 }
 
 // open opens the data folder.
@@ -40,6 +43,7 @@ func (s *stores) openLogs() (of storage, err error) {
 		return of, err
 	}
 	s.live = live
+	s.tokens = tokenlog.NewAlone(tokenlog.DefaultConfig(), store.NewTokens(s.db), s.log)
 	kept, err := store.OpenLog(s.db, store.LogOptions{
 		Partitions: int32(s.cfg.Kept.Partitions), Retention: s.cfg.Kept.Retention,
 	})

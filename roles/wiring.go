@@ -57,7 +57,6 @@ type wiring struct {
 	rooms   logic.Comets
 	comets  job.Comets
 	logic   comet.Logic
-	tokens  logic.TokenStore
 	kept    logic.KeptLog
 	// local is the router of this process, which owns every partition. It is nil if routers and comets
 	// may be in other processes.
@@ -75,8 +74,7 @@ func (n *cores) wiringOf(c *core) wiring {
 	}
 	local := &localRoles{n.Node, c}
 	return wiring{
-		routers: localRouters{local}, owners: local, rooms: local, comets: local, tokens: store.NewTokens(n.stores.db),
-		kept: c.kept, local: local,
+		routers: localRouters{local}, owners: local, rooms: local, comets: local, kept: c.kept, local: local,
 	}
 }
 
@@ -134,8 +132,8 @@ func (n *cores) makeRoles(ctx context.Context, c *core, w wiring) (err error) {
 		return nil
 	}
 	c.logic, err = logic.New(n.logicConfig(), logic.Deps{
-		Routers: w.routers, Kept: faults.logicLog(w.kept), Live: n.stores.live, Comets: w.rooms, Tokens: w.tokens, Log: n.log, Metrics: c.metrics,
-		Now: n.now, Records: &n.records,
+		Routers: w.routers, Kept: faults.logicLog(w.kept), Live: n.stores.live, Comets: w.rooms, Tokens: n.stores.tokens,
+		Log: n.log, Metrics: c.metrics, Now: n.now, Records: &n.records,
 	})
 	if err != nil {
 		return err

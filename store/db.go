@@ -99,9 +99,6 @@ type DB struct {
 	// writes counts transactions, so that Run knows a quiet time.
 	writes atomic.Uint64
 
-	// tokens is what is known of the opaque tokens: see Tokens.none.
-	tokens atomic.Int32
-
 	// logOpen and eventsOpen are set while a Log is open: two Logs would assign the same offsets.
 	logOpen, eventsOpen atomic.Bool
 

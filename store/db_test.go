@@ -125,6 +125,7 @@ func TestNearlyFullDisk(t *testing.T) {
 	run(t, db)
 	ctx := t.Context()
 	tokens := store.NewTokens(db)
+	put := []store.TokenEntry{{Change: &envelope.TokenChange{User: "u"}}}
 
 	push := func() error { _, err := l.Append(ctx, 0, []byte("push")); return err }
 	ack := func() error { _, err := l.AppendEssential(ctx, 0, []byte("ack")); return err }
@@ -142,9 +143,9 @@ func TestNearlyFullDisk(t *testing.T) {
 			{"DiskOK", db.DiskOK(), pushes},
 			{"Append", push(), pushes},
 			{"AppendMany", l.AppendMany(ctx, make([]envelope.Entry, 1)), pushes},
-			{"Tokens.Put", tokens.Put(ctx, store.TokenHash{1}, envelope.Token{User: "u"}, false), pushes},
+			{"Tokens.Accepts", tokens.Accepts(), pushes},
 			{"AppendEssential", ack(), acks},
-			{"Tokens.RevokeUser", func() error { _, err := tokens.RevokeUser(ctx, "u"); return err }(), acks},
+			{"Tokens.Apply", tokens.Apply(ctx, put, 1), acks},
 		} {
 			if test.ok != (test.err == nil) {
 				t.Errorf("%d bytes free: %s: %v", free, test.what, test.err)
@@ -426,6 +427,17 @@ func TestEmptiedDatabaseIsRefused(t *testing.T) {
 	}
 	if err := openAgain(t, dir); !errors.Is(err, store.ErrCorrupt) {
 		t.Fatalf("Open: %v, want corrupt", err)
+	}
+}
+
+func TestOtherFormatIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	db := openDB(t, store.Options{Dir: dir})
+	if err := errors.Join(db.MarkFormat1(), db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if err := openAgain(t, dir); err == nil || !strings.Contains(err.Error(), "has format 01, this imgo reads 02") {
+		t.Errorf("Open: %v", err)
 	}
 }
 

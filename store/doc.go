@@ -1,6 +1,6 @@
 // Package store owns everything that imgo keeps on a disk, all of it in one Badger
 // database: the kept log of a node that runs without Kafka, and its events (Log), the hashes of clients'
-// tokens (Tokens, SharedTokens) and the mailboxes of router (Mailboxes). It also has the
+// tokens (Tokens) and the mailboxes of router (Mailboxes). It also has the
 // live log (LiveLog), which is in memory, because both logs have the same callers.
 //
 // It guarantees that every change is there after a kill -9 or a power loss once its call
@@ -19,6 +19,6 @@
 //
 // The first byte of a key names its owner: L are entries of the kept log, and E those of the log of events; P describes the
 // database and the log (format, partitions, generation, bounds of each partition); T are
-// tokens and S shared tokens; M, B, U, I, D and R are mailboxes, and so are their lower case
+// tokens and S those of a cluster's topic; M, B, U, I, D and R are mailboxes, and so are their lower case
 // letters for later generations of the log. Q is written and dropped to merge tables.
 package store

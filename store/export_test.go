@@ -12,12 +12,6 @@ func (l *Log) Commits() uint64 { return l.committer.commits.Load() }
 // Dropped counts the entries that were dropped before any reader got them.
 func (l *LiveLog) Dropped() uint64 { return l.droppedUnread.Load() }
 
-// Count returns the number of valid tokens of a user.
-func (s *Tokens) Count(ctx context.Context, user string) (int, error) {
-	list, err := s.List(ctx, user)
-	return len(list), err
-}
-
 // Defaults and bounds.
 const (
 	DefaultLogPartitions  = defaultLogPartitions
@@ -68,6 +62,11 @@ func (db *DB) Overwrite(partition int32, offset int64, change func(stored []byte
 // LoseFormat deletes the database's first record.
 func (db *DB) LoseFormat() error {
 	return db.update(func(txn *badger.Txn) error { return txn.Delete(keyFormat) })
+}
+
+// MarkFormat1 makes the directory look like one of the first format.
+func (db *DB) MarkFormat1() error {
+	return db.update(func(txn *badger.Txn) error { return txn.Set(keyFormat, appendChecksummed(nil, []byte{1})) })
 }
 
 // Encoders and decoders, for fuzzing.

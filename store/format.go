@@ -26,7 +26,7 @@ const (
 
 var (
 	keyFormat   = []byte{'P', 'f'}
-	formatValue = []byte{1}
+	formatValue = []byte{2}
 )
 
 // checkDir checks the files in the data directory, under its lock and before
@@ -56,7 +56,8 @@ func (db *DB) checkFormat(complete bool) error {
 	case err != nil:
 		return fmt.Errorf("read the format of data directory %s: %w%s", db.dir, err, restoreHint)
 	case format != nil && !bytes.Equal(format, formatValue):
-		return fmt.Errorf("data directory %s has format %x, this imgo reads %x: run the imgo that made it", db.dir, format, formatValue)
+		return fmt.Errorf("data directory %s has format %x, this imgo reads %x: run the imgo that made it, "+
+			"or move the directory away to start with an empty one", db.dir, format, formatValue)
 	case format == nil && complete:
 		return fmt.Errorf("data directory %s: %w: the database has lost its first record%s", db.dir, ErrCorrupt, restoreHint)
 	case format == nil && !empty:

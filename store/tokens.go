@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/dgraph-io/badger/v4"
@@ -24,46 +24,111 @@ const (
 
 	tokenFormat  = 2
 	tokenRevoked = 1 // flag
-	tokenHeader  = 1 + 1 + 8 + 8
+	tokenHeader  = 1 + 1 + 12 + 8 + 8 + 8
 )
 
-// The keys of tokens. "T", "h" and the hash lead to the token: format, flags, creation and
-// expiry (Unix milliseconds, int64 BE), then the user and each room, with its length before it. "T", "u", the user, a 0 byte (no name has
-// one) and the hash exist for each valid token. Badger deletes both when they expire.
-var (
-	prefixToken     = []byte{'T', 'h'}
-	prefixTokenUser = []byte{'T', 'u'}
+// The first byte of a token's keys.
+const (
+	tokensOfNode  = 'T'
+	tokensOfTopic = 'S'
+)
+
+// The second byte of a token's keys.
+const (
+	tokenAt   = 'h' // with the hash: the token
+	tokenUser = 'u' // with the user, a 0 byte (no name has one) and the hash: nothing; for each valid token
+	tokenKey  = 'k' // with hash and id: when that key is due to be forgotten (Unix milliseconds, int64 BE)
+	tokenDue  = 'x' // with that time, hash and id: nothing; so these keys are in the order of time
+	tokenNext = 'p' // the position
 )
 
 // TokenHash is the SHA-256 of a token. The token itself is never stored.
 type TokenHash = [32]byte
 
-// Tokens stores the opaque tokens of clients, by their hashes. A change survives a power
-// loss once its call has returned.
-//
-// All methods are safe for concurrent use. They check the context before they begin.
-type Tokens struct {
-	db *DB
-	mu sync.Mutex // held by each method that reads, decides and writes
+// TokenID distinguishes tokens that were made with the same hash, one after another.
+type TokenID = [12]byte
+
+// TokenKey is the key of a token's entries.
+type TokenKey struct {
+	Hash TokenHash
+	ID   TokenID
 }
 
-// NewTokens returns the tokens in db.
-func NewTokens(db *DB) *Tokens { return &Tokens{db: db} }
+// TokenEntry is one change of a token: an entry of the tokens topic, where there is one.
+type TokenEntry struct {
+	Offset int64
+	Key    TokenKey
+	Change *envelope.TokenChange // nil: the key is to be forgotten
+}
 
-// token is a token as it is stored.
-type token struct {
+// Token is a token as the newest entry of its hash describes it.
+type Token struct {
 	envelope.Token
-	revoked bool
+	Key     TokenKey
+	Offset  int64 // of the entry
+	Revoked bool
 }
 
-func (t token) expired(now time.Time) bool {
-	return t.ExpiresMS != 0 && t.ExpiresMS <= now.UnixMilli()
+// Good reports whether the token is valid at a time.
+func (t *Token) Good(now time.Time) bool {
+	return !t.Revoked && (t.ExpiresMS == 0 || t.ExpiresMS > now.UnixMilli())
 }
 
-func (t token) stored() []byte {
-	b := append(make([]byte, 0, tokenHeader+len(t.User)+1), tokenFormat, flag(tokenRevoked, t.revoked))
-	b = binary.BigEndian.AppendUint64(b, uint64(t.CreatedMS))
-	b = binary.BigEndian.AppendUint64(b, uint64(t.ExpiresMS))
+// Tokens are the opaque tokens of clients, by their hashes. The newest entry of any key with a
+// hash decides about that hash. A change survives a power loss once its call has returned.
+//
+// The keys are never used again once their token is invalid, so forgetting a key cannot undo
+// anything. One order must hold. A key may have a newest entry that says it is valid although a
+// later key of the same hash has replaced it. Such a key must be forgotten before the later one,
+// or a reader of the whole topic would find it valid again. Due keeps that order.
+//
+// Reads are safe for concurrent use. Apply and Clear are for one caller at a time.
+type Tokens struct {
+	db    *DB
+	space byte // the first byte of the keys
+	// empty is set while there was no token since the database was opened. Without opaque tokens (clients
+	// have JWTs, or auth.mode is "none") a connecting client costs no search in the database.
+	empty atomic.Bool
+}
+
+// NewTokens returns the tokens of a node that runs alone. A database has one at a time.
+func NewTokens(db *DB) *Tokens { return newTokens(db, tokensOfNode) }
+
+// NewTokenView returns this node's view of the tokens topic, which every logic follows. It shares
+// nothing with the tokens of NewTokens in the same database.
+func NewTokenView(db *DB) *Tokens { return newTokens(db, tokensOfTopic) }
+
+func newTokens(db *DB, space byte) *Tokens {
+	s := &Tokens{db: db, space: space}
+	_ = db.view(func(txn *badger.Txn) error { // Token meets and returns an error
+		s.empty.Store(!hasKeys(txn, s.key(tokenAt)))
+		return nil
+	})
+	return s
+}
+
+func (s *Tokens) key(kind byte, parts ...[]byte) []byte {
+	return append([]byte{s.space, kind}, slices.Concat(parts...)...)
+}
+
+func (s *Tokens) userKey(user string, hash TokenHash) []byte {
+	return append(s.userPrefix(user), hash[:]...)
+}
+
+func (s *Tokens) userPrefix(user string) []byte { return s.key(tokenUser, []byte(user), []byte{0}) }
+
+func (s *Tokens) dueKey(ms int64, k TokenKey) []byte {
+	return s.key(tokenDue, binary.BigEndian.AppendUint64(nil, uint64(ms)), k.Hash[:], k.ID[:])
+}
+
+// stored returns the form in the database: format, flags, id, creation, expiry and offset (int64
+// BE), then the user and each room, with its length before it.
+func (t *Token) stored() []byte {
+	b := append(make([]byte, 0, tokenHeader+len(t.User)+1), tokenFormat, flag(tokenRevoked, t.Revoked))
+	b = append(b, t.Key.ID[:]...)
+	for _, n := range []int64{t.CreatedMS, t.ExpiresMS, t.Offset} {
+		b = binary.BigEndian.AppendUint64(b, uint64(n))
+	}
 	return appendChecksummed(nil, appendTexts(appendText(b, t.User), t.Rooms))
 }
 
@@ -80,139 +145,220 @@ func appendTexts(b []byte, texts []string) []byte {
 	return b
 }
 
-// readNames reads what appendText and appendTexts wrote: a user and the texts after it.
-func readNames(b []byte) (user string, rest []string, err error) {
-	r := fieldReader{b: b}
-	user, rest = string(r.bytes()), r.texts()
-	return user, rest, r.err
-}
-
-func decodeToken(b []byte) (t token, err error) {
+func decodeToken(hash TokenHash, b []byte) (*Token, error) {
 	if len(b) < tokenHeader || b[0] != tokenFormat {
-		return t, errors.New("the token has a format that this imgo does not read")
+		return nil, errors.New("the token has a format that this imgo does not read")
 	}
-	t.revoked = b[1]&tokenRevoked != 0
-	t.CreatedMS = int64(binary.BigEndian.Uint64(b[2:]))
-	t.ExpiresMS = int64(binary.BigEndian.Uint64(b[10:]))
-	t.User, t.Rooms, err = readNames(b[tokenHeader:])
-	return t, err
+	number := func(at int) int64 { return int64(binary.BigEndian.Uint64(b[at:])) }
+	t := &Token{Key: TokenKey{hash, TokenID(b[2:14])}, Revoked: b[1]&tokenRevoked != 0, Offset: number(30)}
+	t.CreatedMS, t.ExpiresMS = number(14), number(22)
+	r := fieldReader{b: b[tokenHeader:]}
+	t.User, t.Rooms = string(r.bytes()), r.texts()
+	return t, r.err
 }
 
-func tokenKey(hash TokenHash) []byte { return append(slices.Clip(prefixToken), hash[:]...) }
-
-// tokenUserKey returns the key under a prefix of a user's token.
-func tokenUserKey(prefix []byte, user string, hash TokenHash) []byte {
-	return append(tokenUserPrefix(prefix, user), hash[:]...)
-}
-
-func tokenUserPrefix(prefix []byte, user string) []byte {
-	return append(append(slices.Clip(prefix), user...), 0)
-}
-
-// Put makes the token with a hash valid for t.User until t.ExpiresMS. It replaces an existing
-// token, also one of another user or a revoked one. single
-// revokes all other tokens of the user in the same step. The error is envelope.ErrInvalid
-// for a bad user name, envelope.ErrTooMany over MaxTokensPerUser, and envelope.ErrDiskFull
-// while less than the reserve of the disk is free.
-func (s *Tokens) Put(ctx context.Context, hash TokenHash, t envelope.Token, single bool) error {
-	user := t.User
-	if err := envelope.CheckName("user", user); err != nil {
+// Position returns the offset after the last applied entry. ok is false if nothing was
+// applied yet, or a Clear was interrupted: a view must then be cleared, and the topic
+// read from its beginning.
+func (s *Tokens) Position() (next int64, ok bool, err error) {
+	err = s.db.view(func(txn *badger.Txn) error {
+		next, ok, err = getInt(txn, s.key(tokenNext))
 		return err
-	}
-	if err := errors.Join(ctx.Err(), s.db.DiskOK()); err != nil {
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.db.tokens.Store(tokensMayExist)
-	err := s.db.update(func(txn *badger.Txn) error {
-		old, err := tokenAt(txn, hash)
-		switch {
-		case errors.Is(err, envelope.ErrUnauthorized):
-		case err != nil:
-			return err
-		case old.User != user:
-			if err := txn.Delete(tokenUserKey(prefixTokenUser, old.User, hash)); err != nil {
-				return err
-			}
-		}
-		others, err := tokensOf(txn, prefixTokenUser, user)
-		if err != nil {
-			return err
-		}
-		others = slices.DeleteFunc(others, func(h TokenHash) bool { return h == hash })
-		if single {
-			if _, err := revokeAll(txn, user, others); err != nil {
-				return err
-			}
-		} else if len(others) >= MaxTokensPerUser {
-			return envelope.Errorf(envelope.CodeTooMany, "user %q has %d tokens, the most that are allowed; revoke some", user, len(others))
-		}
-		return putToken(txn, hash, token{Token: t})
 	})
-	return wrapToken("store a token", err)
+	return next, ok, wrapToken("read the position of the tokens", err)
 }
 
-// putToken writes a token that is not revoked.
-func putToken(txn *badger.Txn, hash TokenHash, t token) error {
-	e := badger.NewEntry(tokenKey(hash), t.stored())
-	index := badger.NewEntry(tokenUserKey(prefixTokenUser, t.User, hash), appendChecksummed(nil, nil))
-	if t.ExpiresMS != 0 {
-		// Badger counts in seconds; rounded up, so that it never forgets early.
-		e.ExpiresAt = uint64((max(0, t.ExpiresMS) + tokenMemory.Milliseconds() + 999) / 1000)
-		index.ExpiresAt = uint64((max(1, t.ExpiresMS) + 999) / 1000)
+func getInt(txn *badger.Txn, key []byte) (n int64, ok bool, err error) {
+	found, err := readKey(txn, key, func(raw []byte) error {
+		if len(raw) != 8 {
+			return fmt.Errorf("%w: %d bytes are no number", ErrCorrupt, len(raw))
+		}
+		n = int64(binary.BigEndian.Uint64(raw))
+		return nil
+	})
+	return n, found, err
+}
+
+func storedInt(n int64) []byte {
+	return appendChecksummed(nil, binary.BigEndian.AppendUint64(nil, uint64(n)))
+}
+
+// Accepts returns envelope.ErrDiskFull while less than the reserve of the disk is free, so that
+// new tokens are to be refused.
+func (s *Tokens) Accepts() error { return s.db.DiskOK() }
+
+// Apply applies entries in the order of their offsets and stores next as the position, in one
+// synced transaction if they fit into one. An entry that is older than the newest one of its hash
+// changes nothing.
+func (s *Tokens) Apply(ctx context.Context, entries []TokenEntry, next int64) error {
+	if err := errors.Join(ctx.Err(), s.db.disk.essential()); err != nil {
+		return err
 	}
-	return errors.Join(txn.SetEntry(e), txn.SetEntry(index))
-}
-
-// revokeAll marks tokens of a user as revoked and returns how many were valid. A token that
-// has expired meanwhile stays an expired one.
-func revokeAll(txn *badger.Txn, user string, hashes []TokenHash) (n int, err error) {
+	if len(entries) > 0 {
+		s.empty.Store(false)
+	}
 	now := time.Now()
-	for _, hash := range hashes {
-		t, err := tokenAt(txn, hash)
-		if err != nil {
-			return 0, err
-		}
-		if !t.expired(now) {
-			t.revoked = true
-			if err := txn.SetEntry(badger.NewEntry(tokenKey(hash), t.stored()).WithTTL(tokenMemory)); err != nil {
-				return 0, err
+	err := s.db.update(func(txn *badger.Txn) error {
+		for i := range entries {
+			if err := s.apply(txn, &entries[i], now); err != nil {
+				return err
 			}
-			n++
 		}
-		if err := txn.Delete(tokenUserKey(prefixTokenUser, user, hash)); err != nil {
-			return 0, err
+		return txn.Set(s.key(tokenNext), storedInt(next))
+	})
+	if half := len(entries) / 2; half > 0 && errors.Is(err, badger.ErrTxnTooBig) {
+		if err = s.Apply(ctx, entries[:half], entries[half].Offset); err == nil {
+			err = s.Apply(ctx, entries[half:], next)
 		}
 	}
-	return n, nil
+	return wrapToken("apply changes of tokens", err)
 }
 
-var errUnknownToken = envelope.Errorf(envelope.CodeUnauthorized, "the token is not known")
+func (s *Tokens) apply(txn *badger.Txn, e *TokenEntry, now time.Time) error {
+	old, err := s.at(txn, e.Key.Hash)
+	if err != nil {
+		return err
+	}
+	if old != nil && old.Offset >= e.Offset {
+		return nil
+	}
+	if e.Change == nil {
+		if old != nil && old.Key == e.Key {
+			err = errors.Join(txn.Delete(s.key(tokenAt, e.Key.Hash[:])), txn.Delete(s.userKey(old.User, e.Key.Hash)))
+		}
+		return errors.Join(err, s.setDue(txn, e.Key, -1))
+	}
+	if old != nil {
+		if err := txn.Delete(s.userKey(old.User, e.Key.Hash)); err != nil {
+			return err
+		}
+		if old.Key != e.Key && !old.Revoked {
+			// Nothing under its own key says that it is invalid, so it is due first.
+			if err := s.setDue(txn, old.Key, 0); err != nil {
+				return err
+			}
+		}
+	}
+	c := e.Change
+	t := Token{
+		Token: envelope.Token{
+			User: c.GetUser(), CreatedMS: c.GetCreatedMs(), ExpiresMS: max(0, c.GetExpiresMs()), Rooms: c.GetRooms(),
+		},
+		Key: e.Key, Offset: e.Offset, Revoked: c.GetRevoked(),
+	}
+	if err := txn.Set(s.key(tokenAt, e.Key.Hash[:]), t.stored()); err != nil {
+		return err
+	}
+	if t.Revoked {
+		return s.setDue(txn, e.Key, now.Add(tokenMemory).UnixMilli())
+	}
+	index := badger.NewEntry(s.userKey(t.User, e.Key.Hash), appendChecksummed(nil, nil))
+	due := int64(-1)
+	if t.ExpiresMS != 0 {
+		due = t.ExpiresMS + tokenMemory.Milliseconds()
+		index.ExpiresAt = uint64((t.ExpiresMS + 999) / 1000) // seconds, rounded up
+	}
+	return errors.Join(txn.SetEntry(index), s.setDue(txn, e.Key, due))
+}
 
-// tokenAt reads a token. The error is envelope.ErrUnauthorized if there is none.
-func tokenAt(txn *badger.Txn, hash TokenHash) (t token, err error) {
-	found, err := readKey(txn, tokenKey(hash), func(raw []byte) error {
-		t, err = decodeToken(raw)
+// setDue stores when a key is due to be forgotten; below 0: never.
+func (s *Tokens) setDue(txn *badger.Txn, k TokenKey, ms int64) error {
+	key := s.key(tokenKey, k.Hash[:], k.ID[:])
+	before, ok, err := getInt(txn, key)
+	if err != nil {
+		return err
+	}
+	if ok {
+		err = txn.Delete(s.dueKey(before, k))
+	}
+	switch {
+	case ms >= 0:
+		return errors.Join(err, txn.Set(key, storedInt(ms)), txn.Set(s.dueKey(ms, k), appendChecksummed(nil, nil)))
+	case ok:
+		return errors.Join(err, txn.Delete(key))
+	}
+	return err
+}
+
+// at returns the token of a hash; nil: it is unknown.
+func (s *Tokens) at(txn *badger.Txn, hash TokenHash) (t *Token, err error) {
+	_, err = readKey(txn, s.key(tokenAt, hash[:]), func(raw []byte) error {
+		t, err = decodeToken(hash, raw)
 		return err
 	})
-	if err == nil && !found {
-		err = errUnknownToken
-	}
 	return t, err
 }
 
-// tokensOf lists the hashes of a user's tokens under a prefix.
-func tokensOf(txn *badger.Txn, prefix []byte, user string) (hashes []TokenHash, err error) {
-	prefix = tokenUserPrefix(prefix, user)
-	for item := range items(txn, keysOnly(prefix), nil) {
-		key := item.Key()
-		if len(key) != len(prefix)+len(TokenHash{}) {
-			return nil, fmt.Errorf("%w: %x is no key of a user's token", ErrCorrupt, key)
+// Clear deletes everything, so that the topic can be read from its beginning.
+func (s *Tokens) Clear(ctx context.Context) error {
+	// The position goes first, so an interrupted Clear is recognised.
+	err := s.db.update(func(txn *badger.Txn) error { return txn.Delete(s.key(tokenNext)) })
+	for _, kind := range []byte{tokenAt, tokenUser, tokenKey, tokenDue} {
+		if err == nil {
+			err = s.db.dropPrefix(ctx, s.key(kind))
 		}
-		hashes = append(hashes, TokenHash(key[len(prefix):]))
 	}
-	return hashes, nil
+	return wrapToken("clear the view of the tokens topic", err)
+}
+
+// Token returns the token of a hash, valid or not; nil: it is unknown.
+func (s *Tokens) Token(ctx context.Context, hash TokenHash) (t *Token, err error) {
+	if err := ctx.Err(); err != nil || s.empty.Load() {
+		return nil, err
+	}
+	err = s.db.view(func(txn *badger.Txn) error {
+		t, err = s.at(txn, hash)
+		return err
+	})
+	return t, wrapToken("look up a token", err)
+}
+
+// OfUser returns the valid tokens of a user, in no order.
+func (s *Tokens) OfUser(ctx context.Context, user string) (tokens []Token, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	err = s.db.view(func(txn *badger.Txn) error {
+		prefix := s.userPrefix(user)
+		for item := range items(txn, keysOnly(prefix), nil) {
+			key := item.Key()
+			if len(key) != len(prefix)+len(TokenHash{}) {
+				return fmt.Errorf("%w: %x is no key of a user's token", ErrCorrupt, key)
+			}
+			t, err := s.at(txn, TokenHash(key[len(prefix):]))
+			if err != nil {
+				return err
+			}
+			if t != nil && t.Good(now) && t.User == user {
+				tokens = append(tokens, *t)
+			}
+		}
+		return nil
+	})
+	return tokens, wrapToken(fmt.Sprintf("list the tokens of user %q", user), err)
+}
+
+// Due returns at most limit keys that are due to be forgotten, in the order in which they must be.
+func (s *Tokens) Due(now time.Time, limit int) (keys []TokenKey, err error) {
+	err = s.db.view(func(txn *badger.Txn) error {
+		prefix := s.key(tokenDue)
+		for item := range items(txn, keysOnly(prefix), nil) {
+			if len(keys) >= limit {
+				return nil
+			}
+			key := item.Key()[len(prefix):]
+			if len(key) != 8+len(TokenHash{})+len(TokenID{}) {
+				return fmt.Errorf("%w: %x is no key of what is due", ErrCorrupt, key)
+			}
+			if int64(binary.BigEndian.Uint64(key)) > now.UnixMilli() {
+				return nil
+			}
+			keys = append(keys, TokenKey{TokenHash(key[8:40]), TokenID(key[40:])})
+		}
+		return nil
+	})
+	return keys, wrapToken("list the tokens that are due", err)
 }
 
 // wrapToken adds what was attempted to an error that has no code of its own.
@@ -221,104 +367,4 @@ func wrapToken(what string, err error) error {
 		return err
 	}
 	return fmt.Errorf("%s: %w", what, err)
-}
-
-// The values of DB.tokens.
-const (
-	tokensUnknown int32 = iota
-	tokensMayExist
-	tokensNone // there was none when the database was searched, nor has one been put since
-)
-
-// none reports whether there is no token at all. Without opaque tokens (clients have JWTs,
-// or auth.mode is "none") a connecting client costs no search in the database.
-func (s *Tokens) none() bool {
-	switch s.db.tokens.Load() {
-	case tokensMayExist:
-		return false
-	case tokensNone:
-		return true
-	}
-	found := true
-	if err := s.db.view(func(txn *badger.Txn) error {
-		found = hasKeys(txn, prefixToken)
-		return nil
-	}); err != nil {
-		return false // Lookup meets and returns the error
-	}
-	if found {
-		s.db.tokens.CompareAndSwap(tokensUnknown, tokensMayExist)
-		return false
-	}
-	// A Put that has begun since must win: its token may exist in a moment.
-	return s.db.tokens.CompareAndSwap(tokensUnknown, tokensNone) || s.db.tokens.Load() == tokensNone
-}
-
-// Lookup returns the token with a hash. The error is envelope.ErrUnauthorized for an unknown token,
-// and envelope.ErrExpired or envelope.ErrRevoked for one that was valid once; after a day
-// those are unknown as well.
-func (s *Tokens) Lookup(ctx context.Context, hash TokenHash) (envelope.Token, error) {
-	if err := ctx.Err(); err != nil {
-		return envelope.Token{}, err
-	}
-	if s.none() {
-		return envelope.Token{}, errUnknownToken
-	}
-	var t token
-	err := s.db.view(func(txn *badger.Txn) (err error) {
-		t, err = tokenAt(txn, hash)
-		return err
-	})
-	switch {
-	case err != nil:
-		return envelope.Token{}, wrapToken("look up a token", err)
-	case t.revoked:
-		return envelope.Token{}, envelope.Errorf(envelope.CodeRevoked, "the token was revoked")
-	case t.expired(time.Now()):
-		return envelope.Token{}, envelope.Errorf(envelope.CodeExpired, "the token has expired")
-	}
-	return t.Token, nil
-}
-
-// Revoke makes a token invalid. The error is envelope.ErrNotFound if there is none;
-// revoking twice is no error.
-func (s *Tokens) Revoke(ctx context.Context, hash TokenHash) error {
-	if err := errors.Join(ctx.Err(), s.db.disk.essential()); err != nil {
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	err := s.db.update(func(txn *badger.Txn) error {
-		t, err := tokenAt(txn, hash)
-		switch {
-		case errors.Is(err, envelope.ErrUnauthorized):
-			return envelope.Errorf(envelope.CodeNotFound, "there is no such token")
-		case err != nil || t.revoked:
-			return err
-		}
-		_, err = revokeAll(txn, t.User, []TokenHash{hash})
-		return err
-	})
-	return wrapToken("revoke a token", err)
-}
-
-// RevokeUser makes all tokens of a user invalid and returns how many were valid.
-func (s *Tokens) RevokeUser(ctx context.Context, user string) (n int, err error) {
-	if err := errors.Join(ctx.Err(), s.db.disk.essential()); err != nil {
-		return 0, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	err = s.db.update(func(txn *badger.Txn) error {
-		hashes, err := tokensOf(txn, prefixTokenUser, user)
-		if err != nil {
-			return err
-		}
-		n, err = revokeAll(txn, user, hashes)
-		return err
-	})
-	if err != nil {
-		return 0, wrapToken(fmt.Sprintf("revoke the tokens of user %q", user), err)
-	}
-	return n, nil
 }

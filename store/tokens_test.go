@@ -1,210 +1,61 @@
 package store_test
 
 import (
-	"context"
-	"crypto/sha256"
-	"errors"
 	"fmt"
-	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/store"
 )
 
-func hashOf(token string) store.TokenHash { return sha256.Sum256([]byte(token)) }
-
-func TestTokens(t *testing.T) {
+// TestManyLargeTokens applies more bytes than fit into one transaction.
+func TestManyLargeTokens(t *testing.T) {
 	dir := t.TempDir()
 	db := openDB(t, store.Options{Dir: dir})
-	s := store.NewTokens(db)
-	ctx := t.Context()
-	now := time.Now().UnixMilli()
-	put := func(token, user string, expiresMS int64, single bool) {
-		t.Helper()
-		if err := s.Put(ctx, hashOf(token), envelope.Token{User: user, ExpiresMS: expiresMS, CreatedMS: now}, single); err != nil {
-			t.Fatalf("Put %s: %v", token, err)
+	view := store.NewTokenView(db)
+	if token, err := view.Token(t.Context(), store.TokenHash{1}); token != nil || err != nil {
+		t.Fatalf("a token of an empty database: %v, %v", token, err)
+	}
+	rooms := make([]string, protocol.MaxTokenRooms)
+	for i := range rooms {
+		rooms[i] = fmt.Sprint(strings.Repeat("r", 120), i)
+	}
+	entries := make([]store.TokenEntry, store.MaxTokensPerUser)
+	for i := range entries {
+		entries[i] = store.TokenEntry{
+			Offset: int64(10 + i), Key: store.TokenKey{Hash: store.TokenHash{1, byte(i), byte(i >> 8)}},
+			Change: &envelope.TokenChange{User: "u", Rooms: rooms},
 		}
 	}
-	want := func(token, user string, err error) {
-		t.Helper()
-		got, gotErr := s.Lookup(ctx, hashOf(token))
-		if got.User != user || !errors.Is(gotErr, err) {
-			t.Fatalf("Lookup %s: %q, %v; want %q, %v", token, got.User, gotErr, user, err)
-		}
-	}
-	count := func(user string, n int) {
-		t.Helper()
-		got, err := s.Count(ctx, user)
-		if err != nil || got != n {
-			t.Fatalf("Count of %s: %d, %v; want %d", user, got, err, n)
-		}
-	}
-
-	want("never", "", envelope.ErrUnauthorized)
-	put("a", "ann", 0, false)
-	put("b", "ann", now+3_600_000, false)
-	put("c", "anna", 0, false) // a longer name must not share ann's tokens
-	want("a", "ann", nil)
-	want("b", "ann", nil)
-	count("ann", 2)
-	count("anna", 1)
-	if b, err := s.Lookup(ctx, hashOf("b")); err != nil || b.ExpiresMS != now+3_600_000 {
-		t.Fatalf("Lookup b: %+v, %v", b, err)
-	}
-
-	// An expired token is told apart from an unknown one.
-	put("old", "ann", now-1, false)
-	want("old", "", envelope.ErrExpired)
-	count("ann", 2)
-
-	// single allows one token for each user.
-	put("d", "ann", 0, true)
-	want("a", "", envelope.ErrRevoked)
-	want("b", "", envelope.ErrRevoked)
-	want("c", "anna", nil)
-	want("d", "ann", nil)
-	count("ann", 1)
-	put("d", "ann", 0, true) // the same token again
-	want("d", "ann", nil)
-	count("ann", 1)
-
-	// A revoked token may be put again, also for another user.
-	put("a", "bob", 0, false)
-	want("a", "bob", nil)
-	put("d", "bob", 0, false)
-	want("d", "bob", nil)
-	count("ann", 0)
-	count("bob", 2)
-
-	for range 2 {
-		if err := s.Revoke(ctx, hashOf("a")); err != nil {
-			t.Fatalf("Revoke: %v", err)
-		}
-		want("a", "", envelope.ErrRevoked)
-	}
-	if err := s.Revoke(ctx, hashOf("never")); !errors.Is(err, envelope.ErrNotFound) {
-		t.Fatalf("Revoke of none: %v, want not found", err)
-	}
-	put("e", "bob", 0, false)
-	if n, err := s.RevokeUser(ctx, "bob"); err != nil || n != 2 {
-		t.Fatalf("RevokeUser: %d, %v; want 2", n, err)
-	}
-	want("d", "", envelope.ErrRevoked)
-	want("e", "", envelope.ErrRevoked)
-	if n, err := s.RevokeUser(ctx, "bob"); err != nil || n != 0 {
-		t.Fatalf("RevokeUser again: %d, %v; want 0", n, err)
-	}
-
-	if err := db.Close(); err != nil {
+	if err := view.Apply(t.Context(), entries, 5000); err != nil {
 		t.Fatal(err)
-	}
-	s = store.NewTokens(openDB(t, store.Options{Dir: dir}))
-	want("c", "anna", nil)
-	want("e", "", envelope.ErrRevoked)
-	want("old", "", envelope.ErrExpired)
-	count("anna", 1)
-}
-
-func TestTokenInput(t *testing.T) {
-	db := openDB(t, store.Options{InMemory: true})
-	s := store.NewTokens(db)
-	for _, user := range []string{"", strings.Repeat("x", 129), "a\x00b", "\xff"} {
-		if err := s.Put(t.Context(), hashOf("a"), envelope.Token{User: user}, false); !errors.Is(err, envelope.ErrInvalid) {
-			t.Errorf("Put for user %q: %v, want invalid", user, err)
-		}
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	_, lookup := s.Lookup(ctx, hashOf("a"))
-	_, revokeUser := s.RevokeUser(ctx, "a")
-	_, count := s.Count(ctx, "a")
-	for i, err := range []error{
-		s.Put(ctx, hashOf("a"), envelope.Token{User: "u"}, false), lookup, revokeUser, count, s.Revoke(ctx, hashOf("a")),
-	} {
-		if !errors.Is(err, context.Canceled) {
-			t.Errorf("call %d with a cancelled context: %v", i, err)
-		}
 	}
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Lookup(t.Context(), hashOf("a")); !errors.Is(err, envelope.ErrClosed) {
-		t.Errorf("Lookup after Close: %v, want closed", err)
+	db = openDB(t, store.Options{Dir: dir})
+	view = store.NewTokenView(db)
+	if next, ok, err := view.Position(); next != 5000 || !ok || err != nil {
+		t.Errorf("Position: %d, %v, %v", next, ok, err)
 	}
-}
-
-func TestTokensOfAUser(t *testing.T) {
-	s := store.NewTokens(openDB(t, store.Options{InMemory: true}))
-	ctx := t.Context()
-	const user = "u"
-	for i := range store.MaxTokensPerUser {
-		if err := s.Put(ctx, hashOf(fmt.Sprint(i)), envelope.Token{User: user, CreatedMS: int64(i)}, false); err != nil {
-			t.Fatalf("Put %d: %v", i, err)
+	tokens, err := view.OfUser(t.Context(), "u")
+	if len(tokens) != len(entries) || err != nil {
+		t.Errorf("%d tokens, %v", len(tokens), err)
+	}
+	for _, token := range tokens {
+		if len(token.Rooms) != len(rooms) || !token.Good(time.Now()) {
+			t.Fatalf("%+v", token)
 		}
 	}
-	if err := s.Put(ctx, hashOf("one more"), envelope.Token{User: user}, false); !errors.Is(err, envelope.ErrTooMany) {
-		t.Fatalf("Put of one more: %v, want too many", err)
+	// A node that runs alone has tokens of its own.
+	alone := store.NewTokens(db)
+	if _, ok, err := alone.Position(); ok || err != nil {
+		t.Errorf("Position of a node alone: %v, %v", ok, err)
 	}
-	if err := s.Put(ctx, hashOf("7"), envelope.Token{User: user, CreatedMS: 7}, false); err != nil {
-		t.Fatalf("Put of one that is there: %v", err)
-	}
-	infos, err := s.List(ctx, user)
-	if err != nil || len(infos) != store.MaxTokensPerUser {
-		t.Fatalf("List: %d, %v", len(infos), err)
-	}
-	if !slices.IsSortedFunc(infos, func(a, b envelope.TokenInfo) int { return int(a.CreatedMS - b.CreatedMS) }) {
-		t.Fatal("List is not oldest first")
-	}
-	if infos[7].CreatedMS != 7 {
-		t.Fatalf("List: %+v is the 8th", infos[7])
-	}
-	if n, err := s.RevokeUser(ctx, user); err != nil || n != store.MaxTokensPerUser {
-		t.Fatalf("RevokeUser: %d, %v", n, err)
-	}
-}
-
-func TestExpiredTokensVanish(t *testing.T) {
-	s := store.NewTokens(openDB(t, store.Options{InMemory: true}))
-	// The token expired a day ago but for two seconds, so it is forgotten in two seconds.
-	ends := time.Now().Add(2*time.Second - 24*time.Hour)
-	if err := s.Put(t.Context(), hashOf("a"), envelope.Token{User: "u", ExpiresMS: ends.UnixMilli()}, false); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.Lookup(t.Context(), hashOf("a")); !errors.Is(err, envelope.ErrExpired) {
-		t.Fatalf("Lookup: %v, want expired", err)
-	}
-	eventually(t, "the token is forgotten", func() bool {
-		_, err := s.Lookup(t.Context(), hashOf("a"))
-		return errors.Is(err, envelope.ErrUnauthorized)
-	})
-}
-
-// TestSingleTokenUnderContention puts single tokens of one user from many goroutines. One of
-// them must be valid in the end.
-func TestSingleTokenUnderContention(t *testing.T) {
-	s := store.NewTokens(openDB(t, store.Options{InMemory: true}))
-	var group sync.WaitGroup
-	for i := range 20 {
-		group.Go(func() {
-			if err := s.Put(t.Context(), hashOf(fmt.Sprint(i)), envelope.Token{User: "u"}, true); err != nil {
-				t.Errorf("Put: %v", err)
-			}
-		})
-	}
-	group.Wait()
-	good := 0
-	for i := range 20 {
-		if _, err := s.Lookup(t.Context(), hashOf(fmt.Sprint(i))); err == nil {
-			good++
-		} else if !errors.Is(err, envelope.ErrRevoked) {
-			t.Errorf("Lookup %d: %v", i, err)
-		}
-	}
-	if n, err := s.Count(t.Context(), "u"); good != 1 || n != 1 || err != nil {
-		t.Fatalf("%d are good, %d counted, %v; want 1", good, n, err)
+	if tokens, err := alone.OfUser(t.Context(), "u"); len(tokens) != 0 || err != nil {
+		t.Errorf("%d tokens of a node alone, %v", len(tokens), err)
 	}
 }

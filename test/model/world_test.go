@@ -22,6 +22,7 @@ import (
 	"imgo/roles/job"
 	"imgo/roles/logic"
 	"imgo/roles/logic/auth"
+	"imgo/roles/logic/tokenlog"
 	"imgo/roles/router"
 	"imgo/store"
 	"imgo/transport"
@@ -185,7 +186,8 @@ func newWorld(t *testing.T, p plan) *world {
 		lcfg.Upstream = upstreamRules()
 		lcfg.Auth.Mode, lcfg.CallTimeout, lcfg.LookupTimeout = auth.ModeNone, 200*time.Millisecond, 20*time.Millisecond
 		n.logic, err = logic.New(lcfg, logic.Deps{
-			Routers: routers{n.view, 2}, Kept: w.kept, Live: w.live, Comets: w.comets, Tokens: store.NewTokens(db), Log: zerolog.Nop()})
+			Routers: routers{n.view, 2}, Kept: w.kept, Live: w.live, Comets: w.comets, Log: zerolog.Nop(),
+			Tokens: tokenlog.NewAlone(tokenlog.DefaultConfig(), store.NewTokens(db), zerolog.Nop())})
 		w.must(err)
 		ccfg := comet.DefaultConfig()
 		ccfg.Name, ccfg.Faults = n.name, p.cometFaults

@@ -182,7 +182,7 @@ func (s state) compare(db *store.DB, l *store.Log) error {
 			return fmt.Errorf("partition %d offset %d: %.20q instead of value %d", at.partition, at.offset, found[at], i)
 		}
 	}
-	tokens := store.NewTokens(db)
+	tokens := tokensOf(db)
 	for _, i := range s.tokens {
 		if token, err := tokens.Lookup(ctx, sha256.Sum256(fmt.Append(nil, i))); err != nil || token.User != fmt.Sprint("user-", i) {
 			return fmt.Errorf("token %d is that of %q: %w", i, token.User, err)

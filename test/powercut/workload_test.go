@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"imgo/envelope"
+	"imgo/roles/logic/tokenlog"
 	"imgo/store"
 )
 
@@ -152,8 +153,13 @@ func (w work) records(ctx context.Context, db *store.DB, l *store.Log) error {
 	return nil
 }
 
+// tokensOf returns the tokens in a store.
+func tokensOf(db *store.DB) *tokenlog.Tokens {
+	return tokenlog.NewAlone(tokenlog.DefaultConfig(), store.NewTokens(db), zerolog.Nop())
+}
+
 func (w work) tokens(ctx context.Context, db *store.DB) error {
-	tokens := store.NewTokens(db)
+	tokens := tokensOf(db)
 	for i := w.First; i < w.First+w.Steps/8; i++ {
 		hash := sha256.Sum256(fmt.Append(nil, i))
 		if err := tokens.Put(ctx, hash, envelope.Token{User: fmt.Sprint("user-", i), CreatedMS: 1}, false); err != nil {

@@ -190,7 +190,6 @@ func (p *topic) began() []int64 {
 // node is a running Tokens.
 type node struct {
 	*tokenlog.Tokens
-	view *store.SharedTokens
 	stop func()
 }
 
@@ -211,15 +210,18 @@ func openDB(t *testing.T, o store.Options) *store.DB {
 	return db
 }
 
+// start runs a node on a topic; nil: alone. db is its data folder; nil: one in memory.
 func start(t *testing.T, cfg tokenlog.Config, p *topic, db *store.DB) *node {
 	t.Helper()
 	if db == nil {
 		db = openDB(t, store.Options{InMemory: true})
 	}
-	n := &node{view: store.NewSharedTokens(db)}
-	var err error
-	if n.Tokens, err = tokenlog.New(cfg, p, n.view, zerolog.Nop(), nil); err != nil {
-		t.Fatal(err)
+	n := &node{Tokens: tokenlog.NewAlone(cfg, store.NewTokens(db), zerolog.Nop())}
+	if p != nil {
+		var err error
+		if n.Tokens, err = tokenlog.New(cfg, p, store.NewTokenView(db), zerolog.Nop(), nil); err != nil {
+			t.Fatal(err)
+		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

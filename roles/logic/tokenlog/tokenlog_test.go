@@ -294,7 +294,7 @@ func TestPutFails(t *testing.T) {
 }
 
 func TestMetricsAndNew(t *testing.T) {
-	view := store.NewSharedTokens(openDB(t, store.Options{InMemory: true}))
+	view := store.NewTokenView(openDB(t, store.Options{InMemory: true}))
 	reg := prometheus.NewRegistry()
 	if _, err := tokenlog.New(tokenlog.DefaultConfig(), newTopic(), view, zerolog.Nop(), reg); err != nil {
 		t.Fatal(err)
