@@ -62,6 +62,16 @@ type MailboxRooms struct {
 	Names   []string
 }
 
+// MailboxReads is what a user has read, as far as it is remembered.
+type MailboxReads struct {
+	// At is the id of the newest record that told of reading.
+	At uint64
+	// UpTo: all messages up to this id are read.
+	UpTo uint64
+	// IDs are the messages after UpTo that are read, in order, each once.
+	IDs []uint64
+}
+
 // MailboxEntry is one pending message, without its body.
 type MailboxEntry struct {
 	ID        uint64
@@ -319,19 +329,9 @@ func (m *Mailboxes) Used(partition int32, user, key string) (id uint64, ok bool,
 // of records that its writer read; ok is false if nothing of the partition is stored.
 func (m *Mailboxes) Position(partition int32) (id uint64, version uint32, ok bool, err error) {
 	ok, err = m.get(m.partitionKey(prefixPosition, partition, 0), func(raw []byte) error {
-		if len(raw) < 8 {
-			return errMailboxShort
-		}
-		// A writer of version 1 stored no version.
-		id, version = binary.BigEndian.Uint64(raw), 1
-		if len(raw) > 8 {
-			v, n := binary.Uvarint(raw[8:])
-			if n <= 0 {
-				return errMailboxShort
-			}
-			version = uint32(v)
-		}
-		return nil
+		c := fieldReader{b: raw}
+		id, version = c.uint(), uint32(c.uint())
+		return c.err
 	})
 	if err != nil {
 		err = fmt.Errorf("read position of partition %d: %w", partition, err)

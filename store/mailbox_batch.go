@@ -71,8 +71,7 @@ func (b *MailboxBatch) PutEntry(user string, e *MailboxEntry) {
 // stored only once for its record.
 func (b *MailboxBatch) PutBody(user string, e *MailboxEntry, body MailboxBody) {
 	raw := make([]byte, 0, len(body.Body)+6)
-	raw = append(raw, mailboxFormat)
-	raw = binary.AppendUvarint(raw, uint64(uint32(body.Op)))
+	raw = appendUints(append(raw, mailboxFormat), uint64(uint32(body.Op)))
 	raw = append(raw, body.Body...)
 	b.set(b.bodyKey(b.partition, user, e), raw, time.UnixMilli(e.ExpiresMS).Add(ClockSlack))
 }
@@ -149,11 +148,7 @@ func (b *MailboxBatch) Commit(position uint64) error {
 	if err := b.eraseKeys(); err != nil {
 		return err
 	}
-	at := binary.BigEndian.AppendUint64(nil, position)
-	if b.version > 1 {
-		at = binary.AppendUvarint(at, uint64(b.version))
-	}
-	b.set(b.partitionKey(prefixPosition, b.partition, 0), at, time.Time{})
+	b.set(b.partitionKey(prefixPosition, b.partition, 0), appendUints(nil, position, uint64(b.version)), time.Time{})
 	for rest := append(b.metas, b.entries...); len(rest) > 0; {
 		n := 0
 		err := b.db.updateLater(func(txn *badger.Txn) (err error) {

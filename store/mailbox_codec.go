@@ -1,47 +1,38 @@
 package store
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 )
 
-// mailboxFormat is the first byte of every mailbox value, but for metas with fields. A node that meets a newer
-// format refuses it instead of misreading it.
+// mailboxFormat is the first byte of every mailbox value. A node that meets another format refuses it instead of
+// misreading it.
 const mailboxFormat = 1
 
 // errMailboxShort is the error of a value that is cut off.
 var errMailboxShort = errors.New("value is cut off")
 
-func appendMeta(b []byte, m *MailboxMeta) []byte {
-	format := byte(mailboxFormat)
-	if m.needsFields() {
-		format = mailboxFieldsFormat
-	}
-	b = append(b, format)
-	b = binary.AppendUvarint(b, uint64(m.LastMS))
-	b = binary.AppendUvarint(b, m.Dropped)
-	b = binary.AppendUvarint(b, uint64(len(m.Devices)))
-	for _, d := range m.Devices {
-		b = appendText(b, d.Name)
-		b = append(b, d.Bit)
-		b = binary.AppendUvarint(b, d.Since)
-		b = binary.AppendUvarint(b, uint64(d.SeenMS))
-	}
-	// Last, and one for each device: older versions neither write nor read them.
-	for _, d := range m.Devices {
-		b = binary.AppendUvarint(b, uint64(d.NotedMS))
-	}
-	if format == mailboxFieldsFormat {
-		return appendFields(binary.AppendUvarint(b, m.Moved), m)
-	}
-	if m.Moved > 0 || m.Rooms != nil {
-		b = binary.AppendUvarint(b, m.Moved)
-	}
-	if m.Rooms != nil {
-		b = appendRooms(b, m.Rooms)
+// appendUints appends numbers.
+func appendUints(b []byte, numbers ...uint64) []byte {
+	for _, n := range numbers {
+		b = binary.AppendUvarint(b, n)
 	}
 	return b
+}
+
+// appendMeta appends the stored form of a meta. Rooms, Reads and Presence have their lengths before them; 0: there
+// is none.
+func appendMeta(b []byte, m *MailboxMeta) []byte {
+	b = appendUints(append(b, mailboxFormat), uint64(m.LastMS), m.Dropped, m.Moved, uint64(len(m.Devices)))
+	for _, d := range m.Devices {
+		b = append(appendText(b, d.Name), d.Bit)
+		b = appendUints(b, d.Since, uint64(d.SeenMS), uint64(d.NotedMS), d.Published, uint64(d.PublishedMS))
+	}
+	b = appendText(b, m.Rooms.stored())
+	b = appendText(b, m.Reads.stored())
+	return appendText(b, m.Presence.stored())
 }
 
 // fieldReader reads the fields of a value in order. It keeps the first error.
@@ -52,14 +43,10 @@ type fieldReader struct {
 
 func newFieldReader(b []byte) *fieldReader {
 	c := &fieldReader{b: b}
-	c.checkFormat(c.byte(), mailboxFormat)
-	return c
-}
-
-func (c *fieldReader) checkFormat(format, want byte) {
-	if c.err == nil && format != want {
+	if format := c.byte(); c.err == nil && format != mailboxFormat {
 		c.err = fmt.Errorf("format %d is not one that this version reads", format)
 	}
+	return c
 }
 
 func (c *fieldReader) byte() byte {
@@ -108,33 +95,66 @@ func (c *fieldReader) texts() (texts []string) {
 	return texts
 }
 
-func decodeMeta(b []byte) (*MailboxMeta, error) {
-	c := &fieldReader{b: b}
-	format := c.byte()
-	if format != mailboxFieldsFormat {
-		c.checkFormat(format, mailboxFormat)
+// part reads a part of the value that has its length before it, unless it is empty.
+func (c *fieldReader) part(read func(part *fieldReader)) {
+	if part := (fieldReader{b: c.bytes()}); len(part.b) > 0 {
+		read(&part)
+		c.err = cmp.Or(c.err, part.err)
 	}
-	m := &MailboxMeta{LastMS: int64(c.uint()), Dropped: c.uint()}
+}
+
+func decodeMeta(b []byte) (*MailboxMeta, error) {
+	c := newFieldReader(b)
+	m := &MailboxMeta{LastMS: int64(c.uint()), Dropped: c.uint(), Moved: c.uint()}
 	for n := c.uint(); n > 0 && c.err == nil; n-- {
 		m.Devices = append(m.Devices, MailboxDevice{
-			Name: string(c.bytes()), Bit: c.byte(), Since: c.uint(), SeenMS: int64(c.uint()),
+			Name: string(c.bytes()), Bit: c.byte(), Since: c.uint(), SeenMS: int64(c.uint()), NotedMS: int64(c.uint()),
+			Published: c.uint(), PublishedMS: int64(c.uint()),
 		})
 	}
-	if len(c.b) > 0 {
-		for i := range m.Devices {
-			m.Devices[i].NotedMS = int64(c.uint())
-		}
-	}
-	if len(c.b) > 0 {
-		m.Moved = c.uint()
-	}
-	switch {
-	case format == mailboxFieldsFormat:
-		c.fields(m)
-	case len(c.b) > 0:
-		m.Rooms = c.rooms()
+	c.part(func(part *fieldReader) { m.Rooms = part.rooms() })
+	c.part(func(part *fieldReader) { m.Reads = part.reads() })
+	c.part(func(part *fieldReader) { m.Presence = part.presence() })
+	if c.err == nil && len(c.b) > 0 {
+		c.err = fmt.Errorf("%d bytes are left", len(c.b))
 	}
 	return m, c.err
+}
+
+// stored has the distances between the ids: they are small.
+func (r *MailboxReads) stored() []byte {
+	if r == nil {
+		return nil
+	}
+	b := appendUints(nil, r.At, r.UpTo)
+	last := r.UpTo
+	for _, id := range r.IDs {
+		b = appendUints(b, id-last)
+		last = id
+	}
+	return b
+}
+
+// reads reads a stored MailboxReads, to the end of the part.
+func (c *fieldReader) reads() *MailboxReads {
+	r := &MailboxReads{At: c.uint(), UpTo: c.uint()}
+	for last := r.UpTo; len(c.b) > 0 && c.err == nil; {
+		last += c.uint()
+		r.IDs = append(r.IDs, last)
+	}
+	return r
+}
+
+func (r *MailboxRooms) stored() []byte {
+	if r == nil {
+		return nil
+	}
+	return appendTexts(appendUints(nil, r.At, uint64(r.NotedMS)), r.Names)
+}
+
+// rooms reads a stored MailboxRooms, to the end of the part.
+func (c *fieldReader) rooms() *MailboxRooms {
+	return &MailboxRooms{At: c.uint(), NotedMS: int64(c.uint()), Names: c.texts()}
 }
 
 // Flags of a stored entry.
@@ -159,10 +179,7 @@ func flag(bit byte, on bool) byte {
 func appendEntry(b []byte, e *MailboxEntry) []byte {
 	b = append(b, mailboxFormat, flag(entryAcked, e.Acked)|flag(entryUnclaimed, e.Unclaimed)|
 		flag(entryShared, e.Shared)|flag(entryTracked, e.Tracked != nil))
-	b = binary.AppendUvarint(b, uint64(e.TimeMS))
-	b = binary.AppendUvarint(b, uint64(e.ExpiresMS))
-	b = binary.AppendUvarint(b, e.Waiting)
-	b = binary.AppendUvarint(b, uint64(e.Size))
+	b = appendUints(b, uint64(e.TimeMS), uint64(e.ExpiresMS), e.Waiting, uint64(e.Size))
 	if e.Tracked != nil {
 		b = appendTracked(b, e.Tracked)
 	}
@@ -171,14 +188,10 @@ func appendEntry(b []byte, e *MailboxEntry) []byte {
 
 func appendTracked(b []byte, t *MailboxTracked) []byte {
 	b = append(b, flag(trackedAny, t.DeadlineAny)|flag(trackedDecided, t.Decided))
-	b = binary.AppendUvarint(b, uint64(t.Level))
-	b = binary.AppendUvarint(b, uint64(t.DeadlineMS))
-	b = appendText(b, t.Ref)
-	b = binary.AppendUvarint(b, uint64(t.PushedMS))
-	b = binary.AppendUvarint(b, uint64(len(t.Receipts)))
+	b = appendText(appendUints(b, uint64(t.Level), uint64(t.DeadlineMS)), t.Ref)
+	b = appendUints(b, uint64(t.PushedMS), uint64(len(t.Receipts)))
 	for _, r := range t.Receipts {
-		b = appendText(b, r.Device)
-		b = binary.AppendUvarint(b, uint64(r.TimeMS))
+		b = appendUints(appendText(b, r.Device), uint64(r.TimeMS))
 	}
 	return appendTexts(b, t.Without)
 }

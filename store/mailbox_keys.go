@@ -16,7 +16,7 @@ const (
 	prefixUsed     = 'I' // partition, user, 0, key    → id that used the idempotency key (a claim's user is empty; see Claim)
 	prefixDue      = 'D' // partition, time (uint64 BE), id, user → nothing: a message of the user may have a step to take then
 	prefixOnline   = 'O' // partition, user            → nothing: the user was told to be online
-	prefixPosition = 'R' // partition                  → id of the last applied record, version of records that the writer read (absent: 1)
+	prefixPosition = 'R' // partition                  → id of the last applied record, version of records that the writer read
 )
 
 // mailboxPrefixes are all of them. The position's comes first.

@@ -12,8 +12,7 @@ import (
 // MailboxClaim is the record that claimed an idempotency key.
 type MailboxClaim struct {
 	ID uint64
-	// Record is the record's own id, which its duplicates have as well; zero: not known (an
-	// older version wrote it).
+	// Record is the record's own id, which its duplicates have as well.
 	Record [12]byte
 }
 
@@ -25,7 +24,7 @@ func (b *MailboxBatch) Claim(key string, c MailboxClaim, expires time.Time) {
 // Claimed returns the record that claimed an idempotency key; ok is false if none did.
 func (m *Mailboxes) Claimed(partition int32, key string) (c MailboxClaim, ok bool, err error) {
 	ok, err = m.get(m.claimKey(partition, key), func(raw []byte) error {
-		if len(raw) != 8 && len(raw) != 8+len(c.Record) {
+		if len(raw) != 8+len(c.Record) {
 			return errMailboxShort
 		}
 		c.ID = binary.BigEndian.Uint64(raw)

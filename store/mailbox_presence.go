@@ -1,7 +1,6 @@
 package store
 
 import (
-	"encoding/binary"
 	"fmt"
 	"time"
 
@@ -20,10 +19,11 @@ type MailboxPresence struct {
 	NotedMS int64
 }
 
-func appendPresence(b []byte, p *MailboxPresence) []byte {
-	b = binary.AppendUvarint(append(b, flag(1, p.Online)), p.At)
-	b = binary.AppendUvarint(b, uint64(p.SinceMS))
-	return binary.AppendUvarint(b, uint64(p.NotedMS))
+func (p *MailboxPresence) stored() []byte {
+	if p == nil {
+		return nil
+	}
+	return appendUints([]byte{flag(1, p.Online)}, p.At, uint64(p.SinceMS), uint64(p.NotedMS))
 }
 
 func (c *fieldReader) presence() *MailboxPresence {

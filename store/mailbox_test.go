@@ -58,7 +58,6 @@ func TestMailboxSurvivesAReopen(t *testing.T) {
 	b.PutEntry("u2", &one) // a user whose name begins with another user's name
 	b.Use("u", "key", 9, hour)
 	b.Claim("claim", store.MailboxClaim{ID: 10, Record: [12]byte{1, 2}}, hour)
-	b.Use("", "old claim", 11, hour) // as an older version wrote them
 	if err := b.Commit(77); err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +91,7 @@ func TestMailboxSurvivesAReopen(t *testing.T) {
 			t.Errorf("Used(%d, %q, %q) = %d, %v, %v", c.partition, c.user, c.key, id, ok, err)
 		}
 	}
-	for key, want := range map[string]store.MailboxClaim{"claim": {ID: 10, Record: [12]byte{1, 2}}, "old claim": {ID: 11}, "none": {}} {
+	for key, want := range map[string]store.MailboxClaim{"claim": {ID: 10, Record: [12]byte{1, 2}}, "none": {}} {
 		if c, ok, err := m.Claimed(1, key); err != nil || c != want || ok != (want.ID != 0) {
 			t.Errorf("Claimed(1, %q) = %v, %v, %v", key, c, ok, err)
 		}
@@ -124,41 +123,46 @@ func TestMailboxSurvivesAReopen(t *testing.T) {
 	}
 }
 
-// A meta is written in the first format if that has a place for all of it, so that an older version reads it.
+// TestMailboxMeta checks that a meta is read back as it was, whatever it has, and that no other bytes are read.
 func TestMailboxMeta(t *testing.T) {
-	rooms := &store.MailboxRooms{At: 5, NotedMS: 6, Names: []string{"r", "s"}}
+	rooms := &store.MailboxRooms{At: 300, NotedMS: 6, Names: []string{"r", "", "s"}}
+	reads := &store.MailboxReads{At: 1 << 60, UpTo: 1 << 50, IDs: []uint64{1<<50 + 1, 1<<50 + 400}}
 	devices := []store.MailboxDevice{{Name: "a", Bit: 2, Since: 1, SeenMS: 2, NotedMS: 3}, {Name: "b", Bit: 0, Since: 4}}
 	published := slices.Clone(devices)
 	published[1].Published, published[1].PublishedMS = 1<<64-1, 1<<40
-	for name, c := range map[string]struct {
-		meta   store.MailboxMeta
-		format byte
-	}{
-		"empty":           {store.MailboxMeta{}, 1},
-		"devices":         {store.MailboxMeta{LastMS: 7, Dropped: 8, Devices: devices}, 1},
-		"rooms":           {store.MailboxMeta{Devices: devices, Moved: 9, Rooms: rooms}, 1},
-		"published":       {store.MailboxMeta{Devices: published}, 2},
-		"published, all":  {store.MailboxMeta{LastMS: 7, Dropped: 8, Devices: published, Moved: 9, Rooms: rooms}, 2},
-		"published, room": {store.MailboxMeta{Devices: published, Rooms: &store.MailboxRooms{At: 1}}, 2},
+	for name, meta := range map[string]store.MailboxMeta{
+		"empty":           {},
+		"devices":         {LastMS: 7, Dropped: 8, Devices: devices},
+		"moved":           {Moved: 9},
+		"rooms":           {Devices: devices, Moved: 9, Rooms: rooms},
+		"published":       {Devices: published},
+		"published, all":  {LastMS: 7, Dropped: 8, Devices: published, Moved: 9, Rooms: rooms},
+		"published, room": {Devices: published, Rooms: &store.MailboxRooms{At: 1}},
+		"reads":           {Devices: devices, Reads: reads},
+		"empty reads":     {Reads: &store.MailboxReads{}},
+		"online":          {Presence: &store.MailboxPresence{At: 9, Online: true, SinceMS: 4, NotedMS: 300}},
+		"offline":         {Presence: &store.MailboxPresence{At: 1 << 60}},
+		"all": {LastMS: 1, Dropped: 2, Devices: devices, Moved: 9, Rooms: rooms, Reads: reads,
+			Presence: &store.MailboxPresence{At: 5, Online: true, SinceMS: 6, NotedMS: 7}},
 	} {
-		raw, _ := store.EncodeMailbox(&c.meta, &store.MailboxEntry{})
+		raw, _ := store.EncodeMailbox(&meta, &store.MailboxEntry{})
 		got, _, errs := store.DecodeMailbox(raw)
-		if diff := cmp.Diff(&c.meta, got); errs[0] != nil || diff != "" || raw[0] != c.format {
-			t.Errorf("%s: format %d, %v, %s", name, raw[0], errs[0], diff)
-		}
-		if c.format == 1 {
-			continue
+		if diff := cmp.Diff(&meta, got); errs[0] != nil || diff != "" {
+			t.Errorf("%s: %v, %s", name, errs[0], diff)
 		}
 		if _, _, errs := store.DecodeMailbox(append(slices.Clone(raw), 99, 2, 'n', 'o')); errs[0] == nil {
-			t.Errorf("%s: a field that is not known was read", name)
+			t.Errorf("%s: bytes after its end were read", name)
 		}
-		if _, _, errs := store.DecodeMailbox(raw[:len(raw)-1]); errs[0] == nil {
-			t.Errorf("%s: a value that is cut off was read", name)
+		for n := range len(raw) {
+			if _, _, errs := store.DecodeMailbox(raw[:n]); errs[0] == nil {
+				t.Errorf("%s: a value that is cut off at %d was read", name, n)
+			}
 		}
 	}
-	for _, format := range []byte{0, 3} {
-		if _, _, errs := store.DecodeMailbox([]byte{format, 0, 0, 0}); errs[0] == nil {
-			t.Errorf("format %d was read", format)
+	for _, format := range []byte{0, 2, 3} {
+		_, _, errs := store.DecodeMailbox([]byte{format, 0, 0, 0, 0, 0, 0, 0})
+		if errs[0] == nil || !strings.Contains(errs[0].Error(), "format") {
+			t.Errorf("format %d was read: %v", format, errs[0])
 		}
 	}
 }

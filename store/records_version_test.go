@@ -35,7 +35,7 @@ func TestRecordsVersion(t *testing.T) {
 	}
 }
 
-// A position says which version of records its writer read. One without a version is of version 1.
+// A position says which version of records its writer read.
 func TestPositionHasVersion(t *testing.T) {
 	m, closeDB := openMailboxes(t, t.TempDir())
 	defer closeDB()

@@ -133,7 +133,7 @@ func (t *Token) stored() []byte {
 }
 
 // appendText appends a text with its length before it.
-func appendText(b []byte, text string) []byte {
+func appendText[T string | []byte](b []byte, text T) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(text))), text...)
 }
 
