@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -56,10 +57,10 @@ type Pool struct {
 // the security cannot be used or the metrics cannot be registered.
 func NewPool(o PoolOptions) (*Pool, error) {
 	p := &Pool{
-		log: o.Log.With().Str("part", "rpc").Logger(), maxMessage: messageLimit(o.MaxMessage),
+		log: o.Log.With().Str("part", "rpc").Logger(), maxMessage: cmp.Or(o.MaxMessage, defaultMaxMessage),
 		peers: make(map[string]*Peer), cutOff: make(chan struct{}),
 	}
-	creds, err := o.Security.client(p.log)
+	creds, err := o.Security.credentials(p.log, true)
 	if err != nil {
 		return nil, err
 	}

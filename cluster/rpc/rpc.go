@@ -99,11 +99,5 @@ const (
 // and these pings cost a third of the CPU time of a call that is made alone.
 const window = 1 << 20
 
-// messageLimit returns the limit of one request or reply in bytes, for the option
-// MaxMessage.
-func messageLimit(option int) int {
-	if option > 0 {
-		return option
-	}
-	return 64 << 20
-}
+// defaultMaxMessage is the limit of one request or reply in bytes, if MaxMessage is not set.
+const defaultMaxMessage = 64 << 20

@@ -17,6 +17,8 @@ import (
 	"github.com/rs/zerolog"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"imgo/internal/certfile"
 )
 
 // Security says how nodes authenticate each other. All nodes of a cluster must have the
@@ -42,16 +44,7 @@ const refusalPeriod = 10 * time.Second
 // errOtherSecret is the error of a handshake with a node that has another secret.
 var errOtherSecret = errors.New("the node there has another cluster.secret: give all nodes of the cluster the same")
 
-// server returns the credentials of a server.
-func (s Security) server(log zerolog.Logger) (credentials.TransportCredentials, error) {
-	return s.credentials(log, false)
-}
-
-// client returns the credentials of a caller.
-func (s Security) client(log zerolog.Logger) (credentials.TransportCredentials, error) {
-	return s.credentials(log, true)
-}
-
+// credentials returns the credentials of a caller or a server.
 func (s Security) credentials(log zerolog.Logger, caller bool) (credentials.TransportCredentials, error) {
 	var (
 		config *tls.Config
@@ -59,10 +52,7 @@ func (s Security) credentials(log zerolog.Logger, caller bool) (credentials.Tran
 	)
 	switch {
 	case s.CertFile != "" || s.KeyFile != "" || s.CAFile != "":
-		var f *certFiles
-		if f, err = openCertFiles(s.CertFile, s.KeyFile, s.CAFile, log); err == nil {
-			config = f.config(caller)
-		}
+		config, err = s.filesConfig(log, caller)
 	case s.Secret != "":
 		config, err = secretConfig(s.Secret)
 	default:
@@ -76,6 +66,42 @@ func (s Security) credentials(log zerolog.Logger, caller bool) (credentials.Tran
 		log:                  log.Sample(&zerolog.BurstSampler{Burst: 1, Period: refusalPeriod}),
 		secret:               s.CertFile == "",
 	}, nil
+}
+
+// filesConfig returns a TLS configuration that uses the files as they are at each handshake.
+func (s Security) filesConfig(log zerolog.Logger, caller bool) (*tls.Config, error) {
+	if s.CertFile == "" || s.KeyFile == "" || s.CAFile == "" {
+		return nil, errors.New("TLS between nodes needs all three: a certificate, its key and the CA of the cluster")
+	}
+	files := &certfile.Files{Cert: s.CertFile, Key: s.KeyFile, CA: s.CAFile, Log: log}
+	usage := x509.ExtKeyUsageClientAuth // a server checks the certificate of a caller
+	if caller {
+		usage = x509.ExtKeyUsageServerAuth
+	}
+	own := func() (*tls.Certificate, error) { cert, _ := files.Current(); return cert, nil }
+	return &tls.Config{
+		MinVersion:           tls.VersionTLS13,
+		GetCertificate:       func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return own() },
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return own() },
+		ClientAuth:           tls.RequireAnyClientCert,
+		// VerifyConnection verifies the chain, with the current CA.
+		InsecureSkipVerify:     true,
+		SessionTicketsDisabled: true,
+		VerifyConnection: func(c tls.ConnectionState) error {
+			if len(c.PeerCertificates) == 0 {
+				return errors.New("the other side shows no certificate")
+			}
+			_, roots := files.Current()
+			o := x509.VerifyOptions{Roots: roots, Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{usage}}
+			for _, c := range c.PeerCertificates[1:] {
+				o.Intermediates.AddCert(c)
+			}
+			if _, err := c.PeerCertificates[0].Verify(o); err != nil {
+				return fmt.Errorf("the other side's certificate is not one of the cluster's CA: %w", err)
+			}
+			return nil
+		},
+	}, files.Load()
 }
 
 // secretConfig returns the TLS configuration of nodes with a common secret. The key of

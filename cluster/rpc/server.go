@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -60,9 +61,9 @@ type Server struct {
 func NewServer(o ServerOptions) (*Server, error) {
 	s := &Server{
 		log: o.Log.With().Str("part", "rpc").Logger(), handlers: newHandlers(),
-		maxMessage: messageLimit(o.MaxMessage), stopping: make(chan struct{}),
+		maxMessage: cmp.Or(o.MaxMessage, defaultMaxMessage), stopping: make(chan struct{}),
 	}
-	creds, err := o.Security.server(s.log)
+	creds, err := o.Security.credentials(s.log, false)
 	if err != nil {
 		return nil, err
 	}
