@@ -170,6 +170,20 @@ func (ap *applier) accountLocked(user string) (*account, error) {
 	return ap.p.accounts.openLocked(context.Background(), user)
 }
 
+// withLocked makes a change of about size bytes to the account of a user that the record id names. A user that
+// cannot be stored is set aside.
+func (ap *applier) withLocked(id uint64, user string, size int, change func(*account)) error {
+	if !ap.storableLocked(id, user, "user") {
+		return nil
+	}
+	a, err := ap.accountLocked(user)
+	if err == nil {
+		change(a)
+		ap.p.accounts.touchLocked(a, size)
+	}
+	return err
+}
+
 func (ap *applier) recordLocked(e *envelope.Entry, now time.Time) error {
 	p := ap.p
 	if p.position.fenced() {
@@ -211,23 +225,22 @@ func (ap *applier) changeLocked(offset int64, rec *envelope.Record, now time.Tim
 	case rec.Acks != nil:
 		kind("acks")
 		return ap.acksLocked(id, rec)
-	case rec.Device != nil && ap.storableLocked(id, rec.Device.User, "user") && ap.storableLocked(id, rec.Device.Device, "device"):
-		a, err := ap.accountLocked(rec.Device.User)
-		if err != nil {
-			return err
-		}
-		for _, old := range rec.Device.Replaced {
-			ap.replacedLocked(a, id, old, rec.Device.Device)
-		}
-		if !a.NoteDevice(id, rec.Device.Device, rec.Device.SeenMs, rec.TimeMs) {
-			kind("device_without_room")
-		}
-		a.Devices.NotePublished(rec.Device.Device, rec.Device.Since, rec.Device.Published, rec.TimeMs)
-		p.accounts.touchLocked(a, 64)
-		p.metrics.devices.Inc()
-	case rec.Removal != nil && ap.storableLocked(id, rec.Removal.User, "user"):
-		kind("removal")
-		return ap.removalLocked(id, rec.Removal)
+	case rec.Device != nil && ap.storableLocked(id, rec.Device.Device, "device"):
+		return ap.withLocked(id, rec.Device.User, 64, func(a *account) {
+			for _, old := range rec.Device.Replaced {
+				ap.replacedLocked(a, id, old, rec.Device.Device)
+			}
+			if !a.NoteDevice(id, rec.Device.Device, rec.Device.SeenMs, rec.TimeMs) {
+				kind("device_without_room")
+			}
+			a.Devices.NotePublished(rec.Device.Device, rec.Device.Since, rec.Device.Published, rec.TimeMs)
+			p.metrics.devices.Inc()
+		})
+	case rec.Removal != nil:
+		return ap.withLocked(id, rec.Removal.User, 64, func(a *account) {
+			kind("removal")
+			ap.removalLocked(a, id, rec.Removal)
+		})
 	case rec.Claim != nil:
 		kind("claim")
 		return ap.claimLocked(rec.Claim.Key, id, rec.Id)
@@ -255,7 +268,7 @@ func (ap *applier) changeLocked(offset int64, rec *envelope.Record, now time.Tim
 	case rec.Moved != nil:
 		kind("moved")
 		return ap.movedLocked(id, rec, now)
-	case rec.Device != nil, rec.Removal != nil: // set aside
+	case rec.Device != nil: // set aside
 	default:
 		kind("unknown") // of a newer version, for newer nodes
 	}
@@ -280,11 +293,7 @@ func (ap *applier) replacedLocked(a *account, id uint64, old, by string) {
 }
 
 // removalLocked takes away what a caller of the API asked to.
-func (ap *applier) removalLocked(id uint64, removal *envelope.Removal) error {
-	a, err := ap.accountLocked(removal.User)
-	if err != nil {
-		return err
-	}
+func (ap *applier) removalLocked(a *account, id uint64, removal *envelope.Removal) {
 	for _, device := range removal.Devices {
 		a.Forget(id, device, &ap.derived)
 	}
@@ -295,8 +304,6 @@ func (ap *applier) removalLocked(id uint64, removal *envelope.Removal) error {
 		a.Erase(id, &ap.derived)
 	}
 	ap.p.writes.whole = true
-	ap.p.accounts.touchLocked(a, 64)
-	return nil
 }
 
 // setAsideLocked notes that the record at an offset, or a part of it, cannot be
@@ -335,18 +342,14 @@ func (ap *applier) storableKeyLocked(id uint64, key string) bool {
 }
 
 func (ap *applier) acksLocked(id uint64, rec *envelope.Record) error {
-	p := ap.p
 	for _, ack := range rec.Acks.Acks {
-		if !ap.storableLocked(id, ack.User, "user") {
-			continue
-		}
-		a, err := ap.accountLocked(ack.User)
+		err := ap.withLocked(id, ack.User, 32, func(a *account) {
+			by := mailbox.Acknowledgement{Device: ack.Device, IDs: ack.Ids, TimeMS: rec.TimeMs, Auto: ack.Auto}
+			ap.p.metrics.acked.Add(float64(a.Ack(id, &by, &ap.derived)))
+		})
 		if err != nil {
 			return err
 		}
-		by := mailbox.Acknowledgement{Device: ack.Device, IDs: ack.Ids, TimeMS: rec.TimeMs, Auto: ack.Auto}
-		p.metrics.acked.Add(float64(a.Ack(id, &by, &ap.derived)))
-		p.accounts.touchLocked(a, 32)
 	}
 	return nil
 }

@@ -1,10 +1,12 @@
 package router
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"imgo/envelope"
 	"imgo/protocol"
@@ -111,11 +113,17 @@ func (p *partition) detach(d *envelope.Detached) error {
 	if p.gone {
 		return notOwned(p.index)
 	}
-	a, now := p.accounts.byUser[d.User], p.now()
-	if a != nil && p.removeSessionLocked(a, d.Session.AsKey(), now) && a.Devices.Seen(d.Device, now.UnixMilli()) {
-		p.accounts.touchLocked(a, 64)
+	if a := p.accounts.byUser[d.User]; a != nil {
+		p.endSessionLocked(a, d.Session.AsKey(), d.Device, p.now())
 	}
 	return nil
+}
+
+// endSessionLocked takes a session out of the table that has ended at a time. Its device is noted as seen until then.
+func (p *partition) endSessionLocked(a *account, address envelope.AddressKey, device string, at time.Time) {
+	if p.removeSessionLocked(a, address, at) && a.Devices.Seen(device, at.UnixMilli()) {
+		p.accounts.touchLocked(a, 64)
+	}
 }
 
 // Detach takes sessions out of the table. Those of partitions that are not
@@ -183,13 +191,6 @@ func (p *partition) emptyBacklog(to *envelope.Address) *envelope.Backlog {
 	return &envelope.Backlog{To: to, UpTo: p.position.appliedID()}
 }
 
-func orDefault(v uint32, def int) int {
-	if v == 0 {
-		return def
-	}
-	return int(v)
-}
-
 // window reads one window of what is pending for a session's device into a reply, and what is known of the
 // device.
 func (p *partition) window(ctx context.Context, req *envelope.CatchUpRequest, reply *envelope.AttachReply) error {
@@ -205,7 +206,7 @@ func (p *partition) window(ctx context.Context, req *envelope.CatchUpRequest, re
 	}
 	mask := uint64(1) << d.Bit
 	window, more := a.Messages.Window(p.scratch[:0], mask, req.After, now.UnixMilli(),
-		orDefault(req.MaxMessages, p.cfg.WindowMessages), orDefault(req.MaxBytes, p.cfg.WindowBytes))
+		cmp.Or(int(req.MaxMessages), p.cfg.WindowMessages), cmp.Or(int(req.MaxBytes), p.cfg.WindowBytes))
 	b := &envelope.Backlog{To: req.To, UpTo: p.position.appliedID(), More: more, After: req.After}
 	reply.Backlog, reply.Pending, reply.Floor, reply.Published = b, uint32(a.Messages.Pending(mask)), d.Since, d.Published
 	reply.Memberships = a.Rooms.Memberships()
@@ -543,7 +544,7 @@ func (r *Router) Take(ctx context.Context, req *envelope.TakeRequest) (*envelope
 
 // unread returns the messages on a user's default cursor after a time.
 func (p *partition) unread(ctx context.Context, req *envelope.TakeRequest) ([]*envelope.Kept, error) {
-	limit := orDefault(req.MaxMessages, p.cfg.MailboxLength)
+	limit := cmp.Or(int(req.MaxMessages), p.cfg.MailboxLength)
 	nowMS := p.clock.Now().UnixMilli()
 	a, err := p.accounts.open(ctx, req.User)
 	if err != nil {

@@ -302,10 +302,7 @@ func (pr *presence) each(comet string, do func(*partition, *account, *session)) 
 func (pr *presence) drop(comet string, at time.Time, which func(*session) bool) (n int) {
 	pr.each(comet, func(p *partition, a *account, s *session) {
 		if which == nil || which(s) {
-			p.removeSessionLocked(a, s.address(), at)
-			if a.Devices.SeenUntil(s.device, at.UnixMilli()) {
-				p.accounts.touchLocked(a, 64)
-			}
+			p.endSessionLocked(a, s.address(), s.device, at)
 			n++
 		}
 	})

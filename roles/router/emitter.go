@@ -252,10 +252,15 @@ func (em *emitter) append(ctx context.Context, batch []events.Event) error {
 }
 
 // holdWhenSent keeps records from being applied, and waits until the topic has the events of all
-// that was applied. Records go on when release is called. ok is false if the topic does not take
-// the events within the time: nothing is held then. One goroutine at a time may hold.
-func (em *emitter) holdWhenSent(within time.Duration) (release func(), ok bool) {
-	p := em.p
+// that was applied: applying a record over what is stored derives nothing, so an event that the topic
+// does not have before a flush would be lost. Records go on when release is called. If the topic does
+// not take the events in time, nothing is held and release is nil: the flush has to come later. That is
+// an error only if the flush has to be done. One goroutine at a time may hold.
+func (em *emitter) holdWhenSent(must bool) (release func(), err error) {
+	p, within := em.p, flushEventsWait
+	if must {
+		within = flushEventsWaitLast
+	}
 	timer := time.NewTimer(within)
 	defer timer.Stop()
 	held := make(chan struct{})
@@ -271,13 +276,16 @@ func (em *emitter) holdWhenSent(within time.Duration) (release func(), ok bool) 
 		unsent, sent := em.unsentLocked(), em.sent
 		p.mu.Unlock()
 		if !unsent {
-			return release, true
+			return release, nil
 		}
 		select {
 		case <-sent:
 		case <-timer.C:
 			release()
-			return nil, false
+			if must {
+				err = errEventsBehind(p.index)
+			}
+			return nil, err
 		}
 	}
 }

@@ -102,7 +102,7 @@ func (w *writeBehind) flush(everything bool) error {
 	if w.dueLocked(everything) && p.events.unsentLocked() && !p.cfg.Faults.FlushBeforeEvents {
 		p.mu.Unlock()
 		var err error
-		if release, err = w.holdWhenSent(everything); release == nil {
+		if release, err = p.events.holdWhenSent(everything); release == nil {
 			return err
 		}
 		p.mu.Lock()
@@ -155,21 +155,6 @@ func (w *writeBehind) flush(everything bool) error {
 	p.cache.trim()
 	p.accounts.evictLocked()
 	return nil
-}
-
-// holdWhenSent is emitter.holdWhenSent for a flush. Applying a record over what is stored derives
-// nothing, so an event that the topic does not have by then would be lost. A nil release means that
-// the flush has to come later; err is nil if it is not one that has to be done.
-func (w *writeBehind) holdWhenSent(everything bool) (release func(), err error) {
-	within := flushEventsWait
-	if everything {
-		within = flushEventsWaitLast
-	}
-	release, ok := w.p.events.holdWhenSent(within)
-	if !ok && everything {
-		return nil, errEventsBehind(w.p.index)
-	}
-	return release, nil
 }
 
 // dueLocked reports whether it is time for a flush. It is not while the log is

@@ -53,32 +53,19 @@ func (r *Router) Memberships(ctx context.Context, req *envelope.MembershipsReque
 // membershipLocked applies a change of the memberships.
 func (ap *applier) membershipLocked(id uint64, rec *envelope.Record) error {
 	p, change := ap.p, rec.Membership
-	if !ap.storableLocked(id, change.User, "user") || !ap.storableLocked(id, change.Room, "room") {
+	if !ap.storableLocked(id, change.Room, "room") {
 		return nil // set aside
 	}
-	a, err := ap.accountLocked(change.User)
-	if err != nil {
-		return err
-	}
-	if a.Rooms.Set(id, change.Room, change.Member, rec.TimeMs, p.cfg.RoomsPerUser) && len(a.sessions) > 0 {
-		p.remindRoomsLocked(a)
-	}
-	p.accounts.touchLocked(a, 64)
-	return nil
+	return ap.withLocked(id, change.User, 64, func(a *account) {
+		if a.Rooms.Set(id, change.Room, change.Member, rec.TimeMs, p.cfg.RoomsPerUser) && len(a.sessions) > 0 {
+			p.remindRoomsLocked(a)
+		}
+	})
 }
 
 // userRoomsLocked applies a record that repeats the memberships.
 func (ap *applier) userRoomsLocked(id uint64, rec *envelope.Record) error {
-	if !ap.storableLocked(id, rec.UserRooms.User, "user") {
-		return nil // set aside
-	}
-	a, err := ap.accountLocked(rec.UserRooms.User)
-	if err != nil {
-		return err
-	}
-	a.Rooms.Restore(rec.UserRooms.Rooms, rec.TimeMs)
-	ap.p.accounts.touchLocked(a, 64)
-	return nil
+	return ap.withLocked(id, rec.UserRooms.User, 64, func(a *account) { a.Rooms.Restore(rec.UserRooms.Rooms, rec.TimeMs) })
 }
 
 // remindRoomsLocked has the sessions of an account told its memberships, soon.

@@ -70,19 +70,16 @@ func (res *resources) mayRecordPresence(ctx context.Context) error {
 func (ap *applier) presencesLocked(id uint64, rec *envelope.Record) error {
 	p := ap.p
 	for _, presence := range rec.Presences.Presences {
-		if !ap.storableLocked(id, presence.User, "user") {
-			continue
-		}
-		a, err := ap.accountLocked(presence.User)
+		err := ap.withLocked(id, presence.User, 64, func(a *account) {
+			a.Presence.Set(id, presence, rec.TimeMs, &ap.derived)
+			if a.ForgetOffline() {
+				p.writes.whole = true
+			}
+			p.presence.toldLocked(a, p.now())
+		})
 		if err != nil {
 			return err
 		}
-		a.Presence.Set(id, presence, rec.TimeMs, &ap.derived)
-		if a.ForgetOffline() {
-			p.writes.whole = true
-		}
-		p.accounts.touchLocked(a, 64)
-		p.presence.toldLocked(a, p.now())
 	}
 	return nil
 }

@@ -8,15 +8,11 @@ import (
 // readLocked applies that a user has read messages.
 func (ap *applier) readLocked(id uint64, rec *envelope.Record) error {
 	read := rec.Read
-	if !ap.storableLocked(id, read.User, "user") || !ap.storableLocked(id, read.Device, "device") {
+	if !ap.storableLocked(id, read.Device, "device") {
 		return nil
 	}
-	a, err := ap.accountLocked(read.User)
-	if err != nil {
-		return err
-	}
-	by := mailbox.Reading{Device: read.Device, IDs: read.Ids, UpTo: read.UpTo, TimeMS: rec.TimeMs, ByCaller: read.ByCaller}
-	ap.p.metrics.acked.Add(float64(a.Read(id, &by, &ap.derived)))
-	ap.p.accounts.touchLocked(a, 64+8*len(read.Ids))
-	return nil
+	return ap.withLocked(id, read.User, 64+8*len(read.Ids), func(a *account) {
+		by := mailbox.Reading{Device: read.Device, IDs: read.Ids, UpTo: read.UpTo, TimeMS: rec.TimeMs, ByCaller: read.ByCaller}
+		ap.p.metrics.acked.Add(float64(a.Read(id, &by, &ap.derived)))
+	})
 }

@@ -2,11 +2,12 @@ package router
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync"
 	"time"
+
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"imgo/envelope"
 	"imgo/internal/wait"
@@ -398,29 +399,11 @@ const deviceField = 12
 // hasDevice reports whether a record has a device, without decoding all of it.
 func hasDevice(record []byte) bool {
 	for len(record) > 0 {
-		tag, n := binary.Uvarint(record)
-		if n <= 0 {
-			return false
+		number, _, n := protowire.ConsumeField(record)
+		if number == deviceField || n < 0 {
+			return n > 0
 		}
 		record = record[n:]
-		value, n := binary.Uvarint(record)
-		if n <= 0 {
-			return false
-		}
-		record = record[n:]
-		switch tag & 7 {
-		case 0:
-		case 2:
-			if tag>>3 == deviceField {
-				return true
-			}
-			if value > uint64(len(record)) {
-				return false
-			}
-			record = record[value:]
-		default:
-			return false // no field of a record has another type
-		}
 	}
 	return false
 }

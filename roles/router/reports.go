@@ -1,6 +1,7 @@
 package router
 
 import (
+	"cmp"
 	"context"
 
 	"imgo/envelope"
@@ -12,22 +13,19 @@ import (
 // duesLocked applies steps of messages.
 func (ap *applier) duesLocked(id uint64, dues *envelope.Dues) error {
 	for _, due := range dues.Dues {
-		if !ap.storableLocked(id, due.User, "user") {
-			continue
-		}
-		a, err := ap.accountLocked(due.User)
+		err := ap.withLocked(id, due.User, 64, func(a *account) {
+			if a.Due(due, &ap.derived) {
+				switch due.Step {
+				case envelope.Due_EXPIRED:
+					ap.p.metrics.expired.Inc()
+				case envelope.Due_DROPPED, envelope.Due_LOST:
+					ap.p.metrics.dropped.Inc()
+				}
+			}
+		})
 		if err != nil {
 			return err
 		}
-		if a.Due(due, &ap.derived) {
-			switch due.Step {
-			case envelope.Due_EXPIRED:
-				ap.p.metrics.expired.Inc()
-			case envelope.Due_DROPPED, envelope.Due_LOST:
-				ap.p.metrics.dropped.Inc()
-			}
-		}
-		ap.p.accounts.touchLocked(a, 64)
 	}
 	return nil
 }
@@ -57,7 +55,7 @@ func (r *Router) Messages(ctx context.Context, req *envelope.MessagesRequest) (*
 		return nil, err
 	}
 	reply := &envelope.MessagesReply{}
-	most, size := min(orDefault(req.MaxMessages, maxMessages), maxMessages), 0
+	most, size := min(cmp.Or(int(req.MaxMessages), maxMessages), maxMessages), 0
 	now := p.clock.Now().UnixMilli()
 	var messages []*envelope.Kept
 	var absent []store.MailboxEntry // copies: entries change once the lock is released

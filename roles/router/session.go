@@ -102,14 +102,6 @@ func (s *session) address() envelope.AddressKey {
 	return envelope.AddressKey{Comet: s.kind.comet, Session: s.id}
 }
 
-// chosenKey returns the key that the client chose; empty: it chose none.
-func (s *session) chosenKey() string {
-	if s.extra == nil {
-		return ""
-	}
-	return s.extra.key
-}
-
 // globalKey returns the key that names the session without its user; empty: there
 // is none.
 func (s *session) globalKey() string {
@@ -121,8 +113,8 @@ func (s *session) globalKey() string {
 
 // key returns the session's key, as callers know it.
 func (s *session) key() string {
-	if key := s.chosenKey(); key != "" {
-		return key
+	if s.extra != nil && s.extra.key != "" {
+		return s.extra.key
 	}
 	return s.address().Name()
 }
@@ -210,9 +202,7 @@ func (t *sessionTable) remove(a *account, address envelope.AddressKey) bool {
 func (t *sessionTable) removeKey(key string, a *account) {
 	of := t.byKey[key]
 	if i := slices.Index(of, a); i >= 0 {
-		of[i] = of[len(of)-1]
-		of[len(of)-1] = nil
-		of = of[:len(of)-1]
+		of = slices.Delete(of, i, i+1)
 	}
 	if len(of) == 0 {
 		delete(t.byKey, key)

@@ -8,19 +8,18 @@ import (
 // upstreamLocked applies a message of a client for the backend: it is an event, unless the device has sent its client
 // id, or a higher one, before.
 func (ap *applier) upstreamLocked(id uint64, rec *envelope.Record) error {
-	p, msg := ap.p, rec.Upstream
+	msg := rec.Upstream
 	if !ap.storableLocked(id, msg.User, "user") || !ap.storableLocked(id, msg.Device, "device") {
 		return nil // set aside
 	}
 	if msg.ClientId != 0 && msg.Device != "" {
-		a, err := ap.accountLocked(msg.User)
+		counts := false
+		err := ap.withLocked(id, msg.User, 64, func(a *account) { counts = a.Publish(id, msg.Device, msg.ClientId, rec.TimeMs) })
 		if err != nil {
 			return err
 		}
-		counts := a.Publish(id, msg.Device, msg.ClientId, rec.TimeMs)
-		p.accounts.touchLocked(a, 64)
 		if !counts {
-			p.metrics.void.Inc()
+			ap.p.metrics.void.Inc()
 			return nil
 		}
 	}

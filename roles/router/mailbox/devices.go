@@ -82,23 +82,15 @@ func (ds *Devices) freeBit() (bit uint8, ok bool) {
 	return uint8(free), free < MaxDevices
 }
 
-// Seen notes when a device was last connected, Unix milliseconds. It reports
-// whether the device is known.
+// Seen notes that a device was connected at a time, Unix milliseconds, unless it was seen later. It
+// reports whether that is new.
 func (ds *Devices) Seen(name string, ms int64) bool {
 	d := ds.Find(name)
-	if d == nil {
+	if d == nil || d.SeenMS >= ms {
 		return false
 	}
-	d.SeenMS = ms
-	ds.changed = true
+	d.SeenMS, ds.changed = ms, true
 	return true
-}
-
-// SeenUntil notes that a device was connected at a time, Unix milliseconds, unless it was seen later. It
-// reports whether that is new.
-func (ds *Devices) SeenUntil(name string, ms int64) bool {
-	d := ds.Find(name)
-	return d != nil && d.SeenMS < ms && ds.Seen(name, ms)
 }
 
 func (ds *Devices) remove(name string) {
