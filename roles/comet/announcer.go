@@ -4,7 +4,6 @@ import (
 	"context"
 	"maps"
 	"sync/atomic"
-	"time"
 
 	"imgo/envelope"
 )
@@ -40,19 +39,6 @@ func (a *announcer) online(room string) uint32 {
 		return here
 	}
 	return total - reported + here
-}
-
-func (a *announcer) run(stop <-chan struct{}) {
-	ticker := time.NewTicker(a.comet.cfg.AnnounceInterval)
-	defer ticker.Stop()
-	for {
-		a.announce()
-		select {
-		case <-ticker.C:
-		case <-stop:
-			return
-		}
-	}
 }
 
 // announce reports the counts, and the sessions of each partition whose owner has

@@ -9,8 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/rs/zerolog"
-
 	"imgo/envelope"
 	"imgo/internal/wait"
 )
@@ -21,27 +19,16 @@ const (
 	maxCallPause = 2 * time.Second
 )
 
-// batcherConfig configures a batcher. All fields but owner are required.
-type batcherConfig[T any] struct {
-	name     string        // of the call, for the log
-	interval time.Duration // for which items are gathered
-	timeout  time.Duration // of one call
-	batch    int           // weight of a full batch, which is not gathered any longer
-	bound    int           // weight of a full queue
-	weight   func(T) int
-	owner    func(T) string // whose share of the queue an item takes; nil: there are no shares
-	send     func(context.Context, []T) error
-	failed   func()      // counts a failed call
-	lost     func(n int) // counts a weight that is dropped
-	log      zerolog.Logger
-}
-
 // batcher gathers items and sends them to logic in one call, in order. It repeats
 // a call until it succeeds. The queue is bounded: over the bound the oldest items
 // are dropped and counted, of those owners that have more than their share. Safe for
 // concurrent use.
 type batcher[T any] struct {
-	batcherConfig[T]
+	comet  *Comet
+	name   string // of the call, for the log and the metrics
+	weight func(T) int
+	owner  func(T) string // whose share of the queue an item takes; nil: there are no shares
+	send   func(context.Context, []T) error
 
 	mu    sync.Mutex
 	items []T
@@ -51,17 +38,13 @@ type batcher[T any] struct {
 	hurry wait.Signal // do not gather any longer
 }
 
-func newBatcher[T any](cfg batcherConfig[T]) *batcher[T] {
-	return &batcher[T]{batcherConfig: cfg, some: wait.NewSignal(), hurry: wait.NewSignal()}
-}
-
 // add queues an item. It never blocks.
 func (b *batcher[T]) add(item T) {
 	b.mu.Lock()
 	b.items = append(b.items, item)
 	b.total += b.weight(item)
 	b.trimLocked()
-	full := b.total >= b.batch
+	full := b.total >= b.comet.cfg.AckBatch
 	b.mu.Unlock()
 	b.some.Set()
 	if full {
@@ -81,19 +64,17 @@ func (b *batcher[T]) queued() float64 {
 
 // trimLocked drops the oldest items that are over the bound.
 func (b *batcher[T]) trimLocked() {
-	if b.total > b.bound && b.owner != nil {
+	if b.total > b.comet.cfg.AckQueue && b.owner != nil {
 		b.trimSharesLocked()
 	}
 	lost := 0
-	for b.total > b.bound && len(b.items) > 1 {
+	for b.total > b.comet.cfg.AckQueue && len(b.items) > 1 {
 		w := b.weight(b.items[0])
 		b.items = b.items[1:]
 		b.total -= w
 		lost += w
 	}
-	if lost > 0 {
-		b.lost(lost)
-	}
+	b.countLost(lost)
 }
 
 // trimSharesLocked makes room for an eighth of the bound: it drops the oldest items of
@@ -103,7 +84,8 @@ func (b *batcher[T]) trimSharesLocked() {
 	for _, item := range b.items {
 		weights[b.owner(item)] += b.weight(item)
 	}
-	share := fairShare(slices.Collect(maps.Values(weights)), b.bound-b.bound/8)
+	bound := b.comet.cfg.AckQueue
+	share := fairShare(slices.Collect(maps.Values(weights)), bound-bound/8)
 	lost := 0
 	b.items = slices.DeleteFunc(b.items, func(item T) bool {
 		owner, w := b.owner(item), b.weight(item)
@@ -115,8 +97,13 @@ func (b *batcher[T]) trimSharesLocked() {
 		return true
 	})
 	b.total -= lost
-	if lost > 0 {
-		b.lost(lost)
+	b.countLost(lost)
+}
+
+// countLost counts a weight that is dropped.
+func (b *batcher[T]) countLost(n int) {
+	if n > 0 {
+		b.comet.metrics.lost.WithLabelValues(b.name).Add(float64(n))
 	}
 }
 
@@ -150,7 +137,7 @@ func (b *batcher[T]) run(ctx context.Context, stop <-chan struct{}) {
 // gather waits for the interval, or less for a full batch or a flush. It returns
 // false if stop is closed.
 func (b *batcher[T]) gather(stop <-chan struct{}) bool {
-	timer := time.NewTimer(b.interval)
+	timer := time.NewTimer(b.comet.cfg.AckInterval)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
@@ -174,7 +161,7 @@ func (b *batcher[T]) sendAll(ctx context.Context) {
 		switch {
 		case err == nil:
 			if failing {
-				b.log.Info().Str("call", b.name).Msg("logic takes calls again")
+				b.comet.log.Info().Str("call", b.name).Msg("logic takes calls again")
 			}
 			failing = false
 			pause.Reset()
@@ -183,7 +170,7 @@ func (b *batcher[T]) sendAll(ctx context.Context) {
 			b.sendSingly(ctx, items, err)
 			continue
 		case !failing:
-			b.log.Warn().Err(err).Str("call", b.name).Msg("logic does not take a call, trying again until it does")
+			b.comet.log.Warn().Err(err).Str("call", b.name).Msg("logic does not take a call, trying again until it does")
 		}
 		failing = true
 		b.putBack(items)
@@ -205,17 +192,17 @@ func (b *batcher[T]) sendSingly(ctx context.Context, items []T, err error) {
 		}
 	}
 	if lost > 0 {
-		b.lost(lost)
-		b.log.Error().Err(err).Str("call", b.name).Int("lost", lost).Msg("logic refuses a call for good, dropped it")
+		b.countLost(lost)
+		b.comet.log.Error().Err(err).Str("call", b.name).Int("lost", lost).Msg("logic refuses a call for good, dropped it")
 	}
 }
 
 func (b *batcher[T]) call(ctx context.Context, items []T) error {
-	ctx, cancel := context.WithTimeout(ctx, b.timeout)
+	ctx, cancel := context.WithTimeout(ctx, b.comet.cfg.CallTimeout)
 	defer cancel()
 	err := b.send(ctx, items)
 	if err != nil {
-		b.failed()
+		b.comet.metrics.callErrors.WithLabelValues(b.name).Inc()
 	}
 	return err
 }
@@ -228,7 +215,7 @@ func (b *batcher[T]) take() []T {
 	n, weight := 0, 0
 	for n < len(b.items) {
 		w := b.weight(b.items[n])
-		if n > 0 && weight+w > b.batch {
+		if n > 0 && weight+w > b.comet.cfg.AckBatch {
 			break
 		}
 		n, weight = n+1, weight+w

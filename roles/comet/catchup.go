@@ -19,8 +19,7 @@ const (
 )
 
 // catchUp is how a session that is behind asks for what it misses, one window at
-// a time. Times are on comet's clock. A session that is not behind shares the
-// empty catchUp of its comet, which is never written.
+// a time. Times are on comet's clock. A session that is not behind has none.
 type catchUp struct {
 	state      catchUpState
 	fruitless  uint8         // catch-ups in a row that failed, or that brought nothing

@@ -58,8 +58,8 @@ func (q *catchUpQueue) run() {
 func (q *catchUpQueue) ask(s *session) {
 	c := q.comet
 	s.out.Lock()
-	if s.state != stateLive || !s.behind {
-		if s.behind {
+	if s.state != stateLive || s.catchUp == nil {
+		if s.catchUp != nil {
 			s.catchUp.state = catchUpNone
 		}
 		s.out.Unlock()
@@ -88,8 +88,8 @@ func (q *catchUpQueue) ask(s *session) {
 	c.log.Debug().Err(err).Str("user", req.User).Uint64("session", s.id).Msg("catch-up failed, asking again")
 	s.out.Lock()
 	defer s.out.Unlock()
-	if s.catchUp.state == catchUpSent && s.catchUp.after == req.After { // no answer came after all
-		s.catchUp.failed(c.now())
+	if u := s.catchUp; u != nil && u.state == catchUpSent && u.after == req.After { // no answer came after all
+		u.failed(c.now())
 		s.askIfDueLocked()
 	}
 }

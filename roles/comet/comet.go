@@ -40,6 +40,7 @@ import (
 
 	"imgo/envelope"
 	"imgo/internal/upstream"
+	"imgo/internal/wait"
 	"imgo/roles/comet/admission"
 	"imgo/roles/comet/outbox"
 	"imgo/transport"
@@ -73,11 +74,9 @@ type Logic interface {
 	Upstream(context.Context, *envelope.UpstreamRequest) (*envelope.UpstreamReply, error)
 }
 
-// phase is where a Comet is in its life.
-type phase uint8
-
+// Where a Comet is in its life.
 const (
-	phaseNew phase = iota
+	phaseNew = iota
 	phaseRunning
 	phaseStopping
 	phaseStopped
@@ -105,10 +104,8 @@ type Comet struct {
 	detaches  *batcher[*envelope.Detached]
 	listeners []transport.Listener
 
-	// What sessions share that have nothing of it. Never written.
-	noExtras  extras
-	roomsEnd  atomic.Bool // a session has had to leave a room at some time
-	noCatchUp catchUp
+	noExtras extras      // what sessions share that have nothing of it; never written
+	roomsEnd atomic.Bool // a session has had to leave a room at some time
 
 	epoch       time.Time     // start of comet's clock, which no step of the wall clock moves
 	incarnation uint64        // of this start
@@ -119,8 +116,7 @@ type Comet struct {
 	calls     context.Context
 	stopCalls context.CancelFunc
 
-	mu    sync.Mutex
-	phase phase
+	phase atomic.Int32
 }
 
 // New makes a Comet and binds its listeners. Run admits the clients. reg may be
@@ -192,30 +188,24 @@ func (c *Comet) listen(limiter *admission.AcceptLimiter) error {
 }
 
 func (c *Comet) newAcks() *batcher[*envelope.Ack] {
-	return newBatcher(batcherConfig[*envelope.Ack]{
-		name: "ack", interval: c.cfg.AckInterval, timeout: c.cfg.CallTimeout,
-		batch: c.cfg.AckBatch, bound: c.cfg.AckQueue, log: c.log,
+	return &batcher[*envelope.Ack]{
+		comet: c, name: "ack", some: wait.NewSignal(), hurry: wait.NewSignal(),
 		weight: func(a *envelope.Ack) int { return len(a.Ids) },
 		owner:  func(a *envelope.Ack) string { return a.User },
 		send: func(ctx context.Context, acks []*envelope.Ack) error {
 			return c.logic.Ack(ctx, &envelope.AckRequest{Acks: mergeAcks(acks)})
 		},
-		failed: func() { c.metrics.callErrors.WithLabelValues("ack").Inc() },
-		lost:   func(n int) { c.metrics.lost.WithLabelValues("ack").Add(float64(n)) },
-	})
+	}
 }
 
 func (c *Comet) newDetaches() *batcher[*envelope.Detached] {
-	return newBatcher(batcherConfig[*envelope.Detached]{
-		name: "detach", interval: c.cfg.AckInterval, timeout: c.cfg.CallTimeout,
-		batch: c.cfg.AckBatch, bound: c.cfg.AckQueue, log: c.log,
+	return &batcher[*envelope.Detached]{
+		comet: c, name: "detach", some: wait.NewSignal(), hurry: wait.NewSignal(),
 		weight: func(*envelope.Detached) int { return 1 },
 		send: func(ctx context.Context, sessions []*envelope.Detached) error {
 			return c.logic.Detach(ctx, &envelope.DetachRequest{Sessions: sessions})
 		},
-		failed: func() { c.metrics.callErrors.WithLabelValues("detach").Inc() },
-		lost:   func(n int) { c.metrics.lost.WithLabelValues("detach").Add(float64(n)) },
-	})
+	}
 }
 
 // mergeAcks joins the ids of each device of a user, in order.
@@ -256,9 +246,7 @@ func (c *Comet) Sessions() int { return int(c.table.live.Load()) }
 
 // Ready returns nil if clients are being admitted, else an error that says why not.
 func (c *Comet) Ready() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch c.phase {
+	switch c.phase.Load() {
 	case phaseRunning:
 		return nil
 	case phaseNew:
@@ -269,9 +257,7 @@ func (c *Comet) Ready() error {
 
 // Close frees the ports of a Comet whose Run is never called.
 func (c *Comet) Close() {
-	c.mu.Lock()
-	c.phase = phaseStopped
-	c.mu.Unlock()
+	c.phase.Store(phaseStopped)
 	c.stopCalls()
 	for _, l := range c.listeners {
 		_ = l.Close()
@@ -297,14 +283,9 @@ func (c *Comet) now() time.Duration { return time.Since(c.epoch) }
 // and tells logic what has arrived and which sessions have ended. It returns when no
 // goroutine of this comet is left. A Comet runs once.
 func (c *Comet) Run(ctx context.Context) error {
-	c.mu.Lock()
-	if c.phase != phaseNew {
-		c.mu.Unlock()
+	if !c.phase.CompareAndSwap(phaseNew, phaseRunning) {
 		return errors.New("comet was run before")
 	}
-	c.phase = phaseRunning
-	c.mu.Unlock()
-
 	listening, stopListening := context.WithCancel(ctx)
 	defer stopListening()
 	var listeners sync.WaitGroup
@@ -317,14 +298,19 @@ func (c *Comet) Run(ctx context.Context) error {
 		})
 	}
 
-	stop := make(chan struct{})
+	busy, stop := context.WithCancel(context.Background())
+	defer stop()
 	var background sync.WaitGroup
-	background.Go(func() { (&sweeper{comet: c}).run(stop) })
+	sweep := sweeper{comet: c}
+	background.Go(func() { wait.Every(busy, sweep.tick(), sweep.sweep) })
 	if c.window != nil {
-		background.Go(func() { c.window.run(stop) })
+		background.Go(func() { wait.Every(busy, c.cfg.FlushInterval, c.window.flush) })
 	}
-	background.Go(func() { c.announcer.run(stop) })
-	background.Go(func() { c.opener.run(stop) })
+	background.Go(func() {
+		c.announcer.announce()
+		wait.Every(busy, c.cfg.AnnounceInterval, c.announcer.announce)
+	})
+	background.Go(func() { c.opener.run(busy) })
 	// Acknowledgements and detachments are sent to the very end. They have a context
 	// of their own.
 	last, stopLast := context.WithCancel(context.Background())
@@ -346,7 +332,7 @@ func (c *Comet) Run(ctx context.Context) error {
 	c.drain()
 	listeners.Wait()
 	c.upstream.stop()
-	close(stop)
+	stop()
 	c.stopCalls()
 	c.workers.Stop()
 	c.catchUps.stop()

@@ -129,12 +129,8 @@ func (c *Comet) refuse(p *admission.PendingConnect, label string, code protocol.
 		e.Str("remote", remoteString(conn)).Int32("code", int32(code)).Str("reason", reason).Msg("connection refused")
 	}
 	if isV2(p.Packet) {
-		var others []string
-		if code == protocol.CloseShutdown {
-			others = c.others(genV2, conn.Traits().Scheme)
-		}
 		_, form := identify(p.Packet, conn, &authBody{})
-		b := encodeDisconnect(wireForm(conn, form), code, reason, others)
+		b := encodeDisconnect(wireForm(conn, form), code, reason, c.others(code, conn.Traits().Scheme))
 		if poll, ok := conn.(transport.Pollable); ok {
 			_, _, _ = poll.TryWriteOne(b)
 		} else {
@@ -157,7 +153,7 @@ func (c *Comet) newSession(conn transport.Conn, p transport.Packet, auth *authBo
 	s := &session{
 		comet: c, id: c.newSessionID(), since: time.Now().UnixMilli(),
 		gen: gen, form: wireForm(conn, form), version: p.Version, partition: unplaced,
-		device: auth.device, extras: &c.noExtras, catchUp: &c.noCatchUp,
+		device: auth.device, extras: &c.noExtras,
 	}
 	clientAcks := gen == genV2 && auth.acks
 	s.out.Init(c.outboxes, conn, !clientAcks)

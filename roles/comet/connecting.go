@@ -126,7 +126,7 @@ func (s *connecting) goLive(reply *envelope.ConnectReply) bool {
 	s.out.StartLocked(s.session, s.encodeAuthReplyLocked(reply))
 	s.auto.pacer().startLocked()
 	s.heard.Store(int64(c.now()))
-	if s.catchUp.state == catchUpSent {
+	if s.catchUp != nil && s.catchUp.state == catchUpSent {
 		s.catchUp.sentAt = c.now()
 	}
 	if reply.GetBacklog() != nil {

@@ -48,7 +48,7 @@ func (s *session) deliverKeptLocked(m *transport.Message, prev uint64, f *fanout
 	switch {
 	case id <= s.last && !faults.NoDuplicate:
 		return outDuplicate
-	case s.behind:
+	case s.catchUp != nil:
 		s.catchUp.saw(id)
 		s.askIfDueLocked()
 		return outBehind
@@ -86,16 +86,14 @@ func (s *session) fallBehindLocked(id uint64) {
 // that are.
 func (s *session) setBehindLocked(behind bool) {
 	switch {
-	case s.behind == behind:
-		return
+	case behind == (s.catchUp != nil):
 	case behind:
 		s.catchUp = &catchUp{}
 		s.comet.metrics.behind.Add(1)
 	default:
-		s.catchUp = &s.comet.noCatchUp
+		s.catchUp = nil
 		s.comet.metrics.behind.Add(-1)
 	}
-	s.behind = behind
 }
 
 // nudge tells the session the newest id that is still pending for it.
@@ -105,7 +103,7 @@ func (s *session) nudge(newest uint64) {
 	if s.state > stateLive || newest <= s.last {
 		return
 	}
-	if !s.behind {
+	if s.catchUp == nil {
 		s.fallBehindLocked(newest)
 		return
 	}
@@ -149,18 +147,18 @@ func (b *backlog) takeLocked() {
 	before := b.last
 	whole := b.writeLocked(messages)
 	b.out.FlushLocked(b.session)
-	if !whole && !b.behind {
+	if !whole && b.catchUp == nil {
 		b.fallBehindLocked(messages[len(messages)-1].GetId())
 	}
 	if whole && !b.answer.GetMore() {
 		b.last = max(b.last, b.answer.GetUpTo())
-		if b.catchUp.seen <= b.last || b.comet.cfg.Faults.NoSeen {
+		if b.catchUp != nil && (b.catchUp.seen <= b.last || b.comet.cfg.Faults.NoSeen) {
 			b.setBehindLocked(false)
 		}
 	}
 	// An answer that was asked for again may come twice. The second must not lead
 	// to two catch-ups at a time.
-	if progress := b.last > before; b.behind && (progress || after == b.catchUp.after) {
+	if progress := b.last > before; b.catchUp != nil && (progress || after == b.catchUp.after) {
 		b.catchUp.answered(progress, b.comet.now())
 	}
 	b.askIfDueLocked()
@@ -218,7 +216,7 @@ func (b *backlog) addLocked(k *envelope.Kept) bool {
 // last obstacle calls it again: the outbox when it is idle, the pacer, a backlog, the
 // sweep.
 func (s *session) askIfDueLocked() {
-	if !s.behind || s.state != stateLive {
+	if s.catchUp == nil || s.state != stateLive {
 		return
 	}
 	s.markBusyLocked()

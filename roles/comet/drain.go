@@ -13,9 +13,7 @@ const drainStep = 10 * time.Millisecond
 // Sessions end at the drain rate, so that their clients come back elsewhere one after
 // another, or faster if that would take longer than DrainTimeout.
 func (c *Comet) drain() {
-	c.mu.Lock()
-	c.phase = phaseStopping
-	c.mu.Unlock()
+	c.phase.Store(phaseStopping)
 	c.admission.Close()
 
 	gone := make(chan struct{})
@@ -34,7 +32,7 @@ func (c *Comet) drain() {
 		c.table.each(func(s *session) { s.close(protocol.CloseShutdown, "the server is stopping") })
 		select {
 		case <-gone:
-			c.stopped()
+			c.phase.Store(phaseStopped) // whatever comes from now on is refused
 			return
 		case <-deadline:
 			// What is left are clients that logic is being asked about.
@@ -48,21 +46,14 @@ func (c *Comet) drain() {
 // maxOthers bounds the other comets that a client is told of.
 const maxOthers = 5
 
-// others returns where a client may connect instead of to a comet that stops. Only
-// version 2 has such addresses.
-func (c *Comet) others(gen generation, scheme string) []string {
-	if c.cfg.Others == nil || gen != genV2 {
+// others returns where a client of version 2 may connect instead, if code says that this
+// comet stops.
+func (c *Comet) others(code protocol.CloseCode, scheme string) []string {
+	if c.cfg.Others == nil || code != protocol.CloseShutdown {
 		return nil
 	}
 	others := c.cfg.Others(scheme)
 	return others[:min(len(others), maxOthers)]
-}
-
-// stopped refuses whatever comes from now on.
-func (c *Comet) stopped() {
-	c.mu.Lock()
-	c.phase = phaseStopped
-	c.mu.Unlock()
 }
 
 // closePaced closes sessions in even steps, at the drain rate or faster.

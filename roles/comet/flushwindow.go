@@ -4,7 +4,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"imgo/protocol"
 	"imgo/transport"
@@ -98,20 +97,6 @@ func (w *flushWindow) newest() uint64 {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
 	return w.seq
-}
-
-// run ends windows until stop is closed.
-func (w *flushWindow) run(stop <-chan struct{}) {
-	ticker := time.NewTicker(w.comet.cfg.FlushInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ticker.C:
-			w.flush()
-		case <-stop:
-			return
-		}
-	}
 }
 
 // flush ends the window: every session gets the broadcasts for it and what it

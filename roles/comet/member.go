@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"imgo/envelope"
@@ -31,7 +32,7 @@ func (m member) join(room string, until time.Time) bool {
 }
 
 // roomsMu returns the lock under which the session's rooms change.
-func (m member) roomsMu() *roomsMutex { return &m.comet.table.shard(m.id).roomsMu }
+func (m member) roomsMu() *sync.Mutex { return &m.comet.table.shard(m.id).roomsMu }
 
 // enter puts the session into a room, with roomsMu held. It does nothing if the
 // session is in the room, or is over.
@@ -62,9 +63,8 @@ func (m member) openRoom(room string, until time.Time) bool {
 
 // leave takes the session out of a room. It reports whether it was in it.
 func (m member) leave(room string) bool {
-	mu := m.roomsMu()
-	mu.Lock()
-	defer mu.Unlock()
+	m.roomsMu().Lock()
+	defer m.roomsMu().Unlock()
 	return m.exit(room)
 }
 
@@ -87,9 +87,8 @@ func (m member) exit(room string) bool {
 // leaveUngranted takes the session out of a room, unless a caller of the API has put
 // it there. It reports whether the session was in it.
 func (m member) leaveUngranted(room string) bool {
-	mu := m.roomsMu()
-	mu.Lock()
-	defer mu.Unlock()
+	m.roomsMu().Lock()
+	defer m.roomsMu().Unlock()
 	m.out.Lock()
 	stay := m.rooms.granted.has(room)
 	m.out.Unlock()
@@ -98,9 +97,8 @@ func (m member) leaveUngranted(room string) bool {
 
 // exitAll takes a session that is over out of all rooms, for good.
 func (m member) exitAll() {
-	mu := m.roomsMu()
-	mu.Lock()
-	defer mu.Unlock()
+	m.roomsMu().Lock()
+	defer m.roomsMu().Unlock()
 	m.out.Lock()
 	m.retired = true
 	rooms := m.rooms.in
@@ -134,7 +132,7 @@ func (c *Comet) Members(ctx context.Context, r *envelope.MembersRequest) (*envel
 		m := member{s}
 		m.follow(r.GetRooms(), until)
 		if room := r.GetLeave(); room != "" && m.leave(room) {
-			m.tellRoom(room, false, leftByBackend)
+			m.tellRoom(room, false, "", leftByBackend)
 		}
 		reply.Sessions++
 	}
@@ -159,10 +157,10 @@ func (m member) follow(list *envelope.Memberships, until time.Time) {
 		if !m.openRoom(room, until) {
 			return
 		}
-		m.tellRoom(room, true, joinedByBackend)
+		m.tellRoom(room, true, "", joinedByBackend)
 	}
 	for _, room := range left {
-		m.tellRoom(room, false, leftByBackend)
+		m.tellRoom(room, false, "", leftByBackend)
 	}
 }
 
@@ -170,9 +168,8 @@ func (m member) follow(list *envelope.Memberships, until time.Time) {
 // that are no longer there. A client that has left such a room stays out of it. The
 // caller opens the rooms that were joined.
 func (m member) regrant(list *envelope.Memberships) (joined, left []string) {
-	mu := m.roomsMu()
-	mu.Lock()
-	defer mu.Unlock()
+	m.roomsMu().Lock()
+	defer m.roomsMu().Unlock()
 	m.out.Lock()
 	old := m.rooms.granted
 	if list.GetAt() <= old.at {
@@ -204,9 +201,8 @@ func (m member) regrant(list *envelope.Memberships) (joined, left []string) {
 // callers of the API have put its user into. list came with the session. A newer
 // one may have come before it.
 func (m member) takeGranted(user string, list *envelope.Memberships) []string {
-	mu := m.roomsMu()
-	mu.Lock()
-	defer mu.Unlock()
+	m.roomsMu().Lock()
+	defer m.roomsMu().Unlock()
 	m.out.Lock()
 	m.user = user
 	if list.GetAt() > m.rooms.granted.at {
@@ -243,13 +239,9 @@ func (f *following) Run() { f.follow(f.list, f.comet.joinBy()) }
 
 // tellRoom tells a client of version 2 that the server has put it into a room, or
 // has taken it out. A client that has joined or left the room again since is told
-// nothing, and so is one that does not take what it is sent.
-func (m member) tellRoom(room string, joined bool, reason string) {
-	m.tellRoomCode(room, joined, "", reason)
-}
-
-// tellRoomCode is tellRoom with a code of why the client is not in the room; empty: none.
-func (m member) tellRoomCode(room string, joined bool, code envelope.Code, reason string) {
+// nothing, and so is one that does not take what it is sent. code says why the client
+// is not in the room; empty: nothing does.
+func (m member) tellRoom(room string, joined bool, code envelope.Code, reason string) {
 	m.out.Lock()
 	defer m.out.Unlock()
 	if m.gen != genV2 || m.state != stateLive || m.rooms.in.has(room) != joined {

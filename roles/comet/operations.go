@@ -37,17 +37,23 @@ func (r reader) handle(p transport.Packet) {
 		r.handleImgo(p)
 		return
 	}
-	switch p.Op {
-	case protocol.OpChangeRoom:
+	switch v2 := r.gen == genV2; {
+	case p.Op == protocol.OpChangeRoom:
 		r.changeRoom(p)
-	case protocol.OpSubscribe:
+	case p.Op == protocol.OpSubscribe:
 		r.subscribe(p, protocol.OpSubscribeReply, insert)
-	case protocol.OpUnsubscribe:
+	case p.Op == protocol.OpUnsubscribe:
 		r.subscribe(p, protocol.OpUnsubscribeReply, remove)
+	case v2 && p.Op == protocol.OpAck:
+		r.ackPacket(p)
+	case v2 && p.Op == protocol.OpJoinRoom:
+		r.joinRoom(p)
+	case v2 && p.Op == protocol.OpLeaveRoom:
+		r.leaveRoom(p)
+	case v2 && p.Op == protocol.OpRead:
+		r.markRead(p)
 	default:
-		if r.gen != genV2 || !r.handleV2(p) {
-			r.upstream(p)
-		}
+		r.upstream(p)
 	}
 }
 
@@ -73,24 +79,6 @@ func (r reader) handleImgo(p transport.Packet) {
 	default:
 		r.bad("unknown_op", fmt.Sprintf("operation %d is unknown", p.Op))
 	}
-}
-
-// handleV2 handles the operations that only version 2 has. It reports whether the
-// packet has one of them.
-func (r reader) handleV2(p transport.Packet) bool {
-	switch p.Op {
-	case protocol.OpAck:
-		r.ackPacket(p)
-	case protocol.OpJoinRoom:
-		r.joinRoom(p)
-	case protocol.OpLeaveRoom:
-		r.leaveRoom(p)
-	case protocol.OpRead:
-		r.markRead(p)
-	default:
-		return false
-	}
-	return true
 }
 
 // errNoUpstream is the answer to a message for the backend that no rule takes.

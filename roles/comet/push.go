@@ -19,10 +19,7 @@ func (c *Comet) Push(ctx context.Context, req *envelope.PushRequest) (*envelope.
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("push to comet %s: %w", c.cfg.Name, err)
 	}
-	c.mu.Lock()
-	stopped := c.phase == phaseStopped
-	c.mu.Unlock()
-	if stopped {
+	if c.phase.Load() == phaseStopped {
 		return nil, envelope.Errorf(envelope.CodeUnavailable, "comet %s has stopped", c.cfg.Name)
 	}
 	started := time.Now()

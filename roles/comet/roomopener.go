@@ -175,7 +175,7 @@ func (o *roomOpener) freshSignal() <-chan struct{} {
 // run tells the jobs to forget which rooms this comet denied: once at the start,
 // because nobody here knows what an earlier incarnation denied, and whenever too
 // many rooms are denied. A session that joins a room meanwhile waits.
-func (o *roomOpener) run(stop <-chan struct{}) {
+func (o *roomOpener) run(ctx context.Context) {
 	for {
 		// seq grows after all that is to be forgotten, so that it is newer.
 		if o.publish(o.comet.calls, "", o.seq.Add(1)) != nil {
@@ -186,7 +186,7 @@ func (o *roomOpener) run(stop <-chan struct{}) {
 		o.mu.Unlock()
 		select {
 		case <-o.full:
-		case <-stop:
+		case <-ctx.Done():
 			return
 		}
 		o.mu.Lock()

@@ -47,7 +47,7 @@ func (m member) endStays(now time.Time) {
 	m.out.Unlock()
 	for _, room := range over {
 		if m.endStay(room, nowMS) {
-			m.tellRoom(room, false, leftInTime)
+			m.tellRoom(room, false, "", leftInTime)
 		}
 	}
 }
@@ -55,9 +55,8 @@ func (m member) endStays(now time.Time) {
 // endStay takes the session out of a room if its time there is over at nowMS. It reports whether
 // it was in it.
 func (m member) endStay(room string, nowMS int64) bool {
-	mu := m.roomsMu()
-	mu.Lock()
-	defer mu.Unlock()
+	m.roomsMu().Lock()
+	defer m.roomsMu().Unlock()
 	m.out.Lock()
 	due := slices.Contains(m.rooms.over(nowMS), room)
 	if due {
@@ -90,9 +89,8 @@ func (m member) askLater(rooms []string, again bool) {
 // dropAsks forgets what logic was to be asked about a room, or about all if room is empty. An answer
 // that comes later has no effect.
 func (m member) dropAsks(room string) {
-	mu := m.roomsMu()
-	mu.Lock()
-	defer mu.Unlock()
+	m.roomsMu().Lock()
+	defer m.roomsMu().Unlock()
 	m.out.Lock()
 	defer m.out.Unlock()
 	m.rooms.dropAsks(room)
@@ -145,7 +143,7 @@ func (a asking) askFirst(room string) {
 	}
 	mu.Unlock()
 	if wanted && a.openRoom(room, a.comet.joinBy()) {
-		a.tellRoom(room, true, joinedByAsking)
+		a.tellRoom(room, true, "", joinedByAsking)
 	}
 }
 
@@ -161,9 +159,8 @@ func (a asking) askAgain(room string) {
 		}
 		return
 	}
-	mu := a.roomsMu()
-	mu.Lock()
-	defer mu.Unlock()
+	a.roomsMu().Lock()
+	defer a.roomsMu().Unlock()
 	a.out.Lock()
 	defer a.out.Unlock()
 	if a.rooms.in.has(room) && a.rooms.asksNow(room) {
@@ -175,5 +172,5 @@ func (a asking) askAgain(room string) {
 func (a asking) refused(room string, err error) {
 	code, reason := refusalText(err)
 	a.comet.metrics.refusals.WithLabelValues(string(code)).Inc()
-	a.tellRoomCode(room, false, code, reason)
+	a.tellRoom(room, false, code, reason)
 }

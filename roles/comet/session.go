@@ -31,7 +31,7 @@ const (
 // otherwise. Nobody holds it while reading, calling logic or waiting for a client.
 //
 // A comet has as many sessions as clients. What most of them do not need is in
-// extras and catchUp, of which they share an empty one.
+// catchUp, which they do not have, and in extras, of which they share an empty one.
 type session struct {
 	comet *Comet
 	out   outbox.Outbox
@@ -47,7 +47,6 @@ type session struct {
 	partition uint32 // unplaced: none yet. Guarded by the table's partitionsMu
 	state     state
 	busy      bool // is in its shard's busy list
-	behind    bool // misses kept messages; see deliver.go
 	windowed  bool // is in its shard's list for the end of the flush window
 	retired   bool // is over: it enters no room any more
 
@@ -63,7 +62,7 @@ type session struct {
 	sent *sentIDs
 
 	*extras
-	catchUp *catchUp // of a session that is behind
+	catchUp *catchUp // of a session that is behind: it misses kept messages, see deliver.go; else nil
 }
 
 // unplaced is the partition of a session that is not counted for one.
@@ -171,11 +170,7 @@ func (s *session) close(code protocol.CloseCode, reason string) {
 	s.state, s.code, s.reason = stateClosing, code, reason
 	var last []byte
 	if s.gen == genV2 {
-		var others []string
-		if code == protocol.CloseShutdown {
-			others = s.comet.others(s.gen, s.out.Conn().Traits().Scheme)
-		}
-		last = encodeDisconnect(s.form, code, reason, others)
+		last = encodeDisconnect(s.form, code, reason, s.comet.others(code, s.out.Conn().Traits().Scheme))
 	}
 	s.out.CloseLocked(s, last)
 	// The deadline ends the reader, and with it the session, if the client does
@@ -247,18 +242,10 @@ func (s *session) CloseReasonLocked() (protocol.CloseCode, string) { return s.co
 // encodeDisconnect makes op 6 for a client of version 2. others are addresses that the client may connect
 // to instead.
 func encodeDisconnect(form transport.Form, code protocol.CloseCode, reason string, others []string) []byte {
-	body := fmt.Sprintf(`{"code":%d,"reason":%s,"reconnect":%t`, code, quote(reason), code.Reconnect())
+	body := fmt.Appendf(nil, `{"code":%d,"reason":%s,"reconnect":%t`, code, quote(reason), code.Reconnect())
 	for i, address := range others {
-		if i == 0 {
-			body += `,"addresses":[`
-		} else {
-			body += ","
-		}
-		body += quote(address)
+		body = appendQuoted(appendListStart(body, "addresses", i), address)
 	}
-	if len(others) > 0 {
-		body += "]"
-	}
-	body += "}"
-	return transport.EncodeReply(form, protocol.Version2, protocol.OpDisconnect, 0, 0, []byte(body))
+	body = append(appendListEnd(body, len(others)), '}')
+	return transport.EncodeReply(form, protocol.Version2, protocol.OpDisconnect, 0, 0, body)
 }

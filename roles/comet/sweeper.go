@@ -29,19 +29,6 @@ func (w *sweeper) tick() time.Duration {
 	return min(max(shortest/5, minSweepTick), maxSweepTick)
 }
 
-func (w *sweeper) run(stop <-chan struct{}) {
-	ticker := time.NewTicker(w.tick())
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ticker.C:
-			w.sweep()
-		case <-stop:
-			return
-		}
-	}
-}
-
 func (w *sweeper) sweep() {
 	c := w.comet
 	for i := range c.table.shards {
@@ -70,11 +57,11 @@ func (w *sweeper) checkBusy(s *session) {
 		return
 	}
 	s.auto.ackArrivedLocked(false)
-	if c := w.comet; !c.cfg.Faults.NoAskAgain && s.catchUp.expire(c.now(), c.cfg.CatchUpTimeout) {
+	if c := w.comet; s.catchUp != nil && !c.cfg.Faults.NoAskAgain && s.catchUp.expire(c.now(), c.cfg.CatchUpTimeout) {
 		c.metrics.catchUps.WithLabelValues("again").Inc()
 	}
 	s.askIfDueLocked()
-	if s.auto.awaitsTCPLocked() || s.behind || s.out.BlockedLocked() {
+	if s.auto.awaitsTCPLocked() || s.catchUp != nil || s.out.BlockedLocked() {
 		s.markBusyLocked()
 	}
 }

@@ -34,12 +34,10 @@ type table struct {
 	live atomic.Int64 // authenticated sessions
 }
 
-// roomsMutex is the lock under which the rooms of a shard's sessions change. It is
-// taken before the lock of any shard, and never held while something is waited for.
-type roomsMutex = sync.Mutex
-
 type shard struct {
-	roomsMu  roomsMutex
+	// roomsMu is the lock under which the rooms of the sessions change. It is taken before the
+	// lock of any shard, and never held while something is waited for.
+	roomsMu  sync.Mutex
 	mu       sync.RWMutex
 	sessions map[uint64]*session
 	list     []*session // the same, to walk over
