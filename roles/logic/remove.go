@@ -10,13 +10,13 @@ import (
 
 // Removed is what was taken away of a user.
 type Removed struct {
-	Messages int // that waited
-	Devices  int
-	Tokens   int
-	Sessions int // that are being closed
+	Messages int `json:"messages"` // that waited
+	Devices  int `json:"devices"`
+	Tokens   int `json:"tokens"`
+	Sessions int `json:"sessions"` // that are being closed
 	// LogUntilMS is until when the kept log may still have the messages, in Unix
 	// milliseconds; 0: it keeps them for ever.
-	LogUntilMS int64
+	LogUntilMS int64 `json:"log_until_ms"`
 }
 
 // removeHandler takes away what is known of users.

@@ -28,9 +28,9 @@ const revokedReason = "the token was revoked"
 
 // Token is an opaque client token as it was made; only its hash is stored.
 type Token struct {
-	Token     string
-	User      string
-	ExpiresMS int64 // Unix milliseconds; 0: never
+	Token     string `json:"token"`
+	User      string `json:"user"`
+	ExpiresMS int64  `json:"expires_ms"` // Unix milliseconds; 0: never
 }
 
 // TokenRequest says what a new token is to be.

@@ -123,22 +123,27 @@ func (c *caller) forbidden(format string, args ...any) error {
 		Message: fmt.Sprintf("has the API key %q, which ", c.name) + fmt.Sprintf(format, args...)}
 }
 
+// checkUser returns an error if the caller may not name a user. The caller may be nil.
 func (c *caller) checkUser(user string) error {
-	if glob.Any(c.users, user) {
+	if !c.limited() || glob.Any(c.users, user) {
 		return nil
 	}
 	return c.forbidden("may not name the user %q", user)
 }
 
+// checkRoom returns an error if the caller may not name a room. The caller may be nil.
 func (c *caller) checkRoom(room string) error {
-	if glob.Any(c.rooms, room) {
+	if !c.limited() || glob.Any(c.rooms, room) {
 		return nil
 	}
 	return c.forbidden("may not name the room %q", room)
 }
 
-// checkAll refuses what concerns more than the users and rooms of the caller.
+// checkAll refuses what concerns more than the users and rooms of the caller, which may be nil.
 func (c *caller) checkAll(what string) error {
+	if !c.limited() {
+		return nil
+	}
 	return c.forbidden("has patterns of users or rooms, so that it may not %s", what)
 }
 
@@ -159,16 +164,16 @@ type service = Service
 type guard struct{ service }
 
 func (g guard) Push(ctx context.Context, cmd *logic.PushCommand) (*logic.PushResult, error) {
-	if c := limitedCaller(ctx); c != nil {
-		if err := c.checkPush(cmd); err != nil {
-			return nil, err
-		}
+	if err := limitedCaller(ctx).checkPush(cmd); err != nil {
+		return nil, err
 	}
 	return g.service.Push(ctx, cmd)
 }
 
 func (c *caller) checkPush(cmd *logic.PushCommand) error {
 	switch {
+	case !c.limited():
+		return nil
 	case cmd.All:
 		return c.checkAll("push to everybody")
 	case cmd.KeyUser != "":
@@ -186,25 +191,9 @@ func (c *caller) checkPush(cmd *logic.PushCommand) error {
 	return nil
 }
 
-// userOf checks that the caller may name a user.
-func userOf(ctx context.Context, user string) error {
-	if c := limitedCaller(ctx); c != nil {
-		return c.checkUser(user)
-	}
-	return nil
-}
-
-// serverWide checks that the caller is not limited.
-func serverWide(ctx context.Context, what string) error {
-	if c := limitedCaller(ctx); c != nil {
-		return c.checkAll(what)
-	}
-	return nil
-}
-
 func (g guard) Online(ctx context.Context, users []string) (map[string]int, error) {
 	for _, user := range users {
-		if err := userOf(ctx, user); err != nil {
+		if err := limitedCaller(ctx).checkUser(user); err != nil {
 			return nil, err
 		}
 	}
@@ -212,7 +201,7 @@ func (g guard) Online(ctx context.Context, users []string) (map[string]int, erro
 }
 
 func (g guard) Take(ctx context.Context, user string, afterMS int64, most int) (*envelope.TakeReply, error) {
-	if err := userOf(ctx, user); err != nil {
+	if err := limitedCaller(ctx).checkUser(user); err != nil {
 		return nil, err
 	}
 	return g.service.Take(ctx, user, afterMS, most)
@@ -235,16 +224,15 @@ func (g guard) Rooms(ctx context.Context) (map[string]uint32, error) {
 }
 
 func (g guard) NewToken(ctx context.Context, r logic.TokenRequest) (logic.Token, error) {
-	if c := limitedCaller(ctx); c != nil {
-		if err := c.checkUser(r.User); err != nil {
+	c := limitedCaller(ctx)
+	if err := c.checkUser(r.User); err != nil {
+		return logic.Token{}, err
+	}
+	// The rooms may be patterns. A pattern that fits another one as a name does
+	// has no room that does not fit, too.
+	for _, room := range r.Rooms {
+		if err := c.checkRoom(room); err != nil {
 			return logic.Token{}, err
-		}
-		// The rooms may be patterns. A pattern that fits another one as a name does
-		// has no room that does not fit, too.
-		for _, room := range r.Rooms {
-			if err := c.checkRoom(room); err != nil {
-				return logic.Token{}, err
-			}
 		}
 	}
 	return g.service.NewToken(ctx, r)
@@ -270,21 +258,21 @@ func (g guard) RevokeToken(ctx context.Context, token string, closeSessions bool
 }
 
 func (g guard) RevokeUser(ctx context.Context, user string, closeSessions bool) (int, error) {
-	if err := userOf(ctx, user); err != nil {
+	if err := limitedCaller(ctx).checkUser(user); err != nil {
 		return 0, err
 	}
 	return g.service.RevokeUser(ctx, user, closeSessions)
 }
 
 func (g guard) Grow(ctx context.Context, kept int) (logic.Partitions, error) {
-	if err := serverWide(ctx, "add partitions"); err != nil {
+	if err := limitedCaller(ctx).checkAll("add partitions"); err != nil {
 		return logic.Partitions{}, err
 	}
 	return g.service.Grow(ctx, kept)
 }
 
 func (g guard) ForgetComet(ctx context.Context, comet string) (int, error) {
-	if err := serverWide(ctx, "forget a comet"); err != nil {
+	if err := limitedCaller(ctx).checkAll("forget a comet"); err != nil {
 		return 0, err
 	}
 	return g.service.ForgetComet(ctx, comet)

@@ -10,37 +10,25 @@ import (
 	"imgo/roles/logic/httpapi/internal/httpcall"
 )
 
-// batchRequest is the body of POST /v1/push/batch.
-type batchRequest struct {
-	pushes [][]byte // valid JSON, but otherwise unchecked
-	max    int
-}
-
-func (b *batchRequest) Field(r *jsonread.Reader, name string) (err error) {
-	if name != "pushes" {
-		return jsonread.ErrUnknownField
-	}
-	b.pushes, err = r.Raws("pushes", "an array of pushes", b.max)
-	return err
-}
-
 // batch answers POST /v1/push/batch. Each push gets the status and the body
 // that it would have got alone.
 func (h pushHandlers) batch(c *call) error {
 	if c.R.Header.Get("Idempotency-Key") != "" {
 		return envelope.Invalid("Idempotency-Key", "is not a header for a batch: give each push its own idempotency_key")
 	}
-	req := &batchRequest{max: h.cfg.MaxBatch}
-	if err := c.decode(req); err != nil {
+	pushes, err := decodeField(c, "pushes", func(r *jsonread.Reader) ([][]byte, error) {
+		return r.Raws("pushes", "an array of pushes", h.cfg.MaxBatch) // valid JSON, but otherwise unchecked
+	})
+	if err != nil {
 		return err
 	}
-	if len(req.pushes) == 0 {
+	if len(pushes) == 0 {
 		return envelope.Invalid("pushes", "is missing or empty")
 	}
-	items := make([]*pushItem, len(req.pushes))
+	items := make([]*pushItem, len(pushes))
 	var order pushOrder
 	receivers := 0
-	for i, raw := range req.pushes {
+	for i, raw := range pushes {
 		items[i] = newPushItem(raw, h.cfg.MaxUsers)
 		if items[i].err == nil {
 			order.add(items[i])

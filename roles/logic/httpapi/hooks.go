@@ -29,37 +29,23 @@ func (h hookHandlers) list(c *call) error {
 		return err
 	}
 	list, err := h.service.Hooks(c.Ctx)
-	if err != nil {
-		return err
-	}
-	return c.Reply(http.StatusOK, hooksReply{list})
-}
-
-// replayRequest is the body of POST /v1/hooks/{hook}/replay.
-type replayRequest struct{ fromMS int64 }
-
-func (q *replayRequest) Field(r *jsonread.Reader, name string) (err error) {
-	if name != "from_ms" {
-		return jsonread.ErrUnknownField
-	}
-	q.fromMS, err = r.Integer(1, math.MaxInt64)
-	return err
+	return c.answer(http.StatusOK, hooksReply{list}, err)
 }
 
 // replay answers POST /v1/hooks/{hook}/replay.
 func (h hookHandlers) replay(c *call) error {
-	req := &replayRequest{}
-	if err := c.decode(req); err != nil {
+	fromMS, err := decodeField(c, "from_ms", func(r *jsonread.Reader) (int64, error) { return r.Integer(1, math.MaxInt64) })
+	if err != nil {
 		return err
 	}
-	if req.fromMS == 0 {
+	if fromMS == 0 {
 		return envelope.Invalid("from_ms", "is missing: the time of the first event, in Unix milliseconds")
 	}
 	hook, err := c.PathName("hook")
 	if err != nil {
 		return err
 	}
-	if err := h.service.ReplayHook(c.Ctx, hook, req.fromMS); err != nil {
+	if err := h.service.ReplayHook(c.Ctx, hook, fromMS); err != nil {
 		return fmt.Errorf("replay the hook: %w", err)
 	}
 	h.log.Warn().Str("hook", hook).Str("key", c.Caller).Msg("a replay is asked for")
@@ -67,11 +53,7 @@ func (h hookHandlers) replay(c *call) error {
 }
 
 // retry answers POST /v1/hooks/{hook}/retry: the dead letters are posted again.
-func (h hookHandlers) retry(c *call) error {
-	hook, err := c.name("hook")
-	if err != nil {
-		return err
-	}
+func (h hookHandlers) retry(c *call, hook string) error {
 	if err := h.service.RetryHook(c.Ctx, hook); err != nil {
 		return fmt.Errorf("post the dead letters again: %w", err)
 	}
@@ -79,11 +61,7 @@ func (h hookHandlers) retry(c *call) error {
 }
 
 // resume answers POST /v1/hooks/{hook}/resume.
-func (h hookHandlers) resume(c *call) error {
-	hook, err := c.name("hook")
-	if err != nil {
-		return err
-	}
+func (h hookHandlers) resume(c *call, hook string) error {
 	if err := h.service.ResumeHook(c.Ctx, hook); err != nil {
 		return fmt.Errorf("resume the hook: %w", err)
 	}

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"crypto/subtle"
 	"errors"
@@ -43,12 +44,7 @@ type caller struct {
 }
 
 // label is the caller's name for the log and the metrics. The caller may be nil.
-func (c *caller) label() string {
-	if c == nil {
-		return "none"
-	}
-	return c.name
-}
+func (c *caller) label() string { return cmp.Or(c.pusher(), "none") }
 
 // pusher returns the name that the log keeps of a push; empty: there are no keys.
 func (c *caller) pusher() string {
@@ -231,13 +227,10 @@ func (c *caller) admit(now time.Time) error {
 
 // scope makes an idempotency key the caller's own.
 func (c *caller) scope(key string) string {
-	switch {
-	case key == "":
+	if key == "" {
 		return ""
-	case c == nil:
-		return "/" + key
 	}
-	return c.name + "/" + key
+	return c.pusher() + "/" + key
 }
 
 // checkLocal refuses what a browser sends for a page of another site, and what does not

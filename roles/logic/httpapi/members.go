@@ -34,26 +34,16 @@ func (h roomHandlers) setMember(c *call, member bool) error {
 		return err
 	}
 	r, err := h.service.SetMember(c.Ctx, room, user, member)
-	if err != nil {
-		return err
-	}
-	return c.Reply(http.StatusOK, memberView{Room: room, User: user, Member: member, Sessions: r.Sessions, Late: r.Late})
+	return c.answer(http.StatusOK, memberView{Room: room, User: user, Member: member, Sessions: r.Sessions, Late: r.Late}, err)
 }
 
 // ofUser answers GET /v1/users/{user}/rooms and GET /v1/memberships?user=… with the rooms that the API has put
 // the user into. Those that its sessions have joined by themselves are in
 // GET /v1/users/{user}.
-func (h roomHandlers) ofUser(c *call) error {
-	user, err := c.name("user")
-	if err != nil {
-		return err
-	}
+func (h roomHandlers) ofUser(c *call, user string) error {
 	rooms, limit, err := h.service.UserRooms(c.Ctx, user)
-	if err != nil {
-		return err
-	}
 	if rooms == nil {
 		rooms = []string{}
 	}
-	return c.Reply(http.StatusOK, userRoomsView{User: user, Rooms: rooms, Limit: limit})
+	return c.answer(http.StatusOK, userRoomsView{User: user, Rooms: rooms, Limit: limit}, err)
 }

@@ -103,11 +103,7 @@ const maxMessages = 1000
 type messageHandlers struct{ service Users }
 
 // list answers GET /v1/users/{user}/messages and /v1/user/messages?user=…: those that wait, oldest first.
-func (h messageHandlers) list(c *call) error {
-	user, err := c.name("user", "cursor", "limit", "bodies")
-	if err != nil {
-		return err
-	}
+func (h messageHandlers) list(c *call, user string) error {
 	limit, err := c.Number("limit", 100, 1, maxMessages)
 	if err != nil {
 		return err
@@ -142,11 +138,7 @@ func (h messageHandlers) list(c *call) error {
 
 // get answers GET /v1/users/{user}/messages/{id} and /v1/user/messages/{id}?user=…: one that waits, with what is known
 // of it on each device.
-func (h messageHandlers) get(c *call) error {
-	user, err := c.name("user")
-	if err != nil {
-		return err
-	}
+func (h messageHandlers) get(c *call, user string) error {
 	id, err := messageID("id", c.R.PathValue("id"))
 	if err != nil {
 		return err
@@ -167,20 +159,13 @@ func (h messageHandlers) get(c *call) error {
 
 // explain answers GET /v1/users/{user}/messages/{id}/explain and /v1/user/messages/{id}/explain?user=…: what became of a
 // message, whether it waits or not.
-func (h messageHandlers) explain(c *call) error {
-	user, err := c.name("user")
-	if err != nil {
-		return err
-	}
+func (h messageHandlers) explain(c *call, user string) error {
 	id, err := messageID("id", c.R.PathValue("id"))
 	if err != nil {
 		return err
 	}
 	x, err := h.service.Explain(c.Ctx, user, id)
-	if err != nil {
-		return err
-	}
-	return c.Reply(http.StatusOK, x)
+	return c.answer(http.StatusOK, x, err)
 }
 
 // messageID reads the id of a message: digits. No message has an id of more than 64 bits, so such a number is

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -63,16 +64,14 @@ func fieldLabel(field string) string {
 	if name == "" {
 		return "none"
 	}
-	for _, known := range labelledFields {
-		if name == known {
-			return name
-		}
+	if slices.Contains(labelledFields, name) {
+		return name
 	}
 	return "other"
 }
 
 // labelledFields are the fields of all requests that can be at fault.
-var labelledFields = [...]string{
+var labelledFields = []string{
 	"user", "users", "keys", "room", "all", "body", "body_text", "body_base64", "op", "kept", "ttl",
 	"idempotency_key", "Idempotency-Key", "pushes", "ids", "device", "session", "reason", "code", "prefix", "limit",
 	"after", "token", "single", "close", "uid", "mid", "cb", "rid", "server", "expire", "u", "m", "operation", "mids",

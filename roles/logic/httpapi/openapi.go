@@ -3,8 +3,6 @@ package httpapi
 import (
 	_ "embed"
 	"net/http"
-
-	"imgo/roles/logic/httpapi/internal/httpcall"
 )
 
 // The document is written as YAML; the JSON is made from it (the test
@@ -16,12 +14,9 @@ var (
 	documentJSON []byte
 )
 
-func openapiJSON(c *call) error {
-	c.Write(http.StatusOK, httpcall.ContentJSON, documentJSON)
-	return nil
-}
-
-func openapiYAML(c *call) error {
-	c.Write(http.StatusOK, "application/yaml", documentYAML)
-	return nil
+func document(contentType string, content []byte) handler {
+	return func(c *call) error {
+		c.Write(http.StatusOK, contentType, content)
+		return nil
+	}
 }

@@ -41,11 +41,7 @@ func (q *readRequest) Field(r *jsonread.Reader, name string) (err error) {
 }
 
 // read answers POST /v1/users/{user}/read and POST /v1/user/read?user=…: the user has read messages.
-func (h userHandlers) read(c *call) error {
-	user, err := c.name("user")
-	if err != nil {
-		return err
-	}
+func (h userHandlers) read(c *call, user string) error {
 	req := &readRequest{}
 	if err := c.decode(req); err != nil {
 		return err
@@ -56,8 +52,5 @@ func (h userHandlers) read(c *call) error {
 			`is missing or empty, and so is up_to: name the messages that were read, such as {"up_to":"281474976710657"}`)
 	}
 	reply, err := h.service.Read(c.Ctx, &envelope.ReadRequest{Read: &req.read})
-	if err != nil {
-		return err
-	}
-	return c.Reply(http.StatusOK, map[string]uint32{"sessions": reply.GetSessions()})
+	return c.answer(http.StatusOK, map[string]uint32{"sessions": reply.GetSessions()}, err)
 }

@@ -35,11 +35,7 @@ func (h roomHandlers) list(c *call) error {
 
 // get answers GET /v1/rooms/{room} and GET /v1/room?room=…. An empty room is no error, since rooms are
 // neither made nor deleted.
-func (h roomHandlers) get(c *call) error {
-	room, err := c.name("room", "limit")
-	if err != nil {
-		return err
-	}
+func (h roomHandlers) get(c *call, room string) error {
 	limit, err := c.Number("limit", 100, 0, maxMembers)
 	if err != nil {
 		return err

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"maps"
 	"net/http"
 	"slices"
 
@@ -34,6 +35,18 @@ func (c *call) name(field string, more ...string) (string, error) {
 	return c.QueryName(field)
 }
 
+// named returns the handler of calls about one user, room or hook: field. h takes its name. more are further
+// parameters of the call.
+func named(field string, h func(c *call, name string) error, more ...string) handler {
+	return func(c *call) error {
+		name, err := c.name(field, more...)
+		if err != nil {
+			return err
+		}
+		return h(c, name)
+	}
+}
+
 // decode reads the body, a JSON object.
 func (c *call) decode(into jsonread.Fields) error {
 	data, err := c.ReadBody()
@@ -41,6 +54,31 @@ func (c *call) decode(into jsonread.Fields) error {
 		return err
 	}
 	return jsonread.Object(data, into)
+}
+
+// decodeField reads the body, a JSON object that has one field at most.
+func decodeField[T any](c *call, field string, read func(*jsonread.Reader) (T, error)) (value T, err error) {
+	err = c.decode(fieldFunc(func(r *jsonread.Reader, name string) (err error) {
+		if name != field {
+			return jsonread.ErrUnknownField
+		}
+		value, err = read(r)
+		return err
+	}))
+	return value, err
+}
+
+// fieldFunc is a function as a jsonread.Fields.
+type fieldFunc func(r *jsonread.Reader, name string) error
+
+func (f fieldFunc) Field(r *jsonread.Reader, name string) error { return f(r, name) }
+
+// answer answers with what the service has returned: v as JSON, or err.
+func (c *call) answer(status int, v any, err error) error {
+	if err != nil {
+		return err
+	}
+	return c.Reply(status, v)
 }
 
 // route is one path.
@@ -105,14 +143,7 @@ func (rt *route) open() bool {
 }
 
 // allowed are the route's methods, sorted.
-func (rt *route) allowed() []string {
-	methods := make([]string, 0, len(rt.methods))
-	for m := range rt.methods {
-		methods = append(methods, m)
-	}
-	slices.Sort(methods)
-	return methods
-}
+func (rt *route) allowed() []string { return slices.Sorted(maps.Keys(rt.methods)) }
 
 // endpoint is one method of a path.
 type endpoint struct {
@@ -154,40 +185,42 @@ func (a *API) register() {
 		v1Own("/v1/push/stream", post(httpcall.ScopePush, push.stream)),
 		v1Own("/v1/users", get(readScope, users.online)),
 		v1Own("/v1/users/online", post(readScope, users.onlineList)),
-		v1("/v1/users/{user}/devices/{device}", remove(userScope, users.forgetDevice)),
-		v1("/v1/user/devices", remove(userScope, users.forgetDevice)),
+		v1("/v1/users/{user}/devices/{device}", remove(userScope, named("user", users.forgetDevice, "device"))),
+		v1("/v1/user/devices", remove(userScope, named("user", users.forgetDevice, "device"))),
 		v1Own("/v1/rooms", get(readScope, rooms.list)),
-		v1("/v1/rooms/{room}", get(readScope, rooms.get)),
-		v1("/v1/room", get(readScope, rooms.get)),
+		v1("/v1/rooms/{room}", get(readScope, named("room", rooms.get, "limit"))),
+		v1("/v1/room", get(readScope, named("room", rooms.get, "limit"))),
 		v1("/v1/rooms/{room}/users/{user}", put(roomScope, rooms.addMember), remove(roomScope, rooms.removeMember)),
-		v1("/v1/users/{user}/rooms", get(readScope, rooms.ofUser)),
-		v1("/v1/memberships", get(readScope, rooms.ofUser), put(roomScope, rooms.addMember), remove(roomScope, rooms.removeMember)),
+		v1("/v1/users/{user}/rooms", get(readScope, named("user", rooms.ofUser))),
+		v1("/v1/memberships",
+			get(readScope, named("user", rooms.ofUser)), put(roomScope, rooms.addMember), remove(roomScope, rooms.removeMember)),
 		v1Own("/v1/stats", get(readScope, server.stats)),
 		v1Own("/v1/nodes", get(readScope, server.nodes)),
 		{path: "/v1/nodes/best", form: v1Form(), methods: methods{http.MethodGet: {httpcall.ScopeOpen, server.bestNodes}}, anyPage: true},
 		v1("/v1/hooks", get(readScope, hooks.list)),
 		v1("/v1/hooks/{hook}/replay", post(httpcall.ScopeAdmin, hooks.replay)),
-		v1("/v1/hooks/{hook}/retry", post(httpcall.ScopeAdmin, hooks.retry)),
-		v1("/v1/hooks/{hook}/resume", post(httpcall.ScopeAdmin, hooks.resume)),
+		v1("/v1/hooks/{hook}/retry", post(httpcall.ScopeAdmin, named("hook", hooks.retry))),
+		v1("/v1/hooks/{hook}/resume", post(httpcall.ScopeAdmin, named("hook", hooks.resume))),
 		v1Own("/v1/partitions", get(readScope, server.partitions), post(httpcall.ScopeAdmin, server.grow)),
 		v1("/v1/notices", get(readScope, server.notices)),
 		v1("/v1/events", get(readScope, events.list)),
 		v1Own("/v1/tokens", post(httpcall.ScopeTokens, tokens.make)),
 		v1Own("/v1/tokens/revoke", post(httpcall.ScopeTokens, tokens.revoke)),
-		v1("/v1/openapi.json", get(httpcall.ScopeOpen, openapiJSON)),
-		v1("/v1/openapi.yaml", get(httpcall.ScopeOpen, openapiYAML)),
+		v1("/v1/openapi.json", get(httpcall.ScopeOpen, document(httpcall.ContentJSON, documentJSON))),
+		v1("/v1/openapi.yaml", get(httpcall.ScopeOpen, document("application/yaml", documentYAML))),
 		{path: "/", form: v1Form()},
 	}
 	// The calls about one user have two paths: with the name in the path, and in the query.
 	for _, path := range []string{"/v1/users/{user}", "/v1/user"} {
 		a.routes = append(a.routes,
-			v1(path, get(readScope, users.get), remove(userScope, users.erase)),
-			v1(path+"/tokens", get(httpcall.ScopeTokens, tokens.ofUser)),
-			v1(path+"/messages", get(readScope, messages.list), remove(userScope, messages.purge)),
-			v1(path+"/messages/{id}", get(readScope, messages.get)),
-			v1(path+"/messages/{id}/explain", get(readScope, messages.explain)),
-			v1(path+"/read", post(userScope, users.read)),
-			v1(path+"/kick", post(userScope, users.kick)),
+			v1(path, get(readScope, named("user", users.get)), remove(userScope, named("user", users.erase))),
+			v1(path+"/tokens", get(httpcall.ScopeTokens, named("user", tokens.ofUser))),
+			v1(path+"/messages",
+				get(readScope, named("user", messages.list, "cursor", "limit", "bodies")), remove(userScope, named("user", messages.purge))),
+			v1(path+"/messages/{id}", get(readScope, named("user", messages.get))),
+			v1(path+"/messages/{id}/explain", get(readScope, named("user", messages.explain))),
+			v1(path+"/read", post(userScope, named("user", users.read))),
+			v1(path+"/kick", post(userScope, named("user", users.kick))),
 		)
 	}
 	imgo := imgo2016.New(imgo2016.Config{MaxUsers: a.cfg.MaxUsers, MaxTake: a.cfg.MaxTake}, a.service)

@@ -10,11 +10,7 @@ type tokenInfoView struct {
 }
 
 // ofUser answers GET /v1/users/{user}/tokens and /v1/user/tokens?user=….
-func (h tokenHandlers) ofUser(c *call) error {
-	user, err := c.name("user")
-	if err != nil {
-		return err
-	}
+func (h tokenHandlers) ofUser(c *call, user string) error {
 	list, err := h.service.UserTokens(c.Ctx, user)
 	if err != nil {
 		return err

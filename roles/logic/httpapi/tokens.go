@@ -33,13 +33,6 @@ func (t *tokenRequest) Field(r *jsonread.Reader, name string) (err error) {
 	return err
 }
 
-// tokenView is the answer of POST /v1/tokens.
-type tokenView struct {
-	Token     string `json:"token"`
-	User      string `json:"user"`
-	ExpiresMS int64  `json:"expires_ms"`
-}
-
 // tokenHandlers answer the calls about opaque client tokens.
 type tokenHandlers struct{ service Tokens }
 
@@ -58,7 +51,7 @@ func (h tokenHandlers) make(c *call) error {
 		return err
 	}
 	c.W.Header().Set("Cache-Control", "no-store")
-	return c.Reply(http.StatusCreated, tokenView{Token: token.Token, User: token.User, ExpiresMS: token.ExpiresMS})
+	return c.Reply(http.StatusCreated, token)
 }
 
 // revokeRequest is the body of POST /v1/tokens/revoke.
@@ -105,8 +98,5 @@ func (h tokenHandlers) revoke(c *call) error {
 	default:
 		return envelope.Invalid("token", "is missing: name a token or a user")
 	}
-	if err != nil {
-		return err
-	}
-	return c.Reply(http.StatusOK, map[string]int{"revoked": n})
+	return c.answer(http.StatusOK, map[string]int{"revoked": n}, err)
 }

@@ -86,11 +86,7 @@ type userHandlers struct {
 
 // get answers GET /v1/users/{user} and GET /v1/user?user=…. An unknown user looks
 // like any user who is offline, since the server keeps no list of users.
-func (h userHandlers) get(c *call) error {
-	user, err := c.name("user")
-	if err != nil {
-		return err
-	}
+func (h userHandlers) get(c *call, user string) error {
 	r, err := h.service.User(c.Ctx, user)
 	if err != nil {
 		return err
@@ -143,30 +139,16 @@ func (h userHandlers) online(c *call) error {
 	return h.replyOnline(c, "ids", users)
 }
 
-// onlineRequest is the body of POST /v1/users/online.
-type onlineRequest struct {
-	users []string
-	max   int
-}
-
-func (o *onlineRequest) Field(r *jsonread.Reader, name string) (err error) {
-	if name != "users" {
-		return jsonread.ErrUnknownField
-	}
-	o.users, err = r.Texts(o.max)
-	return err
-}
-
 // onlineList answers POST /v1/users/online.
 func (h userHandlers) onlineList(c *call) error {
-	req := &onlineRequest{max: h.max}
-	if err := c.decode(req); err != nil {
+	users, err := decodeField(c, "users", func(r *jsonread.Reader) ([]string, error) { return r.Texts(h.max) })
+	if err != nil {
 		return err
 	}
-	if len(req.users) == 0 {
+	if len(users) == 0 {
 		return envelope.Invalid("users", "is missing or empty")
 	}
-	return h.replyOnline(c, "users", req.users)
+	return h.replyOnline(c, "users", users)
 }
 
 func (h userHandlers) replyOnline(c *call, field string, users []string) error {
@@ -215,11 +197,7 @@ func (k *kickRequest) Field(r *jsonread.Reader, name string) (err error) {
 
 // kick answers POST /v1/users/{user}/kick and POST /v1/user/kick?user=…. It closes
 // the user's sessions that match, and all of them if the request has no body.
-func (h userHandlers) kick(c *call) error {
-	user, err := c.name("user")
-	if err != nil {
-		return err
-	}
+func (h userHandlers) kick(c *call, user string) error {
 	data, err := c.ReadBody()
 	if err != nil {
 		return err
@@ -234,8 +212,5 @@ func (h userHandlers) kick(c *call) error {
 		return envelope.Invalid("session", "cannot be there beside device: name one of them, or neither for all sessions")
 	}
 	n, err := h.service.Kick(c.Ctx, user, req.filter)
-	if err != nil {
-		return err
-	}
-	return c.Reply(http.StatusOK, map[string]int{"sessions": n})
+	return c.answer(http.StatusOK, map[string]int{"sessions": n}, err)
 }

@@ -179,11 +179,9 @@ func (c *Call) ReadBody() ([]byte, error) {
 	}
 	body := http.MaxBytesReader(c.W, c.R.Body, limit)
 	buf := make([]byte, 0, size)
-	for {
+	var err error
+	for err == nil && int64(len(buf)) != length { // there is no more than what was announced
 		if len(buf) == cap(buf) {
-			if int64(len(buf)) == length {
-				break // exactly what was announced; there is no more
-			}
 			if !c.placed && len(buf) >= LargeBody {
 				if err := c.takePlace(); err != nil {
 					return nil, err
@@ -193,30 +191,25 @@ func (c *Call) ReadBody() ([]byte, error) {
 			if length > 0 {
 				next = min(next, length)
 			}
-			grown := make([]byte, len(buf), next)
-			copy(grown, buf)
-			buf = grown
+			buf = append(make([]byte, 0, next), buf...)
 		}
-		n, err := body.Read(buf[len(buf):cap(buf)])
+		var n int
+		n, err = body.Read(buf[len(buf):cap(buf)])
 		buf = buf[:len(buf)+n]
-		var over *http.MaxBytesError
-		switch {
-		case err == nil:
-			continue
-		case errors.Is(err, io.EOF):
-		case errors.As(err, &over):
-			return nil, tooLarge(limit)
-		case errors.Is(err, os.ErrDeadlineExceeded): // which ends the request's context, too
-			c.W.Header().Set("Connection", "close")
-			return nil, &envelope.Error{Code: CodeTooSlow, Message: "the request body came too slowly"}
-		case c.R.Context().Err() != nil:
-			return nil, fmt.Errorf("read the request body: %w", c.R.Context().Err())
-		default:
-			return nil, envelope.Invalid("", "the request body ended early")
-		}
-		break
 	}
-	return buf, nil
+	var over *http.MaxBytesError
+	switch {
+	case err == nil, errors.Is(err, io.EOF):
+		return buf, nil
+	case errors.As(err, &over):
+		return nil, tooLarge(limit)
+	case errors.Is(err, os.ErrDeadlineExceeded): // which ends the request's context, too
+		c.W.Header().Set("Connection", "close")
+		return nil, &envelope.Error{Code: CodeTooSlow, Message: "the request body came too slowly"}
+	case c.R.Context().Err() != nil:
+		return nil, fmt.Errorf("read the request body: %w", c.R.Context().Err())
+	}
+	return nil, envelope.Invalid("", "the request body ended early")
 }
 
 func tooLarge(limit int64) error {
