@@ -18,8 +18,8 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"imgo/bench"
-	"imgo/bench/process"
 	"imgo/cluster/bus/kafkatest"
+	"imgo/internal/process"
 )
 
 // app returns the part of the imgo command that is tested.

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"imgo/bench/process"
+	"imgo/internal/process"
 )
 
 func TestFigures(t *testing.T) {

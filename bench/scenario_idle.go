@@ -12,7 +12,7 @@ import (
 
 	"imgo/bench/limit"
 	"imgo/bench/load"
-	"imgo/bench/process"
+	"imgo/internal/process"
 )
 
 const (

@@ -10,7 +10,7 @@ import (
 
 	"imgo/bench/limit"
 	"imgo/bench/load"
-	"imgo/bench/process"
+	"imgo/internal/process"
 )
 
 const (

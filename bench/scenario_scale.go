@@ -10,8 +10,8 @@ import (
 	"time"
 
 	"imgo/bench/load"
-	"imgo/bench/process"
 	"imgo/internal/freeport"
+	"imgo/internal/process"
 )
 
 const (

@@ -14,8 +14,8 @@ import (
 	"strings"
 	"time"
 
-	"imgo/bench/process"
 	"imgo/internal/freeport"
+	"imgo/internal/process"
 )
 
 // scrapeTimeout bounds one request to imgo's admin endpoints.

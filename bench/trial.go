@@ -9,7 +9,7 @@ import (
 
 	"imgo/bench/limit"
 	"imgo/bench/load"
-	"imgo/bench/process"
+	"imgo/internal/process"
 )
 
 // trial is one run of one scenario: it starts what the scenario needs, and records the figures.

@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"imgo/bench/process"
+	"imgo/internal/process"
 	"imgo/internal/race"
 )
 

@@ -72,7 +72,7 @@ func killNode(role string, wipe bool) func(ctx context.Context, w *world) error 
 		if err := w.pause(ctx, 5*time.Second); err != nil {
 			return err
 		}
-		return n.startReady(ctx)
+		return n.StartReady(ctx)
 	}
 }
 
@@ -199,7 +199,7 @@ func rollingRestart(ctx context.Context, w *world) error {
 		if err := n.Stop(); err != nil {
 			return err
 		}
-		if err := n.startReady(ctx); err != nil {
+		if err := n.StartReady(ctx); err != nil {
 			return fmt.Errorf("restart: %w", err)
 		}
 	}

@@ -29,8 +29,8 @@ import (
 	"syscall"
 	"time"
 
-	"imgo/bench/process"
 	"imgo/cluster/bus/kafkatest"
+	"imgo/internal/process"
 	"imgo/verify"
 )
 

@@ -209,7 +209,7 @@ func (st *stage) rebuild(ctx context.Context, f *figures, p *pusher) error {
 		}
 	}
 	began := time.Now()
-	if err := routers[0].startReady(ctx); err != nil {
+	if err := routers[0].StartReady(ctx); err != nil {
 		return err
 	}
 	ready := time.Since(began)
@@ -221,7 +221,7 @@ func (st *stage) rebuild(ctx context.Context, f *figures, p *pusher) error {
 	f.add(fmt.Sprintf("%s: %d messages read back, all partitions answer", name, p.accepted.Load()), "s", time.Since(began).Seconds())
 	f.add(name+": CPU", "s", routers[0].cpu().Seconds())
 	for _, n := range routers[1:] {
-		if err := n.startReady(ctx); err != nil {
+		if err := n.StartReady(ctx); err != nil {
 			return err
 		}
 	}

@@ -3,14 +3,13 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"time"
 
-	"imgo/bench/process"
+	"imgo/internal/process"
 )
 
 // The ports of a node. Each node has its own address.
@@ -26,14 +25,6 @@ func newNode(binary, dir, name, role, ip string) *node {
 	n := &node{role: role, ip: ip, data: filepath.Join(dir, name)}
 	n.Process = process.Process{Binary: binary, Name: name, HTTP: net.JoinHostPort(ip, httpPort), Log: n.data + ".log"}
 	return n
-}
-
-// startReady starts the node and waits until it is ready.
-func (n *node) startReady(ctx context.Context) error {
-	if err := n.Start(); err != nil {
-		return err
-	}
-	return n.Ready(ctx)
 }
 
 // wipe deletes the data folder of the node.

@@ -21,8 +21,8 @@ import (
 	"syscall"
 	"time"
 
-	"imgo/bench/process"
 	"imgo/internal/freeport"
+	"imgo/internal/process"
 	"imgo/internal/wait"
 	"imgo/verify"
 )

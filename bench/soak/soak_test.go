@@ -11,9 +11,9 @@ import (
 
 	"go.uber.org/goleak"
 
-	"imgo/bench/process"
 	"imgo/bench/soak"
 	"imgo/clients/conformance/driver"
+	"imgo/internal/process"
 	"imgo/internal/race"
 	"imgo/verify"
 )

@@ -6,9 +6,9 @@ import (
 	"strings"
 	"testing"
 
-	"imgo/bench/process"
 	"imgo/cluster/bus/kafkatest"
 	"imgo/config"
+	"imgo/internal/process"
 	"imgo/internal/race"
 	"imgo/internal/wait/waittest"
 	"imgo/roles"

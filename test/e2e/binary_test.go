@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	imgoprocess "imgo/bench/process"
+	imgoprocess "imgo/internal/process"
 	"imgo/internal/race"
 	"imgo/internal/wait/waittest"
 )

@@ -10,7 +10,7 @@ import (
 	"sync"
 	"testing"
 
-	"imgo/bench/process"
+	"imgo/internal/process"
 	"imgo/internal/race"
 	"imgo/internal/wait/waittest"
 	"imgo/test/harness"
@@ -71,10 +71,7 @@ func StartServer(t testing.TB, flags ...string) *Server {
 // Start starts a killed server, and waits until it is ready.
 func (s *Server) Start() {
 	s.t.Helper()
-	if err := s.process.Start(); err != nil {
-		s.t.Fatal(err)
-	}
-	if err := s.process.Ready(s.t.Context()); err != nil {
+	if err := s.process.StartReady(s.t.Context()); err != nil {
 		s.t.Fatal(err)
 	}
 }

@@ -3,7 +3,6 @@ package kafkatest
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -12,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"imgo/internal/process"
 )
 
 // stopLimit bounds an orderly stop. Brokers that stop at the same time may wait for
@@ -21,17 +22,14 @@ const stopLimit = 5 * time.Second
 // broker is one broker of Apache Kafka with its disk. Each start is a new process. A
 // broker is for one goroutine at a time.
 type broker struct {
+	process.Process
 	number                        int // from 1
 	address, controller, internal string
 	dir                           string
-	args                          []string // arguments of java
-
-	cmd   *exec.Cmd
-	ended chan struct{} // closed when the process has ended
+	java                          []string // arguments of java
 }
 
 func (b *broker) properties() string { return filepath.Join(b.dir, "server.properties") }
-func (b *broker) logFile() string    { return b.dir + ".log" }
 
 // configure writes server.properties.
 func (b *broker) configure(o RealOptions, all []*broker) error {
@@ -39,7 +37,10 @@ func (b *broker) configure(o RealOptions, all []*broker) error {
 	for _, other := range all {
 		voters = append(voters, fmt.Sprintf("%d@%s", other.number, other.controller))
 	}
-	copies, client := len(all), "PLAINTEXT"
+	copies, client, session := len(all), "PLAINTEXT", 2*time.Second
+	if copies > 1 {
+		session = 3 * time.Second
+	}
 	if len(o.Users) > 0 {
 		client = "SASL_PLAINTEXT"
 	}
@@ -63,7 +64,7 @@ func (b *broker) configure(o RealOptions, all []*broker) error {
 		"group.initial.rebalance.delay.ms=0",
 		// A killed broker counts as alive for so long, and cannot start again before:
 		// the controller waits for the end of its session.
-		fmt.Sprintf("broker.session.timeout.ms=%d", o.SessionTimeout.Milliseconds()),
+		fmt.Sprintf("broker.session.timeout.ms=%d", session.Milliseconds()),
 		"broker.heartbeat.interval.ms=500",
 		// The default is half of the heap.
 		"log.cleaner.dedupe.buffer.size=16777216",
@@ -89,83 +90,35 @@ func (b *broker) configure(o RealOptions, all []*broker) error {
 }
 
 // format formats the disk, unless that was done before.
-func (b *broker) format(ctx context.Context, java, id string, users []User) error {
-	args := append(b.args, "kafka.tools.StorageTool", "format", "-t", id, "-c", b.properties(), "--ignore-formatted")
+func (b *broker) format(ctx context.Context, id string, users []User) error {
+	args := append(b.java, "kafka.tools.StorageTool", "format", "-t", id, "-c", b.properties(), "--ignore-formatted")
 	for _, u := range users {
 		args = append(args, "--add-scram", fmt.Sprintf("SCRAM-SHA-512=[name=%q,password=%q]", u.Name, u.Password))
 	}
-	if out, err := exec.CommandContext(ctx, java, args...).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(ctx, b.Binary, args...).CombinedOutput(); err != nil {
 		return fmt.Errorf("format the disk of broker %d: %w\n%s", b.number, err, bytes.TrimSpace(out))
 	}
 	return nil
 }
 
-// start starts the process. It does not wait until the broker serves.
-func (b *broker) start(java string) error {
-	log, err := os.OpenFile(b.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err != nil {
-		return fmt.Errorf("open the log of a broker: %w", err)
-	}
-	defer log.Close()                                                           // the process has its own descriptor
-	cmd := exec.Command(java, append(b.args, "kafka.Kafka", b.properties())...) //nolint:noctx // stop and kill end it
-	cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = log, log, childAttributes()
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start broker %d: %w", b.number, err)
-	}
-	ended := make(chan struct{})
-	b.cmd, b.ended = cmd, ended
-	go func() {
-		defer close(ended)
-		_ = cmd.Wait() // the result is in cmd.ProcessState
-	}()
-	return nil
-}
-
-func (b *broker) running() bool {
-	if b.cmd == nil {
-		return false
-	}
-	select {
-	case <-b.ended:
-		return false
-	default:
-		return true
-	}
-}
-
 // kill ends the process at once.
 func (b *broker) kill() error {
-	if !b.running() {
+	if !b.Running() {
 		return nil
 	}
-	if err := b.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("kill broker %d: %w", b.number, err)
-	}
-	<-b.ended
-	return nil
+	return b.Kill()
 }
 
 // stop stops the process, and kills it if it does not end within stopLimit.
 func (b *broker) stop() error {
-	if !b.running() {
+	if !b.Running() {
 		return nil
 	}
-	if err := b.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("stop broker %d: %w", b.number, err)
+	if err := b.Signal(syscall.SIGTERM); err != nil {
+		return err
 	}
-	select {
-	case <-b.ended:
+	if b.AwaitEnd(stopLimit) {
 		return nil
-	case <-time.After(stopLimit):
-		return b.kill()
 	}
-}
-
-// logTail returns the end of the broker's log, for an error.
-func (b *broker) logTail() string {
-	log, err := os.ReadFile(b.logFile())
-	if err != nil {
-		return err.Error()
-	}
-	return string(bytes.TrimSpace(log[max(0, len(log)-2000):]))
+	return b.Kill()
 }

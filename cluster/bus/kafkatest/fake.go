@@ -22,16 +22,12 @@ import (
 // Options are the options of a Fake. The zero value means one broker without TLS and
 // without a login.
 type Options struct {
-	// Brokers is the number of brokers; 0: one.
-	Brokers int
-	// Ports has a port of 127.0.0.1 for each broker; nil: free ones.
+	// Ports has the port of 127.0.0.1; nil: a free one.
 	Ports []int
 	// TLS is the configuration of its listeners; nil: they use no TLS.
 	TLS *tls.Config
 	// Users are those who may log in; nil: there is no login.
 	Users []User
-	// SessionTimeout is the shortest session timeout of groups; 0: 100 ms.
-	SessionTimeout time.Duration
 }
 
 // User is a user who may log in.
@@ -40,8 +36,8 @@ type User struct {
 	Name, Password string
 }
 
-// Fake is a Kafka in this process. Nothing is replicated, even with several brokers. Its
-// methods are safe for concurrent use.
+// Fake is a Kafka in this process, with one broker. Its methods are safe for concurrent
+// use.
 type Fake struct {
 	// Cluster is the kfake cluster, for faults that have no method here.
 	Cluster *kfake.Cluster
@@ -70,8 +66,7 @@ func New(t testing.TB, o Options) *Fake {
 func Start(o Options) (*Fake, error) {
 	f := &Fake{done: make(chan struct{})}
 	opts := []kfake.Opt{
-		kfake.NumBrokers(max(1, o.Brokers)), kfake.ListenFn(f.listen(o.TLS)),
-		kfake.GroupMinSessionTimeout(max(o.SessionTimeout, 100*time.Millisecond)),
+		kfake.NumBrokers(1), kfake.ListenFn(f.listen(o.TLS)), kfake.GroupMinSessionTimeout(100 * time.Millisecond),
 		kfake.BrokerConfigs(map[string]string{"group.initial.rebalance.delay.ms": "0"}),
 	}
 	if len(o.Ports) > 0 {

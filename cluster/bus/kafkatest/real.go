@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"imgo/internal/freeport"
+	"imgo/internal/process"
 	"imgo/internal/wait"
 
 	"github.com/segmentio/kafka-go"
@@ -45,9 +46,6 @@ type RealOptions struct {
 	Users []User
 	// Memory is the heap of each broker, as for java's -Xmx; default "384M".
 	Memory string
-	// SessionTimeout is how long a killed broker counts as alive; 0: 2 s, with three
-	// brokers 3 s.
-	SessionTimeout time.Duration
 	// Short is for tests: the brokers start with less CPU time, and have less
 	// throughput.
 	Short bool
@@ -59,21 +57,17 @@ type RealOptions struct {
 // controller). Its methods are safe for concurrent use, and run one after the other.
 type Real struct {
 	o       RealOptions
-	java    string
 	dir     string
 	brokers []*broker
 
 	mu sync.Mutex
 }
 
-// NewReal starts a Real that is closed when the test ends. Without Java or Maven the test
+// NewReal starts a Real that is closed when the test ends, and logs to the test. Without Java or Maven the test
 // is skipped, or fails if CI=true.
 func NewReal(t testing.TB, o RealOptions) *Real {
 	t.Helper()
-	o.Short = true
-	if o.Logf == nil {
-		o.Logf = t.Logf
-	}
+	o.Short, o.Logf = true, t.Logf
 	r, err := StartReal(context.Background(), o)
 	switch {
 	case errors.Is(err, ErrMissing) && os.Getenv("CI") != "true":
@@ -97,17 +91,12 @@ func StartReal(ctx context.Context, o RealOptions) (r *Real, err error) {
 		return nil, fmt.Errorf("start Kafka: %d addresses for %d brokers", len(o.Addresses), o.Brokers)
 	}
 	o.Memory = cmp.Or(o.Memory, "384M")
-	if o.SessionTimeout <= 0 {
-		o.SessionTimeout = 2 * time.Second
-		if o.Brokers > 1 {
-			o.SessionTimeout = 3 * time.Second
-		}
-	}
 	if o.Logf == nil {
 		o.Logf = func(string, ...any) {}
 	}
 	r = &Real{o: o, dir: o.Dir}
-	if r.java, err = exec.LookPath("java"); err != nil {
+	java, err := exec.LookPath("java")
+	if err != nil {
 		return nil, fmt.Errorf("%w: Java is not installed; scripts/setup kafka does it on Debian", ErrMissing)
 	}
 	jars, err := Jars(ctx, o.Logf)
@@ -127,22 +116,26 @@ func StartReal(ctx context.Context, o RealOptions) (r *Real, err error) {
 			r = nil
 		}
 	}()
-	if err := r.prepare(ctx, jars); err != nil {
+	if err := r.prepare(ctx, java, jars); err != nil {
 		return r, err
 	}
 	return r, r.Start(ctx)
 }
 
 // prepare sets the addresses of each broker, and writes its settings and disk.
-func (r *Real) prepare(ctx context.Context, jars string) error {
+func (r *Real) prepare(ctx context.Context, java, jars string) error {
 	for i := range r.o.Brokers {
 		b := &broker{number: i + 1, dir: filepath.Join(r.dir, fmt.Sprintf("broker-%d", i+1))}
-		b.args = []string{"-Xmx" + r.o.Memory, "-XX:+UseSerialGC"}
+		b.java = []string{"-Xmx" + r.o.Memory, "-XX:+UseSerialGC"}
 		if r.o.Short {
-			b.args = append(b.args, "-XX:TieredStopAtLevel=1")
+			b.java = append(b.java, "-XX:TieredStopAtLevel=1")
 		}
-		b.args = append(b.args, "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true",
+		b.java = append(b.java, "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true",
 			"-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS", "-cp", filepath.Join(jars, "*"))
+		b.Process = process.Process{
+			Binary: java, Name: fmt.Sprintf("broker %d", b.number), Log: b.dir + ".log",
+			Args: append(slices.Clone(b.java), "kafka.Kafka", b.properties()),
+		}
 		at, err := brokerAddresses(r.o.Addresses, i)
 		if err != nil {
 			return fmt.Errorf("addresses for broker %d: %w", b.number, err)
@@ -159,7 +152,7 @@ func (r *Real) prepare(ctx context.Context, jars string) error {
 		if err := b.configure(r.o, r.brokers); err != nil {
 			return err
 		}
-		g.Go(func() error { return b.format(ctx, r.java, id, r.o.Users) })
+		g.Go(func() error { return b.format(ctx, id, r.o.Users) })
 	}
 	return g.Wait()
 }
@@ -219,9 +212,6 @@ func (r *Real) BrokersWithoutLogin() []string {
 	return out
 }
 
-// Dir returns the folder of data and logs.
-func (r *Real) Dir() string { return r.dir }
-
 // Start starts the brokers that do not run. It waits until all brokers serve and all
 // copies are in sync.
 func (r *Real) Start(ctx context.Context) error {
@@ -230,11 +220,11 @@ func (r *Real) Start(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
 	for _, b := range r.brokers {
-		if b.running() {
+		if b.Running() {
 			continue
 		}
-		r.o.Logf("starting broker %d at %s; its log is %s", b.number, b.address, b.logFile())
-		if err := b.start(r.java); err != nil {
+		r.o.Logf("starting %s at %s; its log is %s", b.Name, b.address, b.Log)
+		if err := b.Start(); err != nil {
 			return err
 		}
 	}
@@ -249,8 +239,8 @@ func (r *Real) Start(ctx context.Context) error {
 			last = err
 		}
 		for _, b := range r.brokers {
-			if !b.running() {
-				return fmt.Errorf("broker %d ended: %s\n%s", b.number, b.cmd.ProcessState, b.logTail())
+			if err := b.Ended(); err != nil {
+				return err
 			}
 		}
 		if err := backoff.Sleep(ctx); err != nil {

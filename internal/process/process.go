@@ -1,4 +1,5 @@
-// Package process runs imgo as a process of its own, for the tools that kill and suspend it.
+// Package process runs programs as processes of their own, for tests and tools that kill and suspend them: imgo, and
+// the brokers of Kafka.
 package process
 
 import (
@@ -50,12 +51,12 @@ func Build(ctx context.Context, dir string, race bool) (string, error) {
 	return binary, nil
 }
 
-// Process is a sequence of imgo processes with the same addresses, data folder and log. At most one of
+// Process is a sequence of processes with the same addresses, data folder and log. At most one of
 // them runs. A Process is not safe for concurrent use.
 type Process struct {
 	Binary string
 	Name   string
-	HTTP   string   // host:port of its HTTP side, for Ready
+	HTTP   string   // host:port of the HTTP side of imgo, for Ready
 	Log    string   // path of the file to which all output is appended
 	Args   []string // command-line arguments
 	Env    []string // settings as IMGO_SECTION_KEY=value
@@ -114,6 +115,14 @@ func (p *Process) PID() int {
 }
 
 var statusClient = &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+
+// StartReady starts imgo and waits until it is ready. more are as in Start.
+func (p *Process) StartReady(ctx context.Context, more ...string) error {
+	if err := p.Start(more...); err != nil {
+		return err
+	}
+	return p.Ready(ctx)
+}
 
 // Ready waits until the process says that it is ready.
 func (p *Process) Ready(ctx context.Context) error {
@@ -214,9 +223,7 @@ func (p *Process) Stop() error {
 	if err := p.Signal(syscall.SIGTERM); err != nil {
 		return err
 	}
-	select {
-	case <-p.ended:
-	case <-time.After(stopLimit):
+	if !p.AwaitEnd(stopLimit) {
 		return errors.Join(fmt.Errorf("%s did not end within %s of SIGTERM", p.Name, stopLimit), p.Kill())
 	}
 	state := p.cmd.ProcessState
@@ -225,6 +232,16 @@ func (p *Process) Stop() error {
 		return fmt.Errorf("%s ended with %s after SIGTERM: its log is %s", p.Name, state, p.Log)
 	}
 	return nil
+}
+
+// AwaitEnd waits for limit until a started process has ended. It reports whether it has.
+func (p *Process) AwaitEnd(limit time.Duration) bool {
+	select {
+	case <-p.ended:
+		return true
+	case <-time.After(limit):
+		return false
+	}
 }
 
 // Complaints returns the lines of the log that a kill does not explain.
