@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"time"
@@ -134,13 +133,10 @@ func (o *options) check(names string) error {
 // bench is one invocation.
 type bench struct {
 	*options
-	tmp  string // removed at the end
-	self string // this executable
-	log  io.Writer
-	// settings is the default settings file of the measured imgo. It shows which settings
-	// that version has.
-	settings string
-	began    time.Time
+	tmp   string // removed at the end
+	self  string // this executable
+	log   io.Writer
+	began time.Time
 }
 
 // say logs the progress of the bench, with the seconds since its start.
@@ -166,11 +162,6 @@ func run(ctx context.Context, o *options, stdout, stderr io.Writer) (err error) 
 			return fmt.Errorf("make the folder for profiles: %w", err)
 		}
 	}
-	out, err := exec.CommandContext(ctx, b.imgo, "config", "init").Output()
-	if err != nil {
-		return fmt.Errorf("ask %s for its settings: %w", b.imgo, err)
-	}
-	b.settings = string(out)
 	report := newReport(ctx, b)
 	slowest := time.Duration(0)
 	for n := range o.runs {
@@ -205,6 +196,3 @@ func (b *bench) round(ctx context.Context, report *report, n int) error {
 	}
 	return nil
 }
-
-// hasSetting reports whether the settings file of the measured imgo has the key.
-func hasSetting(settings, key string) bool { return strings.Contains(settings, "\n"+key+" = ") }

@@ -237,16 +237,15 @@ func (t *trial) plainWrites(w *child, h *clients, req limit.WriteRequest, collec
 	return done, err
 }
 
+// windowed are the options for a flush window.
+var windowed = serverOptions{env: []string{"IMGO_COMET_FLUSH_INTERVAL=" + flushWindow.String()}}
+
 // window measures broadcasts at 40 a second with a flush window, so that several
 // messages share one write.
 func window(ctx context.Context, t *trial) error {
-	o, ok := t.windowed()
-	if !ok {
-		return nil
-	}
 	times := max(windowBatch, int(t.duration.Seconds()*windowRate)/windowBatch*windowBatch)
 	var sp broadcastResult
-	err := t.broadcastTo(ctx, load.TCP, t.conns, o, func(f *fleet) (err error) {
+	err := t.broadcastTo(ctx, load.TCP, t.conns, windowed, func(f *fleet) (err error) {
 		sp, err = f.measured(ctx, "window", windowRate, times)
 		return err
 	})
@@ -262,16 +261,6 @@ func window(ctx context.Context, t *trial) error {
 	t.add("server CPU a message", "µs", us(sp.cpu)/float64(sp.delivered))
 	t.limit("plain write(2) of 20 messages, CPU a message", "µs", us(plain.cpu)/float64(plain.writes*windowBatch))
 	return nil
-}
-
-// windowed returns the options for a flush window. ok is false if this imgo has no
-// such setting.
-func (t *trial) windowed() (serverOptions, bool) {
-	if !hasSetting(t.settings, "flush_interval") {
-		t.note("this imgo has no comet.flush_interval: not measured")
-		return serverOptions{}, false
-	}
-	return serverOptions{env: []string{"IMGO_COMET_FLUSH_INTERVAL=" + flushWindow.String()}}, true
 }
 
 // sizes measures whether a delivery costs more with more clients. The number of

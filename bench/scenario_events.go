@@ -10,7 +10,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"imgo/bench/load"
@@ -32,10 +31,6 @@ const (
 // events measures what reports cost: the CPU time of a kept push with the report "each" beside one without, how many
 // events a second the server tells, and how many a second a hook takes, one in a call and in batches.
 func events(ctx context.Context, t *trial) error {
-	if !strings.Contains(t.settings, "[[hooks]]") {
-		t.note("this version of imgo has no hooks")
-		return nil
-	}
 	if err := t.connected(ctx, serverOptions{}, t.receivers(), func(f *fleet) error { return f.reports(ctx) }); err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"imgo/bench/limit"
 	"imgo/bench/load"
 	"imgo/internal/process"
+	"imgo/internal/selfsigned"
 )
 
 const (
@@ -115,7 +116,7 @@ func idleImgo(ctx context.Context, t *trial, kind string) (welcome []byte, err e
 			return nil
 		}
 		var received bytes.Buffer
-		c, err := connectInto(ctx, s.tcp, load.UserID(0), &received)
+		c, err := connect(ctx, s.tcp, load.UserID(0), &received)
 		if err != nil {
 			return err
 		}
@@ -231,9 +232,9 @@ func floats(values []int) []float64 {
 // with TLS.
 func (b *bench) serveFor(ctx context.Context, kind string, o serverOptions) (*server, error) {
 	if kind == load.TLS || kind == load.WSS {
-		cert, key, err := b.certificate()
+		cert, key, err := selfsigned.Write(b.tmp, "imgo bench")
 		if err != nil {
-			return nil, fmt.Errorf("make a certificate: %w", err)
+			return nil, err
 		}
 		o.env = append(o.env, "IMGO_COMET_TLS_CERT="+cert, "IMGO_COMET_TLS_KEY="+key)
 	}

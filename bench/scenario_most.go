@@ -35,11 +35,7 @@ func most(ctx context.Context, t *trial) error {
 
 // mostWindow is like most, with a flush window.
 func mostWindow(ctx context.Context, t *trial) error {
-	o, ok := t.windowed()
-	if !ok {
-		return nil
-	}
-	return mostOf(ctx, t, o, flushWindow, "two raw writer threads, writes of 20 messages, deliveries", windowBatch, targetMostWindow)
+	return mostOf(ctx, t, windowed, flushWindow, "two raw writer threads, writes of 20 messages, deliveries", windowBatch, targetMostWindow)
 }
 
 // mostOf measures the limit first, with batch messages in a write. The search begins at the limit, and at least at from

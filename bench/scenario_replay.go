@@ -7,8 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"imgo/bench/limit"
@@ -20,6 +18,8 @@ const (
 	// replayPause lets the server finish the work of one replay before the next one
 	// begins.
 	replayPause = 5 * time.Millisecond
+	// replayCallers is the number of callers that push the messages, and atOnce a rate without pauses.
+	replayCallers, atOnce = 16, 1e9
 	// replayTimeout bounds one replay.
 	replayTimeout = 20 * time.Second
 )
@@ -51,7 +51,7 @@ func replay(ctx context.Context, t *trial) error {
 func replayImgo(ctx context.Context, t *trial) ([]byte, error) {
 	var received bytes.Buffer
 	err := t.serving(ctx, load.TCP, serverOptions{}, func(s *server) error {
-		if err := pushMany(ctx, s.HTTP, t.replayed); err != nil {
+		if _, err := load.Pace(ctx, s.HTTP, load.PushCall(true), replayCallers, 1, atOnce, t.replayed); err != nil {
 			return fmt.Errorf("push what is to be replayed: %w", err)
 		}
 		if _, err := replayOnce(ctx, s.tcp, t.replayed, &received); err != nil { // this also warms up the server
@@ -85,42 +85,10 @@ func replays(ctx context.Context, t *trial, addr string, pid int) (all load.Hist
 	return all, cpu / time.Duration(max(all.N, 1)), err
 }
 
-// pushMany pushes count kept messages to user 0.
-func pushMany(ctx context.Context, addr string, count int) error {
-	const callers = 16
-	var left atomic.Int64
-	left.Store(int64(count))
-	errs := make([]error, callers)
-	var wg sync.WaitGroup
-	for i := range callers {
-		wg.Go(func() {
-			errs[i] = func() error {
-				caller, err := load.DialCaller(ctx, addr)
-				if err != nil {
-					return err
-				}
-				defer caller.Close()
-				call := load.PushCall(true)
-				for left.Add(-1) >= 0 && ctx.Err() == nil {
-					call.Stamp(time.Now())
-					if ok, why, err := caller.Do(&call); err != nil {
-						return err
-					} else if !ok {
-						return errors.New(why)
-					}
-				}
-				return ctx.Err()
-			}()
-		})
-	}
-	wg.Wait()
-	return errors.Join(errs...)
-}
-
 // replayOnce connects user 0 and reads its messages. It copies the incoming bytes to
 // received if that is not nil.
 func replayOnce(ctx context.Context, addr string, count int, received *bytes.Buffer) (time.Duration, error) {
-	c, err := connectInto(ctx, addr, load.UserID(0), received)
+	c, err := connect(ctx, addr, load.UserID(0), received)
 	if err != nil {
 		return 0, err
 	}

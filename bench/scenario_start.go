@@ -105,14 +105,9 @@ func (c *client) skip() (op int32, err error) {
 	return h.Op, err
 }
 
-// connect connects a client that acknowledges, and waits for the auth reply.
-func connect(ctx context.Context, addr, user string) (*client, error) {
-	return connectInto(ctx, addr, user, nil)
-}
-
-// connectInto is like connect. It also copies the incoming bytes to received if that is
-// not nil.
-func connectInto(ctx context.Context, addr, user string, received *bytes.Buffer) (*client, error) {
+// connect connects a client that acknowledges, and waits for the auth reply. It copies the incoming bytes to received
+// if that is not nil.
+func connect(ctx context.Context, addr, user string, received *bytes.Buffer) (*client, error) {
 	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
@@ -165,7 +160,7 @@ func (r *recording) Read(b []byte) (int, error) {
 // connectEarly retries until the server admits the client.
 func connectEarly(ctx context.Context, addr, user string) (*client, error) {
 	for {
-		c, err := connect(ctx, addr, user)
+		c, err := connect(ctx, addr, user, nil)
 		if err == nil || ctx.Err() != nil {
 			return c, err
 		}
@@ -176,24 +171,10 @@ func connectEarly(ctx context.Context, addr, user string) (*client, error) {
 // pushEarly pushes to user 0. It retries until the server accepts the push.
 func pushEarly(ctx context.Context, addr string) error {
 	for {
-		err := pushOnce(ctx, addr)
+		_, err := load.Pace(ctx, addr, load.PushCall(true), 1, 1, 1, 1)
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
 		load.Sleep(ctx, retryPause)
 	}
-}
-
-func pushOnce(ctx context.Context, addr string) error {
-	caller, err := load.DialCaller(ctx, addr)
-	if err != nil {
-		return err
-	}
-	defer caller.Close()
-	call := load.PushCall(true)
-	ok, why, err := caller.Do(&call)
-	if err == nil && !ok {
-		err = errors.New(why)
-	}
-	return err
 }

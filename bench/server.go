@@ -26,7 +26,7 @@ type server struct {
 	process.Process
 	dir     string // of the data and the log
 	tcp, ws string
-	admin   string // profiles need no key there; older versions do not listen there
+	admin   string // profiles need no key there
 }
 
 // serverOptions are the settings of a scenario that differ from the defaults.
@@ -89,61 +89,43 @@ func (s *server) pid() int { return s.PID() }
 
 // get requests a path from imgo's admin endpoints.
 func (s *server) get(ctx context.Context, path string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, scrapeTimeout)
-	defer cancel()
 	address := s.HTTP
 	if strings.HasPrefix(path, "/debug/") {
 		address = s.admin
 	}
-	resp, err := fetch(ctx, "http://"+address+path)
-	if err != nil && address != s.HTTP {
-		resp, err = fetch(ctx, "http://"+s.HTTP+path)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("ask %s: %w", path, err)
-	}
-	defer func() { _ = resp.Body.Close() }()
-	data, err := io.ReadAll(resp.Body)
-	if err == nil && resp.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s: %.200s", resp.Status, data)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("ask %s: %w", path, err)
-	}
-	return data, nil
+	return call(ctx, http.MethodGet, "http://"+address+path, "")
 }
 
 // post calls imgo's API.
 func (s *server) post(ctx context.Context, path, body string) error {
+	_, err := call(ctx, http.MethodPost, "http://"+s.HTTP+path, body)
+	return err
+}
+
+// call makes a call on a connection of its own: a kept-alive one would add to the measured
+// connections.
+func call(ctx context.Context, method, address, body string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, scrapeTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+s.HTTP+path, strings.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, method, address, strings.NewReader(body))
 	if err != nil {
-		return fmt.Errorf("call %s: %w", path, err)
+		return nil, fmt.Errorf("call imgo: %w", err)
 	}
 	req.Close = true
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return fmt.Errorf("call %s: %w", path, err)
+		return nil, fmt.Errorf("call imgo: %w", err)
 	}
 	defer func() { _ = resp.Body.Close() }()
-	if resp.StatusCode >= http.StatusMultipleChoices {
-		data, _ := io.ReadAll(resp.Body) // without the text, the status says enough
-		return fmt.Errorf("call %s: %s: %.200s", path, resp.Status, data)
+	data, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode >= http.StatusMultipleChoices {
+		err = fmt.Errorf("%s: %.200s", resp.Status, data)
 	}
-	return nil
-}
-
-// fetch requests an address on a connection of its own: a kept-alive one would add to the measured
-// connections.
-func fetch(ctx context.Context, address string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("call %s: %w", address, err)
 	}
-	req.Close = true
-	return http.DefaultClient.Do(req)
+	return data, nil
 }
 
 // metrics returns the values of the metrics. The keys are name and labels as in the
