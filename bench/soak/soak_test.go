@@ -1,53 +1,24 @@
-package soak_test
+package soak
 
 import (
-	"context"
 	"math/rand/v2"
 	"os"
 	"strconv"
-	"sync"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 
-	"imgo/bench/soak"
 	"imgo/clients/conformance/driver"
-	"imgo/internal/process"
-	"imgo/internal/race"
+	"imgo/test/programs"
 	"imgo/verify"
 )
 
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		if built.dir != "" {
-			_ = os.RemoveAll(built.dir)
-		}
+		programs.CleanUp()
 		os.Exit(code)
 	}))
-}
-
-// built is the server program, which is built once for all tests.
-var built struct {
-	sync.Once
-	dir, binary string
-	err         error
-}
-
-func build(t *testing.T) string {
-	t.Helper()
-	built.Do(func() {
-		if built.dir, built.err = os.MkdirTemp("", "imgo-soak"); built.err != nil {
-			return
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-		defer cancel()
-		built.binary, built.err = process.Build(ctx, built.dir, race.Enabled)
-	})
-	if built.err != nil {
-		t.Fatal(built.err)
-	}
-	return built.binary
 }
 
 // number returns the value of an environment variable, or the default. SOAK_SEED=7
@@ -69,9 +40,9 @@ func number(t *testing.T, name string, def uint64) uint64 {
 func full() bool { return os.Getenv("SOAK") != "" }
 
 // prepare builds the server and sets the folder of the run.
-func prepare(t *testing.T, cfg soak.Config) soak.Config {
+func prepare(t *testing.T, cfg Config) Config {
 	t.Helper()
-	cfg.Binary, cfg.Dir = build(t), t.TempDir()
+	cfg.Binary, cfg.Dir = programs.Binary(t), t.TempDir()
 	if dir := os.Getenv("SOAK_DIR"); dir != "" { // the folder is kept, for the search for a cause
 		var err error
 		if cfg.Dir, err = os.MkdirTemp(dir, "soak"); err != nil {
@@ -94,13 +65,13 @@ func TestSoak(t *testing.T) {
 	}
 	for name, goroutines := range map[string]bool{"epoll": false, "goroutines": true} {
 		t.Run(name, func(t *testing.T) {
-			cfg := soak.Full()
+			cfg := Full()
 			if !full() {
 				t.Parallel()
-				cfg = soak.Short()
+				cfg = Short()
 			}
 			cfg.Goroutines = goroutines
-			run(t, prepare(t, cfg))
+			check(t, prepare(t, cfg))
 		})
 	}
 }
@@ -112,7 +83,7 @@ func TestDrivers(t *testing.T) {
 		t.Parallel()
 	}
 	const of = 20
-	cfg := soak.Short()
+	cfg := Short()
 	v := &cfg.Verify
 	for _, l := range driver.Languages() {
 		if err := l.Missing(); err != nil {
@@ -132,17 +103,18 @@ func TestDrivers(t *testing.T) {
 	v.Devices, v.Users = 2, len(v.Drivers)*of/2
 	v.Slow, v.Lazy, v.Rate = 0, 0, 200 // a driver handles and acknowledges by itself
 	cfg.Kills, cfg.Terms, cfg.Limit = 10, 1, 3*time.Minute
-	run(t, prepare(t, cfg))
+	check(t, prepare(t, cfg))
 }
 
-func run(t *testing.T, cfg soak.Config) {
+// check makes a run and expects that it is complete and finds nothing.
+func check(t *testing.T, cfg Config) {
 	t.Helper()
 	if kills := number(t, "SOAK_KILLS", 0); kills > 0 {
 		cfg.Limit = cfg.Limit * time.Duration(max(int(kills), cfg.Kills)) / time.Duration(cfg.Kills)
 		cfg.Terms = cfg.Terms * int(kills) / cfg.Kills
 		cfg.Kills = int(kills)
 	}
-	report, err := soak.Run(t.Context(), cfg)
+	report, err := Run(t.Context(), cfg)
 	t.Logf("\n%s", report)
 	if err != nil {
 		t.Fatalf("seed %d: %v", cfg.Verify.Seed, err)

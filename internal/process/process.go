@@ -3,7 +3,6 @@
 package process
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -242,22 +241,4 @@ func (p *Process) AwaitEnd(limit time.Duration) bool {
 	case <-time.After(limit):
 		return false
 	}
-}
-
-// Complaints returns the lines of the log that a kill does not explain.
-func (p *Process) Complaints() ([]string, error) {
-	data, err := os.ReadFile(p.Log)
-	if err != nil {
-		return nil, fmt.Errorf("read the log of %s: %w", p.Name, err)
-	}
-	var found []string
-	for line := range bytes.Lines(data) {
-		for _, bad := range []string{"panic", "fatal error", "DATA RACE", `"level":"error"`, `"level":"fatal"`} {
-			if bytes.Contains(line, []byte(bad)) {
-				found = append(found, strings.TrimSpace(string(line)))
-				break
-			}
-		}
-	}
-	return found, nil
 }
