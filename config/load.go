@@ -2,7 +2,6 @@ package config
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -241,21 +240,4 @@ const MaxNodeID = 64
 
 func nodeIDRune(r rune) bool {
 	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("._-", r)
-}
-
-// checkReadable returns an error that says why the file cannot be read, or nil.
-func checkReadable(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("cannot read %s: %w", path, reason(err))
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	switch {
-	case err != nil:
-		return fmt.Errorf("cannot read %s: %w", path, reason(err))
-	case info.IsDir():
-		return errors.New("cannot read " + path + ": it is a folder")
-	}
-	return nil
 }

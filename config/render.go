@@ -5,6 +5,8 @@ import (
 	"reflect"
 	"strings"
 
+	"github.com/go-json-experiment/json/jsontext"
+
 	"imgo/internal/settings"
 )
 
@@ -159,22 +161,8 @@ func (k *Key) tomlTable(element reflect.Value, secret bool) string {
 	return "{ " + strings.Join(items, ", ") + " }"
 }
 
-// tomlString returns s as a basic TOML string. TOML knows all escapes of JSON, and \u covers the
-// other control characters.
+// tomlString returns s as a basic TOML string. TOML knows all escapes of JSON. It also wants one for the character DEL.
 func tomlString(s string) string {
-	var b strings.Builder
-	b.WriteByte('"')
-	for _, r := range s {
-		switch {
-		case r == '"' || r == '\\':
-			b.WriteByte('\\')
-			b.WriteRune(r)
-		case r < 0x20 || r == 0x7f:
-			fmt.Fprintf(&b, `\u%04X`, r)
-		default:
-			b.WriteRune(r)
-		}
-	}
-	b.WriteByte('"')
-	return b.String()
+	quoted, _ := jsontext.AppendQuote(nil, s) // the only possible error is invalid UTF-8, which is replaced
+	return strings.ReplaceAll(string(quoted), "\x7f", `\u007F`)
 }

@@ -5,6 +5,7 @@ import (
 	"math"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,8 +33,7 @@ func (cfg *Config) Validate() error {
 	cfg.Settings.Check(func(wrong, mend string) { v.refuse("hooks", wrong, mend) })
 	cfg.Rules.Check(func(wrong, mend string) { v.refuse("upstream", wrong, mend) })
 	cfg.CheckWebhook(&cfg.Auth.Config, v.refuse)
-	v.kept()
-	v.delivery()
+	v.bounded()
 	v.cluster()
 	v.demo()
 	return v.found.err()
@@ -55,14 +55,12 @@ func (v *validation) refuse(key, text, mend string) {
 	v.found.add(where, key, text, mend)
 }
 
-// show returns a key's value in the form in which it is written in the file.
-func (v *validation) show(name string) string {
-	for _, key := range Keys() {
-		if key.Name == name {
-			return key.Format(key.value(v.cfg))
-		}
-	}
-	return ""
+// number returns the value of a key, and its text in the file.
+func (v *validation) number(name string) (value int64, text string) {
+	keys := Keys()
+	key := &keys[slices.IndexFunc(keys, func(k Key) bool { return k.Name == name })]
+	is := key.value(v.cfg)
+	return is.Int(), key.Format(is)
 }
 
 // bounds checks a value against the choices, the minimum and the maximum of its key.
@@ -208,8 +206,8 @@ func (v *validation) readable(key, file string) {
 	if file == "" {
 		return
 	}
-	if err := checkReadable(file); err != nil {
-		v.refuse(key, err.Error(), "")
+	if _, err := os.ReadFile(file); err != nil {
+		v.refuse(key, fmt.Sprintf("cannot read %s: %v", file, reason(err)), "")
 	}
 }
 
@@ -295,49 +293,30 @@ func (v *validation) open(listeners []listener) {
 	}
 }
 
-// kept checks that the log is retained for at least as long as its messages and claims are valid.
-func (v *validation) kept() {
-	k := &v.cfg.Kept
-	if k.DefaultTTL > k.MaxTTL {
-		v.refuse("kept.ttl", fmt.Sprintf("is %s, longer than kept.max_ttl (%s)", v.show("kept.ttl"), v.show("kept.max_ttl")),
-			"lower it, or raise kept.max_ttl")
-	}
-	if k.Retention < k.MaxTTL {
-		v.refuse("kept.retention",
-			fmt.Sprintf("is %s, shorter than kept.max_ttl (%s): a message could outlive the log that it is rebuilt from", v.show("kept.retention"),
-				v.show("kept.max_ttl")),
-			"raise it, or lower kept.max_ttl")
-	}
-	if k.Retention < k.IdempotencyTTL {
-		v.refuse("kept.idempotency_ttl",
-			fmt.Sprintf("is %s, longer than kept.retention (%s)", v.show("kept.idempotency_ttl"),
-				v.show("kept.retention")), "lower it, or raise kept.retention")
+// bounded checks settings that bound one another.
+func (v *validation) bounded() {
+	v.atMost("kept.ttl", "kept.max_ttl")
+	v.atMost("kept.idempotency_ttl", "kept.retention")
+	v.atLeast("kept.retention", "kept.max_ttl", "a message could outlive the log that it is rebuilt from")
+	v.atLeast("limits.pending_bytes", "protocol.max_body", "one packet has no room")
+	v.atLeast("http.body_limit", "protocol.max_body", "one message has no room")
+	v.atLeast("live.max_bytes", "protocol.max_body", "one message has no room")
+	v.atLeast("live.retention", "delivery.catch_up_timeout", "what a client catches up with could be gone")
+	v.atLeast("delivery.watch_after", "delivery.ack_interval", "every message would look lost")
+}
+
+// atLeast refuses a number or duration that is less than another setting, which has the consequence why.
+func (v *validation) atLeast(name, least, why string) {
+	value, text := v.number(name)
+	if other, bound := v.number(least); value < other {
+		v.refuse(name, fmt.Sprintf("is %s, less than %s (%s): %s", text, least, bound, why), "raise it, or lower "+least)
 	}
 }
 
-// delivery checks limits that depend on one another.
-func (v *validation) delivery() {
-	cfg := v.cfg
-	for _, room := range []struct {
-		key, one string
-		bytes    int
-	}{
-		{"limits.pending_bytes", "packet", cfg.Limits.PendingBytes},
-		{"http.body_limit", "message", cfg.HTTP.MaxBody},
-		{"live.max_bytes", "message", cfg.Live.MaxBytes},
-	} {
-		if room.bytes < cfg.Protocol.MaxBody {
-			v.refuse(room.key, fmt.Sprintf("is %s, less than one %s (protocol.max_body is %s)", v.show(room.key), room.one,
-				v.show("protocol.max_body")),
-				"raise it, or lower protocol.max_body")
-		}
-	}
-	if cfg.Live.Retention < cfg.Delivery.CatchUpTimeout {
-		v.refuse("live.retention", fmt.Sprintf("is %s, shorter than delivery.catch_up_timeout (%s): what a client catches up with could be gone",
-			v.show("live.retention"), v.show("delivery.catch_up_timeout")), "raise it, or lower delivery.catch_up_timeout")
-	}
-	if d := cfg.Delivery; d.WatchAfter < d.AckInterval {
-		v.refuse("delivery.watch_after", fmt.Sprintf("is %s, shorter than delivery.ack_interval (%s): every message would look lost",
-			v.show("delivery.watch_after"), v.show("delivery.ack_interval")), "raise it, or lower delivery.ack_interval")
+// atMost refuses a number or duration that is more than another setting.
+func (v *validation) atMost(name, most string) {
+	value, text := v.number(name)
+	if other, bound := v.number(most); value > other {
+		v.refuse(name, fmt.Sprintf("is %s, more than %s (%s)", text, most, bound), "lower it, or raise "+most)
 	}
 }

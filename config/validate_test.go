@@ -77,7 +77,7 @@ func TestWhatIsRefused(t *testing.T) {
 		"half a pair":    {map[string][]string{"http.tls_key": {"config.go"}}, []string{"http.tls_key", "http.tls_cert"}},
 		"no certificate": {map[string][]string{"comet.tls_cert": {"none.pem"}, "comet.tls_key": {"none.pem"}},
 			[]string{"comet.tls_cert", "none.pem", "no such file"}},
-		"folder for a file": {map[string][]string{"auth.jwks_file": {"."}}, []string{"auth.jwks_file", "folder"}},
+		"folder for a file": {map[string][]string{"auth.jwks_file": {"."}}, []string{"auth.jwks_file", "is a directory"}},
 		"short secret":      {map[string][]string{"auth.jwt_secret": {"hush"}}, []string{"auth.jwt_secret", "4 bytes", "openssl"}},
 		"http JWKS":         {map[string][]string{"auth.jwks_url": {"http://example.com/jwks"}}, []string{"auth.jwks_url", "https"}},
 		"no JWKS address":   {map[string][]string{"auth.jwks_url": {"example.com"}}, []string{"auth.jwks_url"}},

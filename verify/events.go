@@ -172,7 +172,6 @@ func HookSettings(address, secret string) string {
 type eventPage struct {
 	Events  []json.RawMessage
 	Next    string
-	More    bool
 	Skipped int64
 }
 

@@ -28,22 +28,10 @@ func (o *observer) online() func(user string) bool {
 	return func(user string) bool { return here[user] }
 }
 
-// judgesPresence reports whether the run judges which users are told to be online.
-func (o *observer) judgesPresence() bool { return o.v.cfg.Events != nil && o.v.cfg.Events.Presence }
-
-// absentUsers returns the number of users about whom GET /v1/events said something else at last than what is. A user that has
-// just come or gone is among them.
-func (o *observer) absentUsers() (n int64) {
-	if !o.judgesPresence() || !o.v.created.Load() {
-		return 0
-	}
-	return int64(o.judge.AbsentOf(streamFollower, o.online()))
-}
-
 // settlePresence waits until every user is told to be online, as all devices are connected. It then has some users go
 // away for good, and waits until that is told too. It records what was told wrongly.
 func (o *observer) settlePresence(ctx context.Context) {
-	if !o.judgesPresence() || !o.v.emptied.Load() {
+	if o.v.cfg.Events == nil || !o.v.cfg.Events.Presence || !o.v.emptied.Load() {
 		return
 	}
 	if o.absent = o.awaitPresence(ctx, presenceLimit); len(o.absent) > 0 {

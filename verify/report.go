@@ -51,9 +51,6 @@ type Progress struct {
 	// Events counts events of GET /v1/events. Untold counts messages that the server has and whose events have not all
 	// come.
 	Events, Untold int64
-	// Absent counts users about whom GET /v1/events said something else at last than what is, those that have just come or
-	// gone included. It is 0 without Events.Presence.
-	Absent int64
 	// Violations does not count losses and missing events, which are known only at the end.
 	Violations int64
 	Problems   int
@@ -89,7 +86,6 @@ func (v *Verifier) Progress() Progress {
 		s := v.events.judge.Stats()
 		p.Events, p.Untold = s.Received[streamFollower], int64(s.Open)
 		p.Violations += s.Violations
-		p.Absent = v.events.absentUsers()
 	}
 	v.mu.Lock()
 	p.Problems = v.nProblem

@@ -262,8 +262,6 @@ type Verifier struct {
 	// pushesDone is closed when the pushing ends: devices must then come back and stay.
 	pushesDone chan struct{}
 	phase      atomic.Value // string
-	// created is true once users and devices are there: Progress may be asked before.
-	created atomic.Bool
 	// emptied is true once every mailbox was empty. No kept message may arrive after that.
 	emptied atomic.Bool
 
@@ -363,7 +361,6 @@ func (v *Verifier) Run(ctx context.Context) (*Report, error) {
 	if err := v.createUsers(ctx); err != nil {
 		return nil, fmt.Errorf("verify: %w", err)
 	}
-	v.created.Store(true)
 	stopDrivers, err := v.startDrivers(work)
 	if err != nil {
 		return nil, fmt.Errorf("verify: %w", err)

@@ -32,18 +32,6 @@ func (j *Judge) Absent(online func(userName string) bool) (all history.Violation
 	return all
 }
 
-// AbsentOf returns the number of users about whom a stream's last word is not what the caller says of the user.
-func (j *Judge) AbsentOf(stream int, online func(userName string) bool) (n int) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	for _, u := range j.users {
-		if u.streams[stream].online != online(u.name) {
-			n++
-		}
-	}
-	return n
-}
-
 // Publishing records that a device is about to send its message with an id for the backend. Its ids are 1, 2, 3 and so on.
 func (j *Judge) Publishing(userName, deviceName string, id uint64) {
 	j.withDevice(userName, deviceName, func(d *device) { d.published = max(d.published, id) })

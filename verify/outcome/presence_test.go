@@ -91,12 +91,3 @@ func TestPresenceAndUpstream(t *testing.T) {
 		})
 	}
 }
-
-func TestAbsentOf(t *testing.T) {
-	s := seen()
-	s.tell(hook, events.Offline, "ann", 0)
-	here := func(user string) bool { return user == "ann" }
-	if f, h := s.AbsentOf(follower, here), s.AbsentOf(hook, here); f != 0 || h != 1 {
-		t.Errorf("%d and %d users are absent, want 0 and 1", f, h)
-	}
-}
