@@ -16,6 +16,8 @@ type Problem struct {
 	Text, Mend string
 	// Snippet is the faulty line of the file with its line number.
 	Snippet string
+
+	line, column int // of the file, by which problems are sorted
 }
 
 func (p Problem) String() string {

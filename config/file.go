@@ -26,13 +26,11 @@ const maxFileBytes = 1 << 20
 func (cfg *Config) readFile(path string) error {
 	data, err := readBounded(path)
 	if err != nil {
-		var found problems
-		mend := ""
+		p := Problem{Text: fmt.Sprintf("read %s: %v", path, reason(err))}
 		if errors.Is(err, os.ErrNotExist) {
-			mend = "make one with: imgo config init " + path
+			p.Mend = "make one with: imgo config init " + path
 		}
-		found.add("", "", fmt.Sprintf("read %s: %v", path, reason(err)), mend)
-		return found.err()
+		return problems{p}.err()
 	}
 	return cfg.decode(path, data)
 }
@@ -64,7 +62,7 @@ func (cfg *Config) decode(path string, data []byte) error {
 	data = bytes.TrimPrefix(data, []byte("\ufeff")) // some editors write a byte order mark
 	var document map[string]any
 	if err := toml.Unmarshal(data, &document); err != nil {
-		return broken(path, data, err).err()
+		return broken(path, data, err)
 	}
 	d := decoder{cfg: cfg, path: path, data: data, places: places(data), keys: map[string]Key{}}
 	for _, s := range sections() {
@@ -74,25 +72,21 @@ func (cfg *Config) decode(path string, data []byte) error {
 		}
 	}
 	d.table("", document)
-	slices.SortStableFunc(d.found, func(a, b located) int {
+	slices.SortStableFunc(d.found, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.line, b.line), cmp.Compare(a.column, b.column), cmp.Compare(a.Text, b.Text))
 	})
-	var found problems
-	for _, p := range d.found {
-		found = append(found, p.Problem)
-	}
-	return found.err()
+	return d.found.err()
 }
 
-// broken returns the problem of a document with a TOML syntax error.
-func broken(path string, data []byte, err error) problems {
+// broken returns the error of a document with a TOML syntax error.
+func broken(path string, data []byte, err error) error {
 	p := Problem{Where: path, Text: strings.TrimPrefix(err.Error(), "toml: ")}
 	var syntax *toml.DecodeError
 	if errors.As(err, &syntax) {
 		row, column := syntax.Position()
 		p.Where, p.Snippet = fmt.Sprintf("%s:%d:%d", path, row, column), snippet(data, row, column)
 	}
-	return problems{p}
+	return problems{p}.err()
 }
 
 // decoder copies the values of one document into a Config.
@@ -103,22 +97,16 @@ type decoder struct {
 	places   map[string]place
 	keys     map[string]Key
 	sections []string
-	found    []located
-}
-
-// located is a problem with its line and column, by which problems are sorted.
-type located struct {
-	Problem
-	line, column int
+	found    problems
 }
 
 // refuse records a problem at a position in the document.
 func (d *decoder) refuse(line, column int, p Problem) {
-	p.Where = d.path
+	p.Where, p.line, p.column = d.path, line, column
 	if line > 0 {
 		p.Where, p.Snippet = fmt.Sprintf("%s:%d:%d", d.path, line, column), snippet(d.data, line, column)
 	}
-	d.found = append(d.found, located{p, line, column})
+	d.found = append(d.found, p)
 }
 
 // table reads the values of one table of the document. The name "" means the top level.
