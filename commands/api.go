@@ -103,9 +103,9 @@ func (a *api) host() string {
 
 // call sends body (nil means none), parses the answer into result and returns its JSON. An error
 // says what failed and, if known, how to fix it.
-func (a *api) call(ctx context.Context, method, path string, header http.Header, body, result any) ([]byte, error) {
+func (a *api) call(ctx context.Context, method, path string, body, result any) ([]byte, error) {
 	var answer json.RawMessage
-	if err := a.Call(ctx, a.server, method, path, header, body, &answer); err != nil {
+	if err := a.Call(ctx, a.server, method, path, nil, body, &answer); err != nil {
 		return nil, a.explain(err)
 	}
 	answer = bytes.TrimSpace(answer)
@@ -117,12 +117,12 @@ func (a *api) call(ctx context.Context, method, path string, header http.Header,
 
 // get sends a GET request and parses the answer into result.
 func (a *api) get(ctx context.Context, path string, result any) ([]byte, error) {
-	return a.call(ctx, http.MethodGet, path, nil, nil, result)
+	return a.call(ctx, http.MethodGet, path, nil, result)
 }
 
 // post sends body and parses the answer into result.
-func (a *api) post(ctx context.Context, path string, body, result any, header http.Header) ([]byte, error) {
-	return a.call(ctx, http.MethodPost, path, header, body, result)
+func (a *api) post(ctx context.Context, path string, body, result any) ([]byte, error) {
+	return a.call(ctx, http.MethodPost, path, body, result)
 }
 
 // explain adds advice for a person to an error of a call.

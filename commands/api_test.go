@@ -26,7 +26,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type request struct {
 	Method, Path string
 	Body         map[string]any
-	Key          string // Idempotency-Key
+	Key          string // idempotency_key
 	Auth         string
 }
 
@@ -46,7 +46,7 @@ func newServer(t *testing.T, answers map[string]answer) *server {
 	t.Helper()
 	s := &server{answers: answers}
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		asked := request{Method: r.Method, Path: r.URL.RequestURI(), Key: r.Header.Get("Idempotency-Key"), Auth: r.Header.Get("Authorization")}
+		asked := request{Method: r.Method, Path: r.URL.RequestURI(), Auth: r.Header.Get("Authorization")}
 		data, err := io.ReadAll(r.Body)
 		if err != nil {
 			t.Error(err)
@@ -55,6 +55,7 @@ func newServer(t *testing.T, answers map[string]answer) *server {
 			if err := json.Unmarshal(data, &asked.Body); err != nil {
 				t.Errorf("body %q: %v", data, err)
 			}
+			asked.Key, _ = asked.Body["idempotency_key"].(string)
 		}
 		s.requests = append(s.requests, asked)
 		a, ok := s.answers[r.Method+" "+r.URL.RequestURI()]
@@ -173,7 +174,7 @@ func TestPush(t *testing.T) {
 		},
 		"a duplicate": {
 			[]string{"--user", "123", "x", "--idempotency-key", "k"}, answer{202, `{"id":"7","user":"123","sessions":1,"duplicate":true}`},
-			map[string]any{"user": "123", "body_text": "x", "kept": true},
+			map[string]any{"user": "123", "body_text": "x", "kept": true, "idempotency_key": "k"},
 			"nothing done: user 123 had it already (same idempotency key), as message 7\n",
 		},
 		"to users": {

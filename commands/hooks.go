@@ -8,29 +8,12 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"imgo/internal/events"
 	"imgo/internal/settings"
 )
 
 // hookList is the answer of GET /v1/hooks.
-type hookList struct {
-	Hooks []struct {
-		Name           string
-		Lag            int64
-		Waiting        int
-		WaitingSinceMS int64  `json:"waiting_since_ms"`
-		DeadLetters    int    `json:"dead_letters"`
-		DeadTotal      uint64 `json:"dead_total"`
-		Letters        []struct {
-			Event, User, Reason string
-			Tries               int
-			TimeMS              int64 `json:"time_ms"`
-		}
-		Error    string
-		ErrorMS  int64 `json:"error_ms"`
-		Paused   string
-		PausedMS int64 `json:"paused_ms"`
-	}
-}
+type hookList struct{ Hooks []events.Hook }
 
 func (l *hookList) write(w *tabwriter.Writer) {
 	if len(l.Hooks) == 0 {
@@ -138,7 +121,7 @@ func (a *api) changeHook(c *cli.Context, what string, body any, done string) err
 	}
 	var reply struct{}
 	path := "/v1/hooks/" + url.PathEscape(c.Args().First()) + "/" + what
-	if _, err := a.post(c.Context, path, body, &reply, nil); err != nil {
+	if _, err := a.post(c.Context, path, body, &reply); err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	return printLine(c, done)

@@ -65,12 +65,6 @@ func fixed(path string) func(*cli.Context) (string, error) {
 }
 
 func usersCommand() *cli.Command {
-	path := func(c *cli.Context) (string, error) {
-		if c.Args().Len() != 1 {
-			return "", usage(c, "which user? Write imgo users show 123")
-		}
-		return userPath(c.Args().First(), ""), nil
-	}
 	return &cli.Command{
 		Name:  "users",
 		Usage: "see whether a user is online, and what waits for them; close sessions, forget devices, erase",
@@ -80,7 +74,7 @@ func usersCommand() *cli.Command {
 			ArgsUsage:   "USER",
 			Description: "imgo users show 123",
 			Flags:       withAPI(jsonFlag()),
-			Action:      show(path, writeUser),
+			Action:      show(ofUser(""), writeUser),
 		}}, manageUserCommands()...),
 	}
 }

@@ -48,6 +48,16 @@ func userPath(user, below string) string {
 	return "/v1/user" + below + "?user=" + url.QueryEscape(user)
 }
 
+// ofUser returns the userPath of the one user that is the argument of a command.
+func ofUser(below string) func(*cli.Context) (string, error) {
+	return func(c *cli.Context) (string, error) {
+		if c.Args().Len() != 1 {
+			return "", usage(c, "which user? Write %s 123", c.Command.HelpName)
+		}
+		return userPath(c.Args().First(), below), nil
+	}
+}
+
 // devicePath is userPath for a device. The device without a name is empty.
 func devicePath(user, device string) string {
 	if plainInPath(user) && plainInPath(device) {
@@ -70,7 +80,7 @@ func remove(names []string, path func(args []string) string) cli.ActionFunc {
 			return usage(c, "write %s %s", c.Command.HelpName, strings.Join(names, " "))
 		}
 		var result removed
-		answer, err := a.call(c.Context, http.MethodDelete, path(args), nil, nil, &result)
+		answer, err := a.call(c.Context, http.MethodDelete, path(args), nil, &result)
 		if err != nil {
 			return err
 		}
@@ -130,8 +140,9 @@ func manageUserCommands() []*cli.Command {
 }
 
 func kick(c *cli.Context, a *api) error {
-	if c.Args().Len() != 1 {
-		return usage(c, "which user? Write imgo users kick 123")
+	path, err := ofUser("/kick")(c)
+	if err != nil {
+		return err
 	}
 	if c.IsSet("device") && c.IsSet("session") {
 		return usage(c, "name --device or --session, and not both")
@@ -148,7 +159,7 @@ func kick(c *cli.Context, a *api) error {
 	var result struct {
 		Sessions int `json:"sessions"`
 	}
-	answer, err := a.post(c.Context, userPath(c.Args().First(), "/kick"), request, &result, nil)
+	answer, err := a.post(c.Context, path, request, &result)
 	if err != nil {
 		return err
 	}

@@ -71,7 +71,7 @@ func grow(c *cli.Context, a *api) error {
 		return usage(c, "--to must be at least 1")
 	}
 	var p partitions
-	answer, err := a.post(c.Context, "/v1/partitions", map[string]int{"kept": c.Int("to")}, &p, nil)
+	answer, err := a.post(c.Context, "/v1/partitions", map[string]int{"kept": c.Int("to")}, &p)
 	if err != nil {
 		return fmt.Errorf("grow: %w", err)
 	}

@@ -8,7 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
+	"math"
 	"os"
 	"strings"
 	"time"
@@ -23,18 +23,11 @@ import (
 // larger than the request limit of any server.
 const maxInput = 64 << 20
 
-// pushRequest is the body of POST /v1/push.
+// pushRequest is the body of POST /v1/push. Unlike that of a pushapi.Push, its message may be empty.
 type pushRequest struct {
-	User       string   `json:"user,omitempty"`
-	Users      []string `json:"users,omitempty"`
-	Keys       []string `json:"keys,omitempty"`
-	Room       string   `json:"room,omitempty"`
-	All        bool     `json:"all,omitempty"`
-	BodyText   *string  `json:"body_text,omitempty"`
-	BodyBase64 *string  `json:"body_base64,omitempty"`
-	Op         int      `json:"op,omitempty"`
-	Kept       *bool    `json:"kept,omitempty"`
-	TTL        string   `json:"ttl,omitempty"`
+	pushapi.Push
+	BodyText   *string `json:"body_text,omitempty"`
+	BodyBase64 *string `json:"body_base64,omitempty"`
 }
 
 // pushAnswer is the answer of POST /v1/push. For one user it has the fields of Result, for several it
@@ -130,7 +123,7 @@ func pushTarget(c *cli.Context) (*pushRequest, error) {
 			return nil, usage(c, "%s names no user", file)
 		}
 	}
-	request := &pushRequest{Keys: c.StringSlice("key"), Room: c.String("room"), All: c.Bool("all")}
+	request := &pushRequest{Push: pushapi.Push{Keys: c.StringSlice("key"), Room: c.String("room"), All: c.Bool("all")}}
 	if len(users) == 1 {
 		request.User = users[0]
 	} else {
@@ -161,10 +154,10 @@ func pushOptions(c *cli.Context, request *pushRequest) error {
 	kept := toUsers && !c.Bool("not-kept")
 	request.Kept = &kept
 	if op := c.Int("op"); c.IsSet("op") {
-		if op != 5 && op < 1000 {
+		if op != 5 && (op < 1000 || op > math.MaxInt32) {
 			return usage(c, "--op %d is the protocol's own: use 5, or 1000 and above", op)
 		}
-		request.Op = op
+		request.Op = int32(op)
 	}
 	if !c.IsSet("ttl") {
 		return nil
@@ -219,12 +212,9 @@ func (p *pusher) push(ctx context.Context, message []byte, key string) (*pushAns
 		text := base64.StdEncoding.EncodeToString(message)
 		request.BodyBase64 = &text
 	}
-	var header http.Header
-	if key != "" {
-		header = http.Header{"Idempotency-Key": {key}}
-	}
+	request.IdempotencyKey = key
 	answer := &pushAnswer{}
-	raw, err := p.api.post(ctx, "/v1/push", request, answer, header)
+	raw, err := p.api.post(ctx, "/v1/push", request, answer)
 	if err != nil {
 		return nil, nil, fmt.Errorf("push: %w", err)
 	}

@@ -20,7 +20,7 @@ type tokenRequest struct {
 
 // newToken makes a token through the API.
 func (a *api) newToken(ctx context.Context, request tokenRequest) (made pushapi.Token, answer []byte, err error) {
-	answer, err = a.post(ctx, "/v1/tokens", request, &made, nil)
+	answer, err = a.post(ctx, "/v1/tokens", request, &made)
 	if err != nil {
 		return made, nil, fmt.Errorf("make a token: %w", err)
 	}
@@ -39,7 +39,7 @@ func (a *api) revoke(ctx context.Context, token, user string, closeSessions bool
 	var result struct {
 		Revoked int `json:"revoked"`
 	}
-	answer, err := a.post(ctx, "/v1/tokens/revoke", request, &result, nil)
+	answer, err := a.post(ctx, "/v1/tokens/revoke", request, &result)
 	if err != nil {
 		return 0, nil, fmt.Errorf("revoke: %w", err)
 	}
@@ -74,7 +74,7 @@ func tokenCommand() *cli.Command {
 				ArgsUsage:   "USER",
 				Description: "imgo token list 123",
 				Flags:       withAPI(jsonFlag()),
-				Action:      show(tokensPath, (*userTokens).write),
+				Action:      show(ofUser("/tokens"), (*userTokens).write),
 			},
 			{
 				Name:      "revoke",
@@ -101,13 +101,6 @@ type userTokens struct {
 		CreatedMS int64 `json:"created_ms"`
 		ExpiresMS int64 `json:"expires_ms"`
 	} `json:"tokens"`
-}
-
-func tokensPath(c *cli.Context) (string, error) {
-	if c.Args().Len() != 1 {
-		return "", usage(c, "whose tokens? Write imgo token list 123")
-	}
-	return userPath(c.Args().First(), "/tokens"), nil
 }
 
 func (u *userTokens) write(w *tabwriter.Writer) {
