@@ -31,7 +31,8 @@ const (
 func hookAddress(s *settings) string { return s.net + ".99:7180" }
 
 // chaos runs verify while it injects faults.
-func (st *stage) chaos(ctx context.Context, s *settings, stdout io.Writer) error {
+func (st *stage) chaos(ctx context.Context, stdout io.Writer) error {
+	s := st.s
 	seed := s.seed
 	if seed == 0 {
 		seed = rand.Uint64N(1 << 53)
@@ -61,8 +62,8 @@ func (st *stage) chaos(ctx context.Context, s *settings, stdout io.Writer) error
 		r.Verify, err = v.Run(pushing)
 		done <- err
 	}()
-	w := &world{c: st.c, kafka: st.kafka, rng: rand.New(rand.NewPCG(seed, 0)), scale: s.scale, say: st.say}
-	failed := st.injectAll(ctx, s, v, w, r, func() bool { return len(done) > 0 })
+	st.rng = rand.New(rand.NewPCG(seed, 0))
+	failed := st.injectAll(ctx, v, r, func() bool { return len(done) > 0 })
 	stop()
 	st.say("no more pushes: waiting for what is under way")
 	if err := <-done; err != nil {
@@ -80,47 +81,45 @@ func (st *stage) chaos(ctx context.Context, s *settings, stdout io.Writer) error
 }
 
 // injectAll injects each fault once, and then random faults.
-func (st *stage) injectAll(ctx context.Context, s *settings, v *verify.Verifier, w *world, r *report, over func() bool) error {
+func (st *stage) injectAll(ctx context.Context, v *verify.Verifier, r *report, over func() bool) error {
 	for v.Progress().Phase == verify.PhaseConnecting {
 		if over() {
 			return errors.New("verify ended before it began to push")
 		}
-		if err := w.pause(ctx, 100*time.Millisecond); err != nil {
+		if err := st.pause(ctx, 100*time.Millisecond); err != nil {
 			return err
 		}
 	}
-	if err := w.pause(ctx, warmUp); err != nil {
+	if err := st.pause(ctx, warmUp); err != nil {
 		return err
 	}
 	var able []fault
 	for _, f := range faults {
-		if s.faults != nil && !slices.Contains(s.faults, f.name) {
+		if st.s.faults != nil && !slices.Contains(st.s.faults, f.name) {
 			continue
 		}
-		if f.needs != nil {
-			if err := f.needs(w); err != nil {
-				st.say("%s is left out: it %v", f.name, err)
-				r.LeftOut = append(r.LeftOut, fmt.Sprintf("%s: %v", f.name, err))
-				continue
-			}
+		if f.brokers > st.kafka.Count() {
+			r.LeftOut = append(r.LeftOut, fmt.Sprintf("%s: needs %d brokers", f.name, f.brokers))
+			st.say("left out: %s", r.LeftOut[len(r.LeftOut)-1])
+			continue
 		}
 		able = append(able, f)
 	}
 	for _, f := range able {
-		if err := st.injectAndRecover(ctx, v, w, f, f.name); err != nil {
+		if err := st.injectAndRecover(ctx, v, f, f.name); err != nil {
 			return err
 		}
 	}
-	if s.random <= 0 || len(able) == 0 {
+	if st.s.random <= 0 || len(able) == 0 {
 		return nil
 	}
-	st.say("at random, for %s", s.random)
-	for until := time.Now().Add(s.random); time.Now().Before(until); {
-		f := able[w.rng.IntN(len(able))]
-		if err := st.inject(ctx, v, w, f, f.name+atRandom); err != nil {
+	st.say("at random, for %s", st.s.random)
+	for until := time.Now().Add(st.s.random); time.Now().Before(until); {
+		f := able[st.rng.IntN(len(able))]
+		if err := st.inject(ctx, v, f, f.name+atRandom); err != nil {
 			return err
 		}
-		if err := w.pause(ctx, time.Duration(w.rng.Int64N(int64(8*time.Second)))); err != nil {
+		if err := st.pause(ctx, time.Duration(st.rng.Int64N(int64(8*time.Second)))); err != nil {
 			return err
 		}
 	}
@@ -132,8 +131,8 @@ func (st *stage) injectAll(ctx context.Context, s *settings, v *verify.Verifier,
 const atRandom = ", at random"
 
 // injectAndRecover injects a fault and waits until the state is normal again.
-func (st *stage) injectAndRecover(ctx context.Context, v *verify.Verifier, w *world, f fault, name string) error {
-	if err := st.inject(ctx, v, w, f, name); err != nil {
+func (st *stage) injectAndRecover(ctx context.Context, v *verify.Verifier, f fault, name string) error {
+	if err := st.inject(ctx, v, f, name); err != nil {
 		return err
 	}
 	mended := time.Now()
@@ -145,7 +144,7 @@ func (st *stage) injectAndRecover(ctx context.Context, v *verify.Verifier, w *wo
 		if p.Refusal > time.Second || p.Waiting > few && p.Oldest > time.Second || p.Connected < p.Devices*9/10 {
 			since = time.Now()
 		}
-		if time.Since(since) > max(steady/5, time.Duration(float64(steady)*w.scale)) {
+		if time.Since(since) > max(steady/5, time.Duration(float64(steady)*st.s.scale)) {
 			st.say("%s: as before %s after its end", name, since.Sub(mended).Round(100*time.Millisecond))
 			return nil
 		}
@@ -159,11 +158,11 @@ func (st *stage) injectAndRecover(ctx context.Context, v *verify.Verifier, w *wo
 }
 
 // inject injects a fault and records its time span.
-func (st *stage) inject(ctx context.Context, v *verify.Verifier, w *world, f fault, name string) error {
+func (st *stage) inject(ctx context.Context, v *verify.Verifier, f fault, name string) error {
 	st.say("%s", name)
 	end := v.Mark(name)
 	defer end()
-	if err := f.do(ctx, w); err != nil {
+	if err := f.do(ctx, st); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	for _, n := range st.c.nodes {

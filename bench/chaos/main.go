@@ -21,6 +21,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -137,8 +138,10 @@ func parse(args []string, stderr io.Writer) (*settings, error) {
 
 // stage is the cluster with its Kafka.
 type stage struct {
+	s     *settings
 	c     *cluster
 	kafka *kafkatest.Real
+	rng   *rand.Rand // of the faults
 	say   func(format string, args ...any)
 }
 
@@ -171,18 +174,18 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 			return err
 		}
 	}
-	st := &stage{say: say}
+	st := &stage{s: s, say: say}
 	defer st.end()
-	if err := st.start(ctx, s, dir, binary); err != nil {
+	if err := st.start(ctx, dir, binary); err != nil {
 		return err
 	}
 	switch {
 	case s.serve:
 		err = st.serve(ctx, stdout)
 	case s.measure:
-		err = st.measure(ctx, s, stdout)
+		err = st.measure(ctx, stdout)
 	default:
-		err = st.chaos(ctx, s, stdout)
+		err = st.chaos(ctx, stdout)
 	}
 	if err != nil {
 		return err
@@ -192,7 +195,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 }
 
 // start starts Kafka and then the nodes.
-func (st *stage) start(ctx context.Context, s *settings, dir, binary string) error {
+func (st *stage) start(ctx context.Context, dir, binary string) error {
+	s := st.s
 	addresses := make([]string, s.brokers)
 	for i := range addresses {
 		addresses[i] = fmt.Sprintf("%s.%d:9092", s.net, i+1)

@@ -76,7 +76,8 @@ func (f *figures) String() string {
 
 // measure measures a cluster without faults. Only the last measurement stops the
 // routers and deletes their disks.
-func (st *stage) measure(ctx context.Context, s *settings, stdout io.Writer) error {
+func (st *stage) measure(ctx context.Context, stdout io.Writer) error {
+	s := st.s
 	f := &figures{subject: newSubject(ctx, s)}
 	api, err := pushapi.New(pushapi.Config{Servers: st.c.at("logic", httpPort), Timeout: 20 * time.Second, Conns: callers})
 	if err != nil {
@@ -90,7 +91,7 @@ func (st *stage) measure(ctx context.Context, s *settings, stdout io.Writer) err
 			return err
 		}
 		st.say("run %d of %d: pushes to users who are connected", i+1, s.runs)
-		if err := st.connected(ctx, s, f); err != nil {
+		if err := st.connected(ctx, f); err != nil {
 			return err
 		}
 		st.say("run %d of %d: pushes to users who are away", i+1, s.runs)
@@ -151,9 +152,9 @@ func ms(d verify.Millis) float64 { return float64(time.Duration(d).Microseconds(
 
 // connected measures the rate of accepted pushes and their CPU cost while every user
 // is connected and acknowledges.
-func (st *stage) connected(ctx context.Context, s *settings, f *figures) error {
+func (st *stage) connected(ctx context.Context, f *figures) error {
 	before := st.cpu()
-	r, err := st.verifyAt(ctx, s.users, 1e6, callers)
+	r, err := st.verifyAt(ctx, st.s.users, 1e6, callers)
 	if err != nil {
 		return err
 	}
