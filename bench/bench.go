@@ -91,15 +91,6 @@ func (usageError) ExitCode() int { return 64 }
 
 // check fills in defaults. It returns an error if an option is invalid.
 func (o *options) check(names string) error {
-	for name, n := range map[string]int{
-		"runs": o.runs, "conns": o.conns, "callers": o.callers, "users": o.users, "rate": o.rate,
-		"broadcasts": o.broadcasts, "replayed": o.replayed, "stalled": o.sleepers,
-		"comets": o.comets, "per-comet": o.perComet,
-	} {
-		if n < 1 {
-			return usageError{fmt.Errorf("--%s must be at least 1", name)}
-		}
-	}
 	if o.duration < 100*time.Millisecond || o.stall < 100*time.Millisecond {
 		return usageError{errors.New("--duration and --stall must be at least 100ms")}
 	}

@@ -19,12 +19,13 @@ import "github.com/urfave/cli/v2"
 
 // Command returns the command `imgo bench`.
 func Command() *cli.Command {
+	o := &options{}
 	return &cli.Command{
 		Name:        "bench",
 		Usage:       "measure this imgo, and the limits of this machine beside it",
 		Description: description(),
-		Flags:       flags(),
-		Action:      action,
+		Flags:       flags(o),
+		Action:      func(c *cli.Context) error { return action(c, o) },
 		Subcommands: []*cli.Command{{
 			Name: "child", Usage: "run a child process of bench: clients, or a limit of the machine", ArgsUsage: "KIND",
 			Hidden: true, Action: childAction,

@@ -10,10 +10,13 @@ import (
 
 func description() string { return "It runs on Linux only: it reads /proc and uses epoll." }
 
-func flags() []cli.Flag { return nil }
+// options are empty, because there are no flags.
+type options struct{}
 
-func action(*cli.Context) error {
+func flags(*options) []cli.Flag { return nil }
+
+func action(*cli.Context, *options) error {
 	return errors.New("imgo bench runs on Linux only: it reads /proc and uses epoll")
 }
 
-func childAction(c *cli.Context) error { return action(c) }
+func childAction(c *cli.Context) error { return action(c, nil) }

@@ -5,7 +5,9 @@ package bench
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"imgo/bench/load"
@@ -55,9 +57,11 @@ func stalled(ctx context.Context, t *trial) error {
 // withStalled measures the clients that read while others do not. before and rest are the latencies and the memory without
 // the others.
 func (f *fleet) withStalled(ctx context.Context, before load.Histogram, rest footprint) error {
-	w := f.watch(ctx)
-	after, err := f.stallFor(ctx, f.stall)
-	seconds, rss := w.stop()
+	var after load.Histogram
+	seconds, mib, err := f.watch(ctx, func() (err error) {
+		after, err = f.stallFor(ctx, f.stall)
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -65,20 +69,17 @@ func (f *fleet) withStalled(ctx context.Context, before load.Histogram, rest foo
 	if err != nil {
 		return err
 	}
-	most := 0.0
-	for _, v := range rss {
-		most = max(most, v)
-	}
-	bound := float64(pendingBytes) * float64(f.sleepers)
+	most, without := slices.Max(append(mib, 0)), rest.rss/(1<<20)
+	bound := float64(pendingBytes*f.sleepers) / (1 << 20)
 	f.percentiles("the others without them, push to receipt", &before, false)
 	f.percentiles("the others with them, push to receipt", &after, false)
 	f.add("p99 of the others, with over without", "×", ratio(ms(after.Quantile(0.99)), ms(before.Quantile(0.99))))
-	f.add("resident memory before them", "MiB", rest.rss/(1<<20))
-	f.add("resident memory with them, most", "MiB", most/(1<<20))
-	f.limit("what limits.pending_bytes allows them", "MiB", bound/(1<<20))
-	f.add("memory that came with them, over what is allowed", "×", (most-rest.rss)/bound)
+	f.add("resident memory before them", "MiB", without)
+	f.add("resident memory with them, most", "MiB", most)
+	f.limit("what limits.pending_bytes allows them", "MiB", bound)
+	f.add("memory that came with them, over what is allowed", "×", (most-without)/bound)
 	f.add("stalled clients still connected at the end", "", sumOf(m, "imgo_comet_sessions")-float64(f.sleepers))
-	f.line("resident memory with clients that never read", "s", "MiB", seconds, mebi(rss))
+	f.line("resident memory with clients that never read", "s", "MiB", seconds, mib)
 	return nil
 }
 
@@ -110,38 +111,19 @@ func sumOf(metrics map[string]float64, name string) (sum float64) {
 	return sum
 }
 
-func mebi(bytes []float64) []float64 {
-	all := make([]float64, len(bytes))
-	for i, v := range bytes {
-		all[i] = v / (1 << 20)
-	}
-	return all
-}
-
-// watch records a server's memory until it is stopped.
-type watch struct {
-	end     context.CancelFunc
-	done    chan struct{}
-	seconds []float64
-	rss     []float64
-}
-
-func (s *server) watch(ctx context.Context) *watch {
+// watch runs do, and returns the server's memory meanwhile, in MiB.
+func (s *server) watch(ctx context.Context, do func() error) (seconds, mib []float64, err error) {
 	ctx, end := context.WithCancel(ctx)
-	w := &watch{end: end, done: make(chan struct{})}
-	go func() {
-		defer close(w.done)
+	var watching sync.WaitGroup
+	watching.Go(func() {
 		for begun := time.Now(); ctx.Err() == nil; load.Sleep(ctx, watchStep) {
 			if rss, err := rssOf(s.pid()); err == nil {
-				w.seconds, w.rss = append(w.seconds, time.Since(begun).Seconds()), append(w.rss, float64(rss))
+				seconds, mib = append(seconds, time.Since(begun).Seconds()), append(mib, float64(rss)/(1<<20))
 			}
 		}
-	}()
-	return w
-}
-
-func (w *watch) stop() (seconds, rss []float64) {
-	w.end()
-	<-w.done
-	return w.seconds, w.rss
+	})
+	err = do()
+	end()
+	watching.Wait()
+	return seconds, mib, err
 }

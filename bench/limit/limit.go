@@ -23,34 +23,39 @@ type Addr struct {
 	Addr string `json:"addr"`
 }
 
-// HTTP runs a net/http server that reads each body and answers 202 with as many bytes
-// as imgo.
-func HTTP(dec *json.Decoder, enc *json.Encoder) error {
+// Serve runs an HTTP server until the input ends. Its first answer is an Addr. After that it answers every JSON object
+// with what answer returns.
+func Serve(dec *json.Decoder, enc *json.Encoder, handler http.HandlerFunc, answer func() any) error {
 	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // binding loopback does not wait
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
+	server := &http.Server{ReadHeaderTimeout: time.Minute, Handler: handler}
+	go func() { _ = server.Serve(l) }() // it returns when the server is closed
+	err = enc.Encode(Addr{Addr: l.Addr().String()})
+	for err == nil {
+		var ignored struct{}
+		if err = dec.Decode(&ignored); err == nil { // the input's end is the end
+			err = enc.Encode(answer())
+		}
+	}
+	return errors.Join(err, server.Close())
+}
+
+// HTTP runs a net/http server that reads each body and answers 202 with as many bytes
+// as imgo.
+func HTTP(dec *json.Decoder, enc *json.Encoder) error {
 	answer := []byte(`{"id":"281474976710656","user":"u00000000","sessions":1,"duplicate":false}` + "\n")
 	length := strconv.Itoa(len(answer))
-	server := &http.Server{
-		ReadHeaderTimeout: time.Minute,
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if _, err := io.Copy(io.Discard, r.Body); err != nil {
-				return
-			}
-			w.Header().Set("Content-Type", "application/json")
-			w.Header().Set("Content-Length", length)
-			w.WriteHeader(http.StatusAccepted)
-			_, _ = w.Write(answer)
-		}),
-	}
-	go func() { _ = server.Serve(l) }() // it returns when the server is closed
-	if err := enc.Encode(Addr{Addr: l.Addr().String()}); err != nil {
-		return err
-	}
-	var ignored struct{}
-	err = dec.Decode(&ignored) // until the parent closes the input
-	return errors.Join(err, server.Close())
+	return Serve(dec, enc, func(w http.ResponseWriter, r *http.Request) {
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Content-Length", length)
+		w.WriteHeader(http.StatusAccepted)
+		_, _ = w.Write(answer)
+	}, func() any { return nil })
 }
 
 // WriteRequest is a request to Writer: first accept, then write.

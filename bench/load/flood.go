@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"imgo/internal/wait"
 )
 
@@ -26,16 +28,16 @@ type Flooded struct {
 // makes one call after another. The measurement starts after warm and lasts for d.
 // Flood calls mark at its beginning and at its end.
 func Flood(ctx context.Context, addr string, c Call, callers, users int, warm, d time.Duration, mark func() error) (*Flooded, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+	calling, stop := context.WithCancel(ctx)
+	defer stop()
+	g, calling := errgroup.WithContext(calling)
 	result := &Flooded{}
 	var measuring atomic.Bool
 	var accepted, refused atomic.Int64
 	var mu sync.Mutex
 	work := func(caller *Caller, c Call) error {
-		defer caller.Close()
 		var answers Histogram
-		for ctx.Err() == nil {
+		for calling.Err() == nil {
 			c.To(rand.IntN(users))
 			started := time.Now()
 			c.Stamp(started)
@@ -55,59 +57,47 @@ func Flood(ctx context.Context, addr string, c Call, callers, users int, warm, d
 			}
 		}
 		mu.Lock()
+		defer mu.Unlock()
 		result.Answers.Merge(answers)
-		mu.Unlock()
 		return nil
 	}
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer cancel(nil) // deferred after wg.Wait, so it runs first
 	for range callers {
-		caller, err := DialCaller(ctx, addr)
-		if err != nil {
-			return nil, err
-		}
-		wg.Go(func() {
-			if err := work(caller, c.Clone()); err != nil {
-				cancel(err)
-			}
-		})
+		g.Go(func() error { return withCaller(calling, addr, c, work) })
 	}
-	Sleep(ctx, warm)
-	if err := mark(); err != nil {
-		return nil, err
-	}
+	Sleep(calling, warm)
+	err := mark()
 	started := time.Now()
 	measuring.Store(true)
-	Sleep(ctx, d)
+	Sleep(calling, d)
 	result.Seconds = time.Since(started).Seconds()
 	result.Accepted, result.Refused = accepted.Load(), refused.Load()
-	err := mark()
+	err = errors.Join(err, mark())
 	measuring.Store(false)
-	failed := context.Cause(ctx)
-	cancel(nil)
-	wg.Wait()
-	return result, errors.Join(failed, err)
+	stop()
+	return result, errors.Join(g.Wait(), ctx.Err(), err)
+}
+
+// withCaller runs work with a connection and a call of its own.
+func withCaller(ctx context.Context, addr string, c Call, work func(*Caller, Call) error) error {
+	caller, err := DialCaller(ctx, addr)
+	if err != nil {
+		return err
+	}
+	defer caller.Close()
+	return work(caller, c.Clone())
 }
 
 // Pace makes times stamped calls at rate calls a second, to users 0 to users-1 in
 // turn. The number of callers connections bounds the simultaneous calls. Pace returns
 // the durations until the answers. A refused push is an error.
 func Pace(ctx context.Context, addr string, c Call, callers, users int, rate float64, times int) (answers Histogram, err error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+	g, calling := errgroup.WithContext(ctx)
 	turns := make(chan int, times)
 	var mu sync.Mutex
 	work := func(caller *Caller, c Call) error {
-		defer caller.Close()
 		var own Histogram
-		defer func() {
-			mu.Lock()
-			defer mu.Unlock()
-			answers.Merge(own)
-		}()
 		for n := range turns {
-			if ctx.Err() != nil {
+			if calling.Err() != nil {
 				return nil
 			}
 			c.To(n % max(users, 1))
@@ -122,29 +112,22 @@ func Pace(ctx context.Context, addr string, c Call, callers, users int, rate flo
 			}
 			own.Add(time.Since(started))
 		}
+		mu.Lock()
+		defer mu.Unlock()
+		answers.Merge(own)
 		return nil
 	}
-	var wg sync.WaitGroup
 	for range callers {
-		caller, err := DialCaller(ctx, addr)
-		if err != nil {
-			cancel(err)
-			break
-		}
-		wg.Go(func() {
-			if err := work(caller, c.Clone()); err != nil {
-				cancel(err)
-			}
-		})
+		g.Go(func() error { return withCaller(calling, addr, c, work) })
 	}
 	begun := time.Now()
-	for n := 0; n < times && ctx.Err() == nil; n++ {
-		Sleep(ctx, time.Until(begun.Add(time.Duration(float64(n)/rate*float64(time.Second)))))
+	for n := 0; n < times && calling.Err() == nil; n++ {
+		Sleep(calling, time.Until(begun.Add(time.Duration(float64(n)/rate*float64(time.Second)))))
 		turns <- n
 	}
 	close(turns)
-	wg.Wait()
-	return answers, context.Cause(ctx)
+	err = g.Wait()
+	return answers, errors.Join(err, ctx.Err())
 }
 
 // Sleep waits for d, or until ctx is done.

@@ -5,14 +5,12 @@ package load
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"sync"
 	"time"
 
+	"imgo/bench/limit"
 	"imgo/internal/events"
 )
 
@@ -27,30 +25,11 @@ type Taken struct {
 	Last  time.Time `json:"last"`
 }
 
-// Receiving is the first answer of Receive.
-type Receiving struct {
-	Addr string `json:"addr"`
-}
-
 // Receive is the main function of a process that receives the events of a hook, and answers each call at once. It does
-// not verify signatures. Its first answer is a Receiving. After that it answers every JSON object with Taken, until its
-// input ends.
+// not verify signatures. It answers as limit.Serve does, with Taken.
 func Receive(dec *json.Decoder, enc *json.Encoder) error {
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // binding loopback does not wait
-	if err != nil {
-		return fmt.Errorf("listen: %w", err)
-	}
 	r := &receiver{last: make(map[string]events.ID)}
-	server := &http.Server{ReadHeaderTimeout: time.Minute, Handler: r}
-	go func() { _ = server.Serve(l) }() // it returns when the server is closed
-	err = enc.Encode(Receiving{Addr: l.Addr().String()})
-	for err == nil {
-		var ignored struct{}
-		if err = dec.Decode(&ignored); err == nil { // the input's end is the end
-			err = enc.Encode(r.take())
-		}
-	}
-	return errors.Join(err, server.Close())
+	return limit.Serve(dec, enc, r.serve, func() any { return r.take() })
 }
 
 // receiver counts events.
@@ -70,7 +49,7 @@ func (r *receiver) take() Taken {
 	return taken
 }
 
-func (r *receiver) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+func (r *receiver) serve(w http.ResponseWriter, q *http.Request) {
 	body, err := io.ReadAll(q.Body)
 	if err != nil {
 		return
