@@ -1,9 +1,9 @@
 // Package protocol names the elements of imgo's client protocol (see docs/reference/protocol.md):
 // operations, header lengths, close codes and the limits that both sides know.
 //
-// The server uses these names and declares none of its own. Clients have their own copies, which tests
-// compare with these. The package holds
-// constants and pure functions only. It does no I/O and imports no other package of imgo.
+// The server uses these names and declares none of its own. The clients have their own copies. A test
+// compares those of the Go client with these. The vectors and scenarios in clients/ hold the others. The
+// package has constants and pure functions only. It does no I/O and imports no other package of imgo.
 package protocol
 
 // The operations of a packet. OpError is the answer to an operation that was refused, and OpRoomChanged
@@ -64,8 +64,8 @@ const (
 	DefaultMaxBody = 64 << 10
 	// MaxNameBytes bounds the names of users and devices, in bytes.
 	MaxNameBytes = 128
-	// MaxRoomBytes bounds the names of rooms and session keys, in bytes. goim had
-	// no bound but that of a packet.
+	// MaxRoomBytes bounds rooms and session keys of clients and of /goim, in bytes.
+	// goim had no bound but that of a packet. /v1 allows MaxNameBytes.
 	MaxRoomBytes = 512
 	// MaxTokenBytes bounds a client's token, in bytes.
 	MaxTokenBytes = 8 << 10

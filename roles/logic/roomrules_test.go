@@ -11,6 +11,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/roles/logic"
 )
 
@@ -37,6 +38,20 @@ func TestRulesDecideAboutJoins(t *testing.T) {
 		}
 		if want == envelope.CodeForbidden && !strings.Contains(err.Error(), fmt.Sprintf("%q", room)) {
 			t.Errorf("%q: the error does not name the room: %v", room, err)
+		}
+	}
+}
+
+// comet accepts rooms of up to protocol.MaxRoomBytes, so rules do too.
+func TestJoinTakesLongRooms(t *testing.T) {
+	w := newWorld(t, withRules)
+	for length, want := range map[int]envelope.Code{
+		protocol.MaxNameBytes + 1: "", protocol.MaxRoomBytes: "", protocol.MaxRoomBytes + 1: envelope.CodeInvalid,
+	} {
+		access := &envelope.RoomAccess{Ruled: true}
+		_, err := w.Join(t.Context(), &envelope.JoinRequest{Room: strings.Repeat("r", length), Access: access})
+		if code := envelope.CodeOf(err); code != want {
+			t.Errorf("%d bytes: %v, want %q", length, err, want)
 		}
 	}
 }

@@ -109,7 +109,7 @@ func (h *sessionHandler) Join(ctx context.Context, r *envelope.JoinRequest) (*en
 		return nil, err
 	}
 	defer end()
-	if err := envelope.CheckName("room", r.GetRoom()); err != nil {
+	if err := envelope.CheckRoom("room", r.GetRoom()); err != nil {
 		return nil, err
 	}
 	if h.cfg.RoomRules.join(r.GetRoom()) == JoinWebhook {
