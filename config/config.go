@@ -5,7 +5,7 @@
 // It guarantees that a role gets only settings that were validated. Every
 // setting has one name everywhere: `comet.tcp` in the file is IMGO_COMET_TCP in
 // the environment and --comet-tcp on the command line. All three are derived
-// from one field below.
+// from one tagged field, here or in the Config of a role.
 //
 // It decides nothing at run time. Only main, roles and tests import it.
 package config

@@ -19,6 +19,7 @@
 //
 // The first byte of a key names its owner: L are entries of the kept log, and E those of the log of events; P describes the
 // database and the log (format, partitions, generation, bounds of each partition); T are
-// tokens and S those of a cluster's topic; M, B, U, I, D and R are mailboxes, and so are their lower case
-// letters for later generations of the log. Q is written and dropped to merge tables.
+// tokens and S those of a cluster's topic; M, B, U, I, D, O and R are mailboxes, and so are their lower case
+// letters for later generations of the log; K are small tables, such as the state of hooks. Q is written and
+// dropped to merge tables.
 package store

@@ -5,7 +5,7 @@
 // replaces it as a whole. The package guarantees, with the default settings:
 //
 //   - A node that leaves is known to have left within a fraction of a second.
-//   - A node that dies is known to be dead within about 1.5 s, and 3 s at worst.
+//   - A node that dies is known to be dead after about cluster.dead_after (2 s), and after 3 s at worst.
 //   - A node that starts is known at once. It may have another address than before, and
 //     its predecessor need not be known to be dead.
 //   - Two halves of a cluster that could not reach each other find each other again.

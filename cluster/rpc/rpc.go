@@ -17,8 +17,9 @@
 //   - A slow or large call does not delay the other calls of its stream.
 //   - A panic in a handler is an internal error of that call only.
 //
-// A call that failed may have been carried out all the same. So every method must
-// be safe to repeat.
+// A call that failed may have been carried out all the same. Every method except
+// Router.Take is safe to repeat. A failed Take may have acknowledged messages that the
+// caller never got.
 //
 // The package does not choose nodes, does not retry, and does not know which nodes
 // are alive: cluster/members does. A node does not call itself through it.

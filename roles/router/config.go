@@ -49,7 +49,8 @@ type Config struct {
 	// not acknowledge.
 	WatchMax time.Duration `default:"1m"`
 	// CometTimeout is how long after a comet's last sign of life its sessions
-	// leave the table (I6 asks for less than 10 s).
+	// leave the table (I6 asks for less than 10 s). A node sets it to three times
+	// delivery.announce_interval.
 	CometTimeout time.Duration `default:"6s"`
 	// FlushInterval is how often changes are written behind to the store. A
 	// message that is acknowledged within one never touches the disk.

@@ -1,7 +1,7 @@
-// Package auth decides who a client is. It has the three authenticators that
-// role logic chooses from: Opaque looks tokens up in the token store, JWT
-// verifies signed tokens and leaves all others to Opaque, and Open believes
-// what a client says, for development.
+// Package auth decides who a client is. Logic uses one of four authenticators.
+// Opaque looks tokens up in the token store. JWT verifies signed tokens and passes
+// all others to Opaque. Webhook asks the operator's backend. Open believes the
+// client, for development.
 //
 // It guarantees that the cost of a bad token is bounded, that no error and no
 // log line has a part of a token in it, and that new keys are used without a
