@@ -46,6 +46,21 @@ func samples() map[string]wire {
 			{User: "123", Device: "phone", Online: true, SinceMs: 1699999999000, At: 1<<48 | 7}, {User: "4"}}}},
 		"record_user_rooms": &envelope.Record{Id: recordID, TimeMs: 1700000000000, UserRooms: &envelope.UserRooms{
 			User: "123", Rooms: &envelope.Memberships{At: 1<<48 | 7, Rooms: []string{"team", "live://1"}}}},
+		"record_removal": &envelope.Record{Id: recordID, TimeMs: 1700000000000, Removal: &envelope.Removal{
+			User: "123", Devices: []string{"phone"}, Messages: true, All: true}},
+		"record_dues": &envelope.Record{Id: recordID, TimeMs: 1700000000000, Dues: &envelope.Dues{Dues: []*envelope.Due{
+			{User: "123", Id: 1<<48 | 7, Step: envelope.Due_UNDELIVERED}, {User: "4", Id: 1<<48 | 9, Step: envelope.Due_LOST}}}},
+		"record_read": &envelope.Record{Id: recordID, TimeMs: 1700000000000, Read: &envelope.Read{
+			User: "123", Device: "phone", Ids: []uint64{1<<48 | 9}, UpTo: 1<<48 | 7, ByCaller: true}},
+		"record_upstream": &envelope.Record{Id: recordID, TimeMs: 1700000000000, Upstream: &envelope.Upstream{
+			User: "123", Device: "phone", Session: "c1-4294967298", Op: 1001, Body: []byte("x"), ClientId: 7}},
+		"envelope_opened": &envelope.Envelope{TimeMs: 1700000000000, Opened: &envelope.RoomOpened{
+			Comet: "c1", Room: "live://1", Seq: 3, Incarnation: 1700000000000}},
+		"envelope_dismiss": &envelope.Envelope{Dismiss: &envelope.Dismiss{
+			To: []*envelope.Address{address}, Ids: []uint64{1<<48 | 9}, UpTo: 1<<48 | 7}},
+		"control_records": &envelope.RecordsVersion{Version: 3, TimeMs: 1700000000000},
+		"token_change": &envelope.TokenChange{Id: recordID, Hash: []byte("h"), User: "123", ExpiresMs: 1700600000000,
+			CreatedMs: 1700000000000, Revoked: true, Rooms: []string{"team-*"}},
 		"envelope_session_rooms": &envelope.Envelope{SessionRooms: &envelope.SessionRooms{
 			To: []*envelope.Address{address}, Rooms: &envelope.Memberships{At: 1<<48 | 7, Rooms: []string{"team"}}}},
 		"record_moved": &envelope.Record{Id: recordID, TimeMs: 1700000000000, Moved: &envelope.Moved{From: 3,
@@ -66,6 +81,27 @@ func samples() map[string]wire {
 			Messages: []*envelope.Kept{{Id: 1 << 48, Op: 5, Body: []byte("x"), TimeMs: 1}}}},
 		"envelope_kick":  &envelope.Envelope{Kick: &envelope.Kick{To: []*envelope.Address{address}, Code: 3506, Reason: "kicked"}},
 		"envelope_nudge": &envelope.Envelope{Nudge: &envelope.Nudge{To: []*envelope.NudgeTarget{{To: address, Newest: 1 << 48}}}},
+	}
+}
+
+// TestSamplesHaveEachKind fails if a kind of record or envelope has no sample.
+func TestSamplesHaveEachKind(t *testing.T) {
+	for _, of := range []proto.Message{&envelope.Record{}, &envelope.Envelope{}} {
+		message := of.ProtoReflect().Descriptor()
+		for i := range message.Fields().Len() {
+			field := message.Fields().Get(i)
+			if field.Message() == nil {
+				continue
+			}
+			found := false
+			for _, m := range samples() {
+				sample := m.ProtoReflect()
+				found = found || sample.Descriptor() == message && sample.Has(field)
+			}
+			if !found {
+				t.Errorf("no sample has the field %s of %s", field.Name(), message.Name())
+			}
+		}
 	}
 }
 

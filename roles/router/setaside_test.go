@@ -13,17 +13,16 @@ import (
 	"imgo/store"
 )
 
-// A record that cannot be stored stops nothing: those after it are applied and written, and it is counted and
-// reported once.
-func TestRecordsThatCannotBeApplied(t *testing.T) {
-	long, u := strings.Repeat("k", 70_000), "u"
+// badRecords returns records of each kind that cannot be stored, for the user u.
+func badRecords(u string) map[string]*envelope.Record {
+	long := strings.Repeat("k", 70_000)
 	expires := time.Now().Add(time.Hour).UnixMilli()
 	pushTo := func(users ...string) *envelope.Push {
 		return &envelope.Push{Users: users, Op: 5, Body: []byte("x"), ExpiresMs: expires}
 	}
 	keyed := pushTo(u)
 	keyed.IdempotencyKey = long
-	for name, rec := range map[string]*envelope.Record{
+	return map[string]*envelope.Record{
 		"idempotency key": {Push: keyed},
 		"claim":           {Claim: &envelope.Claim{Key: long}},
 		"user":            {Push: pushTo(u, long)},
@@ -32,10 +31,41 @@ func TestRecordsThatCannotBeApplied(t *testing.T) {
 		"device":          {Device: &envelope.Device{User: u, Device: long}},
 		"device's user":   {Device: &envelope.Device{User: "a\x00b", Device: "d"}},
 		"removal":         {Removal: &envelope.Removal{User: long, All: true}},
+		"membership":      {Membership: &envelope.Membership{User: long, Room: "r", Member: true}},
+		"user rooms":      {UserRooms: &envelope.UserRooms{User: long, Rooms: &envelope.Memberships{At: 1, Rooms: []string{"r"}}}},
+		"dues":            {Dues: &envelope.Dues{Dues: []*envelope.Due{{User: long, Id: 1, Step: envelope.Due_EXPIRED}}}},
+		"read":            {Read: &envelope.Read{User: long, UpTo: 1}},
+		"presences":       {Presences: &envelope.Presences{Presences: []*envelope.Presence{{User: long, Online: true}}}},
+		"upstream":        {Upstream: &envelope.Upstream{User: long, Device: "d", Op: 1001, ClientId: 1}},
 		"moved key":       {Moved: &envelope.Moved{Keys: []*envelope.MovedKey{{User: u, Key: long, Id: 1, ExpiresMs: expires}}}},
 		"moved claim":     {Moved: &envelope.Moved{Claims: []*envelope.MovedClaim{{Key: long, Id: 1, ExpiresMs: expires}}}},
 		"moved mailbox":   {Moved: &envelope.Moved{Mailboxes: []*envelope.MovedMailbox{{User: long, Last: true}}}},
-	} {
+	}
+}
+
+// TestBadRecordsHaveEachKind fails if a kind of record has no bad sample. A fence has nothing to store.
+func TestBadRecordsHaveEachKind(t *testing.T) {
+	fields := (&envelope.Record{}).ProtoReflect().Descriptor().Fields()
+	for i := range fields.Len() {
+		field := fields.Get(i)
+		if field.Message() == nil || field.Name() == "fence" {
+			continue
+		}
+		found := false
+		for _, rec := range badRecords("u") {
+			found = found || rec.ProtoReflect().Has(field)
+		}
+		if !found {
+			t.Errorf("no bad record is of the kind %s", field.Name())
+		}
+	}
+}
+
+// A record that cannot be stored stops nothing: those after it are applied and written, and it is counted and
+// reported once.
+func TestRecordsThatCannotBeApplied(t *testing.T) {
+	const u = "u"
+	for name, rec := range badRecords(u) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, func(c *router.Config) { c.FlushInterval = time.Millisecond })
 			w.append(u, rec)
