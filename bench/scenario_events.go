@@ -3,12 +3,14 @@
 package bench
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"time"
 
@@ -31,6 +33,14 @@ const (
 // events measures what reports cost: the CPU time of a kept push with the report "each" beside one without, how many
 // events a second the server tells, and how many a second a hook takes, one in a call and in batches.
 func events(ctx context.Context, t *trial) error {
+	settings, err := exec.CommandContext(ctx, t.imgo, "config", "init").Output()
+	if err != nil {
+		return fmt.Errorf("ask %s for its settings: %w", t.imgo, err)
+	}
+	if !bytes.Contains(settings, []byte("[[hooks]]")) {
+		t.note("this version of imgo has no hooks: not measured")
+		return nil
+	}
 	if err := t.connected(ctx, serverOptions{}, t.receivers(), func(f *fleet) error { return f.reports(ctx) }); err != nil {
 		return err
 	}

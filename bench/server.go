@@ -26,7 +26,7 @@ type server struct {
 	process.Process
 	dir     string // of the data and the log
 	tcp, ws string
-	admin   string // profiles need no key there
+	admin   string // profiles need no key there; older versions have them at HTTP
 }
 
 // serverOptions are the settings of a scenario that differ from the defaults.
@@ -89,11 +89,12 @@ func (s *server) pid() int { return s.PID() }
 
 // get requests a path from imgo's admin endpoints.
 func (s *server) get(ctx context.Context, path string) ([]byte, error) {
-	address := s.HTTP
 	if strings.HasPrefix(path, "/debug/") {
-		address = s.admin
+		if data, err := call(ctx, http.MethodGet, "http://"+s.admin+path, ""); err == nil {
+			return data, nil
+		}
 	}
-	return call(ctx, http.MethodGet, "http://"+address+path, "")
+	return call(ctx, http.MethodGet, "http://"+s.HTTP+path, "")
 }
 
 // post calls imgo's API.
