@@ -312,7 +312,7 @@ func (m *Mailboxes) get(key []byte, read func(raw []byte) error) (ok bool, err e
 // if none did.
 func (m *Mailboxes) Used(partition int32, user, key string) (id uint64, ok bool, err error) {
 	m.db.opt.Faults.readMailbox(partition, user)
-	ok, err = m.get(append(m.underUser(prefixUsed, partition, user, len(key)), key...), func(raw []byte) error {
+	ok, err = m.get(m.usedKey(partition, user, key), func(raw []byte) error {
 		if len(raw) != 8 {
 			return errMailboxShort
 		}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/dgraph-io/badger/v4"
@@ -98,8 +99,7 @@ func (b *MailboxBatch) Delete(user string, e *MailboxEntry) {
 
 // Use stores until expires that a message used an idempotency key for a user.
 func (b *MailboxBatch) Use(user, key string, id uint64, expires time.Time) {
-	k := append(b.underUser(prefixUsed, b.partition, user, len(key)), key...)
-	b.set(k, binary.BigEndian.AppendUint64(nil, id), expires)
+	b.set(b.usedKey(b.partition, user, key), binary.BigEndian.AppendUint64(nil, id), expires)
 }
 
 // DeleteMeta removes the meta of a user who has no message.
@@ -115,19 +115,13 @@ func (b *MailboxBatch) eraseKeys() error {
 	var gone []*badger.Entry
 	for _, e := range b.erased {
 		prefix := b.underUser(prefixUsed, b.partition, e.user, 0)
-		err := b.db.view(func(txn *badger.Txn) error {
-			for item := range items(txn, keysOnly(prefix), nil) {
-				err := readItem(item, func(raw []byte) error {
-					if len(raw) >= 8 && binary.BigEndian.Uint64(raw) < e.before {
-						gone = append(gone, &badger.Entry{Key: item.KeyCopy(nil)})
-					}
-					return nil
-				})
-				if err != nil {
-					return err
+		err := b.db.each(keysOnly(prefix), nil, math.MaxInt, func(item *badger.Item) error {
+			return readItem(item, func(raw []byte) error {
+				if len(raw) >= 8 && binary.BigEndian.Uint64(raw) < e.before {
+					gone = append(gone, &badger.Entry{Key: item.KeyCopy(nil)})
 				}
-			}
-			return nil
+				return nil
+			})
 		})
 		if err != nil {
 			return fmt.Errorf("read the idempotency keys of user %q: %w", e.user, err)

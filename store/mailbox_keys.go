@@ -47,8 +47,13 @@ func (s keySpace) partitionPrefixes(partition int32) (prefixes [][]byte) {
 	return prefixes
 }
 
+// nameKey returns the key under prefix of a user as a whole.
+func (s keySpace) nameKey(prefix byte, partition int32, user string) []byte {
+	return append(s.partitionKey(prefix, partition, len(user)), user...)
+}
+
 func (s keySpace) userKey(partition int32, user string) []byte {
-	return append(s.partitionKey(prefixUser, partition, len(user)), user...)
+	return s.nameKey(prefixUser, partition, user)
 }
 
 // underUser returns the key prefix of everything that a user has under prefix, with room
@@ -86,6 +91,7 @@ func (s keySpace) dueKeys(partition int32, user string, e *MailboxEntry) (keys [
 	return keys
 }
 
-func (s keySpace) claimKey(partition int32, key string) []byte {
-	return append(s.underUser(prefixUsed, partition, "", len(key)), key...)
+// usedKey returns the key of an idempotency key of a user; no user: of a claim.
+func (s keySpace) usedKey(partition int32, user, key string) []byte {
+	return append(s.underUser(prefixUsed, partition, user, len(key)), key...)
 }

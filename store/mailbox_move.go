@@ -23,34 +23,29 @@ type UsedKey struct {
 // the given one (the zero UsedKey: from the first). It returns none if there are no more.
 func (m *Mailboxes) Keys(partition int32, after UsedKey, limit int) (keys []UsedKey, err error) {
 	prefix := m.partitionKey(prefixUsed, partition, 0)
-	last := append(m.underUser(prefixUsed, partition, after.User, len(after.Key)), after.Key...)
-	err = m.db.view(func(txn *badger.Txn) error {
-		for item := range items(txn, withValues(prefix), last) {
-			if len(keys) >= limit {
-				return nil
-			}
-			name := item.Key()
-			user, key, ok := bytes.Cut(name[len(prefix):], []byte{0})
-			if !ok {
-				return fmt.Errorf("key %x names no user", name)
-			}
-			k := UsedKey{User: string(user), Key: string(key)}
-			if at := item.ExpiresAt(); at > 0 {
-				k.Expires = time.Unix(int64(at), 0)
-			}
-			err := readItem(item, func(raw []byte) error {
-				if len(raw) < 8 {
-					return errMailboxShort
-				}
-				k.ID = binary.BigEndian.Uint64(raw)
-				copy(k.Record[:], raw[8:])
-				return nil
-			})
-			if err != nil {
-				return fmt.Errorf("key of user %q: %w", user, err)
-			}
-			keys = append(keys, k)
+	last := m.usedKey(partition, after.User, after.Key)
+	err = m.db.each(withValues(prefix), last, limit, func(item *badger.Item) error {
+		name := item.Key()
+		user, key, ok := bytes.Cut(name[len(prefix):], []byte{0})
+		if !ok {
+			return fmt.Errorf("key %x names no user", name)
 		}
+		k := UsedKey{User: string(user), Key: string(key)}
+		if at := item.ExpiresAt(); at > 0 {
+			k.Expires = time.Unix(int64(at), 0)
+		}
+		err := readItem(item, func(raw []byte) error {
+			if len(raw) < 8 {
+				return errMailboxShort
+			}
+			k.ID = binary.BigEndian.Uint64(raw)
+			copy(k.Record[:], raw[8:])
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("key of user %q: %w", user, err)
+		}
+		keys = append(keys, k)
 		return nil
 	})
 	if err != nil {

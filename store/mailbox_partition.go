@@ -18,12 +18,12 @@ type MailboxClaim struct {
 
 // Claim stores until expires which record claimed an idempotency key.
 func (b *MailboxBatch) Claim(key string, c MailboxClaim, expires time.Time) {
-	b.set(b.claimKey(b.partition, key), append(binary.BigEndian.AppendUint64(nil, c.ID), c.Record[:]...), expires)
+	b.set(b.usedKey(b.partition, "", key), append(binary.BigEndian.AppendUint64(nil, c.ID), c.Record[:]...), expires)
 }
 
 // Claimed returns the record that claimed an idempotency key; ok is false if none did.
 func (m *Mailboxes) Claimed(partition int32, key string) (c MailboxClaim, ok bool, err error) {
-	ok, err = m.get(m.claimKey(partition, key), func(raw []byte) error {
+	ok, err = m.get(m.usedKey(partition, "", key), func(raw []byte) error {
 		if len(raw) != 8+len(c.Record) {
 			return errMailboxShort
 		}
@@ -62,22 +62,17 @@ type MailboxUser struct {
 // after the given name ("", which no user has: from the first). It returns none if there are no more.
 func (m *Mailboxes) Users(partition int32, after string, limit int) (users []MailboxUser, err error) {
 	prefix := m.partitionKey(prefixUser, partition, 0)
-	err = m.db.view(func(txn *badger.Txn) error {
-		for item := range items(txn, withValues(prefix), m.userKey(partition, after)) {
-			if len(users) >= limit {
-				return nil
-			}
-			name := string(item.Key()[len(prefix):])
-			var meta *MailboxMeta
-			err := readItem(item, func(raw []byte) (err error) {
-				meta, err = decodeMeta(raw)
-				return err
-			})
-			if err != nil {
-				return fmt.Errorf("user %q: %w", name, err)
-			}
-			users = append(users, MailboxUser{Name: name, Meta: *meta})
+	err = m.db.each(withValues(prefix), m.userKey(partition, after), limit, func(item *badger.Item) error {
+		name := string(item.Key()[len(prefix):])
+		var meta *MailboxMeta
+		err := readItem(item, func(raw []byte) (err error) {
+			meta, err = decodeMeta(raw)
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("user %q: %w", name, err)
 		}
+		users = append(users, MailboxUser{Name: name, Meta: *meta})
 		return nil
 	})
 	if err != nil {

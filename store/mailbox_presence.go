@@ -33,7 +33,7 @@ func (c *fieldReader) presence() *MailboxPresence {
 // PutOnline stores whether a user was told to be online, so that Online finds the user. The meta of
 // such a user must not expire.
 func (b *MailboxBatch) PutOnline(user string, online bool) {
-	if key := b.onlineKey(b.partition, user); online {
+	if key := b.nameKey(prefixOnline, b.partition, user); online {
 		b.set(key, nil, time.Time{})
 	} else {
 		b.del(key)
@@ -45,21 +45,12 @@ func (b *MailboxBatch) PutOnline(user string, online bool) {
 // there are no more.
 func (m *Mailboxes) Online(partition int32, after string, limit int) (users []string, err error) {
 	prefix := m.partitionKey(prefixOnline, partition, 0)
-	err = m.db.view(func(txn *badger.Txn) error {
-		for item := range items(txn, keysOnly(prefix), m.onlineKey(partition, after)) {
-			if len(users) >= limit {
-				return nil
-			}
-			users = append(users, string(item.Key()[len(prefix):]))
-		}
+	err = m.db.each(keysOnly(prefix), m.nameKey(prefixOnline, partition, after), limit, func(item *badger.Item) error {
+		users = append(users, string(item.Key()[len(prefix):]))
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read the users of partition %d that were told to be online: %w", partition, err)
 	}
 	return users, nil
-}
-
-func (s keySpace) onlineKey(partition int32, user string) []byte {
-	return append(s.partitionKey(prefixOnline, partition, len(user)), user...)
 }

@@ -64,6 +64,23 @@ func items(txn *badger.Txn, opt badger.IteratorOptions, after []byte) iter.Seq[*
 	}
 }
 
+// each calls fn for the items behind a key, in the order of their keys, at most limit; nil: from the first. An item is
+// valid during the call.
+func (db *DB) each(opt badger.IteratorOptions, after []byte, limit int, fn func(item *badger.Item) error) error {
+	return db.view(func(txn *badger.Txn) error {
+		n := 0
+		for item := range items(txn, opt, after) {
+			if n++; n > limit {
+				return nil
+			}
+			if err := fn(item); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // hasKeys reports whether there is a key with a prefix.
 func hasKeys(txn *badger.Txn, prefix []byte) bool {
 	for range items(txn, keysOnly(prefix), nil) {

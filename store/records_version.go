@@ -1,13 +1,12 @@
 package store
 
 import (
-	"encoding/binary"
 	"fmt"
 
 	"github.com/dgraph-io/badger/v4"
 )
 
-// keyRecords has the version of records in use: uint32 BE; absent: 1.
+// keyRecords has the version of records in use: int64 BE; absent: 1.
 var keyRecords = []byte{'P', 'v'}
 
 // RecordsVersion returns the highest version of records that a node of this directory has
@@ -15,9 +14,9 @@ var keyRecords = []byte{'P', 'v'}
 func (db *DB) RecordsVersion() (version uint32, err error) {
 	version = 1
 	err = db.view(func(txn *badger.Txn) error {
-		raw, err := getValue(txn, keyRecords)
-		if err == nil && len(raw) == 4 {
-			version = binary.BigEndian.Uint32(raw)
+		n, ok, err := getInt(txn, keyRecords)
+		if ok {
+			version = uint32(n)
 		}
 		return err
 	})
@@ -30,7 +29,7 @@ func (db *DB) RecordsVersion() (version uint32, err error) {
 // SetRecordsVersion makes it durable that records of a version are in use.
 func (db *DB) SetRecordsVersion(version uint32) error {
 	err := db.update(func(txn *badger.Txn) error {
-		return txn.Set(keyRecords, appendChecksummed(nil, binary.BigEndian.AppendUint32(nil, version)))
+		return txn.Set(keyRecords, storedInt(int64(version)))
 	})
 	if err != nil {
 		return fmt.Errorf("write the version of records of data directory %s: %w", db.dir, err)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 
@@ -46,23 +47,19 @@ func (db *DB) Table(name string) (*Table, error) {
 		db: db, prefix: append(append(bytes.Clone(prefixTable), name...), 0), entries: make(map[string]tableEntry),
 		changed: make(chan struct{}),
 	}
-	err := db.view(func(txn *badger.Txn) error {
-		for item := range items(txn, withValues(t.prefix), nil) {
-			key := item.KeyCopy(nil)[len(t.prefix):]
-			stored, err := item.ValueCopy(nil)
-			if err != nil {
-				return err
+	err := db.each(withValues(t.prefix), nil, math.MaxInt, func(item *badger.Item) error {
+		key := item.KeyCopy(nil)[len(t.prefix):]
+		err := readItem(item, func(raw []byte) error {
+			if len(raw) < 8 {
+				return fmt.Errorf("%w: %d bytes are too few for an entry", ErrCorrupt, len(raw))
 			}
-			value, err := verifyChecksum(stored)
-			if err == nil && len(value) < 8 {
-				err = fmt.Errorf("%w: %d bytes are too few for an entry", ErrCorrupt, len(value))
-			}
-			if err != nil {
-				return fmt.Errorf("entry %q: %w", key, err)
-			}
-			offset := int64(binary.BigEndian.Uint64(value))
-			t.entries[string(key)] = tableEntry{offset, key, value[8:]}
+			offset := int64(binary.BigEndian.Uint64(raw))
+			t.entries[string(key)] = tableEntry{offset, key, bytes.Clone(raw[8:])}
 			t.next = max(t.next, offset+1)
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("entry %q: %w", key, err)
 		}
 		return nil
 	})
