@@ -92,7 +92,7 @@ func (n *cores) next(ctx context.Context) (*core, *runner, error) {
 	if err == nil {
 		n.register(c)
 		r := newRunner(n.log)
-		if err = r.start(ctx, c.stagesBut(config.RoleJob)...); err == nil {
+		if err = r.start(ctx, slices.DeleteFunc(c.stages(), isJob)...); err == nil {
 			return c, r, nil
 		}
 		err = r.stop(err, n.cfg.Shutdown.Timeout)
@@ -126,13 +126,10 @@ func (n *cores) change(ctx context.Context, c *core, r, old *runner) error {
 	}
 	n.log.Info().Uint16("generation", c.kept.Generation()).Int32("partitions", c.kept.Partitions()).
 		Msg("the roles use the kept topic's new partitions")
-	return r.start(ctx, slices.DeleteFunc(c.stages(), func(s stage) bool { return s.name != config.RoleJob })...)
+	return r.start(ctx, slices.DeleteFunc(c.stages(), func(s stage) bool { return !isJob(s) })...)
 }
 
-// stagesBut returns the stages of a core without the named one.
-func (c *core) stagesBut(name string) []stage {
-	return slices.DeleteFunc(c.stages(), func(s stage) bool { return s.name == name })
-}
+func isJob(s stage) bool { return s.name == config.RoleJob }
 
 // forget makes the next keptOf open the generation again.
 func (k *kafka) forget(generation uint16) {

@@ -84,7 +84,7 @@ func (l *LiveLog) Append(ctx context.Context, partition int32, value []byte) (in
 // AppendMany adds all entries and fills in their offsets.
 func (l *LiveLog) AppendMany(ctx context.Context, entries []envelope.Entry) error {
 	for i := range entries {
-		if err := l.checkAppend(ctx, entries[i].Partition); err != nil {
+		if err := cmp.Or(l.tails.check(entries[i].Partition), ctx.Err()); err != nil {
 			return err
 		}
 	}
@@ -104,13 +104,6 @@ func (l *LiveLog) AppendMany(ctx context.Context, entries []envelope.Entry) erro
 		t.mu.Unlock()
 	}
 	return nil
-}
-
-func (l *LiveLog) checkAppend(ctx context.Context, partition int32) error {
-	if err := l.tails.check(partition); err != nil {
-		return err
-	}
-	return ctx.Err()
 }
 
 // appendLocked adds an entry and counts the entries that it displaces.

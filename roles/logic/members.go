@@ -1,6 +1,7 @@
 package logic
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sync"
@@ -34,7 +35,7 @@ func (h *memberHandler) SetMember(ctx context.Context, room, user string, member
 		return MemberResult{}, err
 	}
 	defer end()
-	if err := checkMember(room, user); err != nil {
+	if err := cmp.Or(envelope.CheckName("room", room), envelope.CheckName("user", user)); err != nil {
 		return MemberResult{}, err
 	}
 	record := &envelope.Record{Membership: &envelope.Membership{User: user, Room: room, Member: member}}
@@ -71,13 +72,6 @@ func (h *memberHandler) UserRooms(ctx context.Context, user string) (rooms []str
 		return nil, 0, err
 	}
 	return slices.Sorted(slices.Values(reply.GetMemberships().GetRooms())), int(reply.GetLimit()), nil
-}
-
-func checkMember(room, user string) error {
-	if err := envelope.CheckName("room", room); err != nil {
-		return err
-	}
-	return envelope.CheckName("user", user)
 }
 
 // memberships asks the owner for a user's memberships, once it has applied a record.

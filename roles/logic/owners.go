@@ -117,15 +117,10 @@ func attempted(what string, err error) error {
 // asUnavailable turns a deadline that passed into envelope.ErrUnavailable: to the
 // caller it is a role that did not answer. It returns other errors as they are.
 func asUnavailable(err error) error {
-	if errors.Is(err, context.DeadlineExceeded) && !coded(err) {
+	if _, coded := errors.AsType[*envelope.Error](err); errors.Is(err, context.DeadlineExceeded) && !coded {
 		return fmt.Errorf("%w (%w)", envelope.Errorf(envelope.CodeUnavailable, "no answer in time"), err)
 	}
 	return err
-}
-
-func coded(err error) bool {
-	var e *envelope.Error
-	return errors.As(err, &e)
 }
 
 // appended wraps an append's error. A full disk stays as the log said it,

@@ -1,6 +1,7 @@
 package logic
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -51,10 +52,7 @@ func (h *readHandler) read(ctx context.Context, r *envelope.ReadRequest) (*envel
 
 // checkRead returns an error that names the first field that is wrong.
 func checkRead(r *envelope.Read) error {
-	if err := envelope.CheckName("user", r.GetUser()); err != nil {
-		return err
-	}
-	if err := checkOptional("device", r.Device); err != nil {
+	if err := cmp.Or(envelope.CheckName("user", r.GetUser()), checkOptional("device", r.GetDevice())); err != nil {
 		return err
 	}
 	switch {

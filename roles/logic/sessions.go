@@ -1,6 +1,7 @@
 package logic
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -193,10 +194,7 @@ func checkConnect(r *envelope.ConnectRequest) error {
 	if s.GetAddress().GetComet() == "" || s.GetAddress().GetSession() == 0 {
 		return envelope.Invalid("session", "must name a comet and a session")
 	}
-	if err := checkOptional("device", s.GetDevice()); err != nil {
-		return err
-	}
-	if err := checkOptional("platform", s.GetPlatform()); err != nil {
+	if err := cmp.Or(checkOptional("device", s.GetDevice()), checkOptional("platform", s.GetPlatform())); err != nil {
 		return err
 	}
 	if s.GetKey() != "" && !s.GetAddress().AsKey().HasName(s.GetKey()) { // else an earlier try has named it

@@ -183,6 +183,18 @@ func (h *tokenHandler) RevokeUser(ctx context.Context, user string, closeSession
 	return n, nil
 }
 
+// UserTokens returns the good opaque tokens of a user, oldest first, without anything
+// that would help to guess them.
+func (h *tokenHandler) UserTokens(ctx context.Context, user string) ([]envelope.TokenInfo, error) {
+	ctx, end, err := h.life.beginFor(ctx, user)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	list, err := h.tokens.List(ctx, user)
+	return list, attempted("list the user's tokens", err)
+}
+
 func (h *tokenHandler) closeSessions(ctx context.Context, user string) error {
 	_, err := h.kicker.kick(ctx, user, KickFilter{Code: protocol.CloseTokenRevoked, Reason: revokedReason})
 	if err != nil {

@@ -1,6 +1,7 @@
 package logic
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -75,10 +76,7 @@ func (h *upstreamHandler) take(ctx context.Context, r *envelope.UpstreamRequest,
 // check returns a refusal of a message that is no good; nil: it is.
 func (h *upstreamHandler) check(r *envelope.UpstreamRequest) *envelope.UpstreamReply {
 	s := r.GetSession()
-	if err := envelope.CheckName("user", s.GetUser()); err != nil {
-		return refuseUpstream(envelope.CodeInvalid, err.Error())
-	}
-	if err := checkOptional("device", s.GetDevice()); err != nil {
+	if err := cmp.Or(envelope.CheckName("user", s.GetUser()), checkOptional("device", s.GetDevice())); err != nil {
 		return refuseUpstream(envelope.CodeInvalid, err.Error())
 	}
 	switch {

@@ -25,6 +25,16 @@ func (h *userHandler) User(ctx context.Context, user string) (*envelope.UserRepl
 	return ask(ctx, h.owners, user, "ask about the user", Router.User, &envelope.UserRequest{User: user})
 }
 
+// Messages returns messages that wait for a user, as the owner has them.
+func (h *userHandler) Messages(ctx context.Context, req *envelope.MessagesRequest) (*envelope.MessagesReply, error) {
+	ctx, end, err := h.life.beginFor(ctx, req.User)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	return ask(ctx, h.owners, req.User, "ask for the user's messages", Router.Messages, req)
+}
+
 // Online counts the sessions of each of the users (at most Config.MaxUsers),
 // 0 for a user with none.
 func (h *userHandler) Online(ctx context.Context, users []string) (map[string]int, error) {
