@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -10,10 +11,6 @@ import (
 
 	"imgo/protocol"
 )
-
-// bodyStep bounds what is allocated for a body before any of it has arrived, in
-// bytes. A client that announces a large body and sends nothing costs little.
-const bodyStep = 4 << 10
 
 // Header is the fixed part of a packet. ParseHeader has checked it.
 type Header struct {
@@ -71,29 +68,14 @@ func ReadPacket(r io.Reader, buf *[protocol.HeaderV2]byte, maxBody int) (Packet,
 		}
 		p.ID, p.Long = binary.BigEndian.Uint64(buf[protocol.HeaderV1:]), true
 	}
-	if p.Body, err = readBody(r, h.BodyLen); err != nil {
-		return Packet{}, unexpected(err)
+	if h.BodyLen > 0 {
+		var body bytes.Buffer // grows as bytes arrive, whatever the header announces
+		if _, err := io.CopyN(&body, r, int64(h.BodyLen)); err != nil {
+			return Packet{}, unexpected(err)
+		}
+		p.Body = body.Bytes()
 	}
 	return p, nil
-}
-
-// readBody reads exactly n bytes. It returns nil if n is 0.
-func readBody(r io.Reader, n int) ([]byte, error) {
-	if n == 0 {
-		return nil, nil
-	}
-	body := make([]byte, min(n, bodyStep))
-	for have := 0; ; {
-		if _, err := io.ReadFull(r, body[have:]); err != nil {
-			return nil, unexpected(err)
-		}
-		if have = len(body); have == n {
-			return body, nil
-		}
-		grown := make([]byte, min(n, 4*have))
-		copy(grown, body)
-		body = grown
-	}
 }
 
 // DecodePacket decodes the first packet of b and returns the bytes behind it. The

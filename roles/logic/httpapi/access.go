@@ -25,22 +25,13 @@ func Scopes() []Scope {
 }
 
 // allows says what a scope lets its key do.
-func allows(s Scope) string {
-	switch s {
-	case httpcall.ScopePush:
-		return "push messages"
-	case httpcall.ScopeRead:
-		return "see users, rooms, nodes and events"
-	case httpcall.ScopeUsers:
-		return "close sessions and take messages"
-	case httpcall.ScopeTokens:
-		return "make and revoke tokens"
-	case httpcall.ScopeRooms:
-		return "put users into rooms"
-	case httpcall.ScopeAdmin:
-		return "change the cluster and read profiles of the process"
-	}
-	return ""
+var allows = map[Scope]string{
+	httpcall.ScopePush:   "push messages",
+	httpcall.ScopeRead:   "see users, rooms, nodes and events",
+	httpcall.ScopeUsers:  "close sessions and take messages",
+	httpcall.ScopeTokens: "make and revoke tokens",
+	httpcall.ScopeRooms:  "put users into rooms",
+	httpcall.ScopeAdmin:  "change the cluster and read profiles of the process",
 }
 
 // Check calls refuse with what is wrong with the scopes and patterns of the key, and the mend.
@@ -70,7 +61,7 @@ func (k *Key) Explain() string {
 	}
 	var rights []string
 	for _, scope := range k.Scopes {
-		rights = append(rights, fmt.Sprintf("%s (%s)", allows(Scope(scope)), scope))
+		rights = append(rights, fmt.Sprintf("%s (%s)", allows[Scope(scope)], scope))
 	}
 	line := fmt.Sprintf("API key %q may %s", k.Name, join(rights))
 	var only []string

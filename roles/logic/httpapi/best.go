@@ -27,9 +27,6 @@ const (
 // which a client should connect, best first. Clients call it, so it needs no API
 // key and any page may read the answer. It shows public addresses only.
 func (h serverHandlers) bestNodes(c *call) error {
-	if err := c.Known("transport", "zone", "n"); err != nil {
-		return err
-	}
 	transport, zone := c.Param("transport"), c.Param("zone")
 	if transport != "tcp" && transport != "ws" {
 		return envelope.Invalid("transport", "must be tcp or ws")

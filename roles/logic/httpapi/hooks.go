@@ -25,9 +25,6 @@ type hookHandlers struct {
 
 // list answers GET /v1/hooks.
 func (h hookHandlers) list(c *call) error {
-	if err := c.Known(); err != nil {
-		return err
-	}
 	list, err := h.service.Hooks(c.Ctx)
 	return c.answer(http.StatusOK, hooksReply{list}, err)
 }

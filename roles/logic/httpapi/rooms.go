@@ -17,9 +17,6 @@ type roomHandlers struct{ service Rooms }
 
 // list answers GET /v1/rooms with the rooms that have members, the fullest first.
 func (h roomHandlers) list(c *call) error {
-	if err := c.Known("prefix", "limit"); err != nil {
-		return err
-	}
 	limit, err := c.Number("limit", 1000, 1, maxRooms)
 	if err != nil {
 		return err

@@ -122,9 +122,6 @@ const maxIDs = 1000
 // online answers GET /v1/users?ids=a,b (also ids=a&ids=b, for names that
 // have a comma).
 func (h userHandlers) online(c *call) error {
-	if err := c.Known("ids"); err != nil {
-		return err
-	}
 	values := c.Params()["ids"]
 	users := values
 	if len(values) == 1 {
