@@ -224,30 +224,25 @@ func isTemporary(err error) bool {
 	return errors.Is(err, envelope.ErrUnavailable) || errors.Is(err, envelope.ErrNotReady)
 }
 
+// closeCodes are the close codes for errors of logic.Connect that are the client's fault.
+var closeCodes = map[envelope.Code]protocol.CloseCode{
+	envelope.CodeUnauthorized:   protocol.CloseAuthFailed,
+	envelope.CodeNotFound:       protocol.CloseAuthFailed,
+	envelope.CodeExpired:        protocol.CloseTokenExpired,
+	envelope.CodeRevoked:        protocol.CloseTokenRevoked,
+	envelope.CodeTooMany:        protocol.CloseTooManySessions,
+	envelope.CodeTooManyDevices: protocol.CloseTooManyDevices,
+	envelope.CodeInvalid:        protocol.CloseBadPacket,
+	envelope.CodeTooLarge:       protocol.CloseTooLarge,
+}
+
 // refusal returns what a client is told about an error of logic.Connect. An
 // error that is not the client's fault is told as overload, so that the client
 // comes back.
 func refusal(err error) (protocol.CloseCode, string) {
-	code := protocol.CloseOverload
-	switch envelope.CodeOf(err) {
-	case envelope.CodeUnauthorized, envelope.CodeNotFound:
-		code = protocol.CloseAuthFailed
-	case envelope.CodeExpired:
-		code = protocol.CloseTokenExpired
-	case envelope.CodeRevoked:
-		code = protocol.CloseTokenRevoked
-	case envelope.CodeTooMany:
-		code = protocol.CloseTooManySessions
-	case envelope.CodeTooManyDevices:
-		code = protocol.CloseTooManyDevices
-	case envelope.CodeInvalid:
-		code = protocol.CloseBadPacket
-	case envelope.CodeTooLarge:
-		code = protocol.CloseTooLarge
-	}
 	var e *envelope.Error
-	if code == protocol.CloseOverload || !errors.As(err, &e) {
-		return code, "the server cannot take the connection now"
+	if errors.As(err, &e) && closeCodes[e.Code] != 0 {
+		return closeCodes[e.Code], e.Error()
 	}
-	return code, e.Error()
+	return protocol.CloseOverload, "the server cannot take the connection now"
 }

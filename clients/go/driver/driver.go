@@ -12,6 +12,7 @@ import (
 	"os"
 	"reflect"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -237,12 +238,7 @@ func (d *driver) token(ctx context.Context) (string, error) {
 	case <-ctx.Done():
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		for i, waiting := range d.tokens {
-			if waiting == answer {
-				d.tokens = append(d.tokens[:i], d.tokens[i+1:]...)
-				break
-			}
-		}
+		d.tokens = slices.DeleteFunc(d.tokens, func(waiting chan tokenAnswer) bool { return waiting == answer })
 		return "", ctx.Err()
 	}
 }

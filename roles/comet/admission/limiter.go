@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"imgo/envelope"
+	"imgo/internal/source"
 )
 
 // AcceptLimiter counts connections against two limits: that of the whole comet,
@@ -40,7 +41,7 @@ func (l *AcceptLimiter) Accept(addr netip.Addr) error {
 	if l.max > 0 && l.total.accepted >= withSlack(l.max) {
 		return envelope.Errorf(envelope.CodeTooMany, "%d connections are open", l.total.accepted)
 	}
-	if n := l.byAddr[source(addr)].accepted; l.maxPerAddress > 0 && n >= withSlack(l.maxPerAddress) {
+	if n := l.byAddr[source.Of(addr)].accepted; l.maxPerAddress > 0 && n >= withSlack(l.maxPerAddress) {
 		return envelope.Errorf(envelope.CodeTooMany, "%d connections are open from %s", n, addr)
 	}
 	l.addLocked(addr, connCount{accepted: 1})
@@ -63,7 +64,7 @@ func (l *AcceptLimiter) open(addr netip.Addr) error {
 	if l.max > 0 && l.total.open > l.max {
 		return ErrMaxConnections
 	}
-	if l.maxPerAddress > 0 && addr.IsValid() && l.byAddr[source(addr)].open > l.maxPerAddress {
+	if l.maxPerAddress > 0 && addr.IsValid() && l.byAddr[source.Of(addr)].open > l.maxPerAddress {
 		return ErrMaxPerAddress
 	}
 	return nil
@@ -81,7 +82,7 @@ func (l *AcceptLimiter) addLocked(addr netip.Addr, n connCount) {
 	if !addr.IsValid() {
 		return
 	}
-	addr = source(addr)
+	addr = source.Of(addr)
 	if n = l.byAddr[addr].plus(n); n == (connCount{}) {
 		delete(l.byAddr, addr)
 		return
@@ -95,15 +96,3 @@ func (c connCount) plus(n connCount) connCount {
 
 // withSlack returns the limit of accepted connections for a limit of open ones.
 func withSlack(limit int) int { return limit + limit/8 + 16 }
-
-// source returns what the limit of one address counts: an IPv4 address, or the
-// /64 of an IPv6 address, which is what one customer of a provider gets.
-func source(addr netip.Addr) netip.Addr {
-	addr = addr.Unmap().WithZone("")
-	if addr.Is6() {
-		if p, err := addr.Prefix(64); err == nil {
-			return p.Addr()
-		}
-	}
-	return addr
-}

@@ -1,10 +1,11 @@
 package httpapi
 
 import (
-	"net"
 	"net/netip"
 	"sync"
 	"time"
+
+	"imgo/internal/source"
 
 	"golang.org/x/time/rate"
 )
@@ -24,7 +25,7 @@ const (
 // use.
 type throttle struct {
 	mu    sync.Mutex
-	wrong map[netip.Prefix]*rate.Limiter
+	wrong map[netip.Addr]*rate.Limiter
 }
 
 // note counts a request with a wrong key. It returns how long the caller should wait, 0 if the address has
@@ -32,11 +33,12 @@ type throttle struct {
 func (t *throttle) note(remote string, now time.Time) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	from := network(remote)
+	address, _ := netip.ParseAddrPort(remote) // those without one count as one
+	from := source.Of(address.Addr())
 	l := t.wrong[from]
 	if l == nil {
 		if t.wrong == nil || len(t.wrong) >= maxAddresses {
-			t.wrong = make(map[netip.Prefix]*rate.Limiter) // forgets the others
+			t.wrong = make(map[netip.Addr]*rate.Limiter) // forgets the others
 		}
 		l = rate.NewLimiter(wrongRate, wrongBurst)
 		t.wrong[from] = l
@@ -45,23 +47,4 @@ func (t *throttle) note(remote string, now time.Time) time.Duration {
 		return 0
 	}
 	return time.Duration(float64(time.Second) / float64(wrongRate))
-}
-
-// network returns the address of host:port, or its /64 for IPv6, which one caller has as a whole.
-func network(remote string) netip.Prefix {
-	host, _, err := net.SplitHostPort(remote)
-	if err != nil {
-		host = remote
-	}
-	ip, err := netip.ParseAddr(host)
-	if err != nil {
-		return netip.Prefix{}
-	}
-	ip = ip.Unmap().WithZone("")
-	bits := 64
-	if ip.Is4() {
-		bits = 32
-	}
-	prefix, _ := ip.Prefix(bits)
-	return prefix
 }
