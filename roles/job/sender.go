@@ -192,12 +192,9 @@ func (s *sender) push(ctx context.Context, batches []*batch) {
 // pushed ends batches that the comet has taken.
 func (s *sender) pushed(c Comet, reply *envelope.PushReply, batches []*batch) {
 	now := time.Now()
-	var empty map[string]struct{}
-	if n := len(reply.GetEmptyRooms()); n > 0 {
-		empty = make(map[string]struct{}, n)
-		for _, room := range reply.GetEmptyRooms() {
-			empty[room] = struct{}{}
-		}
+	empty := make(map[string]struct{}, len(reply.GetEmptyRooms()))
+	for _, room := range reply.GetEmptyRooms() {
+		empty[room] = struct{}{}
 	}
 	for _, b := range batches {
 		age := s.j.metrics.age[b.topic]
@@ -205,10 +202,7 @@ func (s *sender) pushed(c Comet, reply *envelope.PushReply, batches []*batch) {
 			if it.d.TimeMs > 0 {
 				age.Observe(max(now.Sub(time.UnixMilli(it.d.TimeMs)).Seconds(), 0))
 			}
-			if it.denied == nil {
-				continue
-			}
-			if _, ok := empty[it.d.Room]; ok {
+			if _, ok := empty[it.d.Room]; ok && it.denied != nil {
 				it.denied.learn(c, reply, it.d.Room)
 			}
 		}
