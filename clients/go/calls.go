@@ -70,26 +70,6 @@ func (c *calls) answer(p raw.Packet) bool {
 	return ok
 }
 
-// roomChange is a room to join or to leave.
-type roomChange struct {
-	room string
-	join bool
-}
-
-func (r roomChange) op() int32 {
-	if r.join {
-		return raw.OpJoinRoom
-	}
-	return raw.OpLeaveRoom
-}
-
-func (r roomChange) verb() string {
-	if r.join {
-		return "join"
-	}
-	return "leave"
-}
-
 // maxRetryAfter bounds the time that a server may ask for before another try.
 const maxRetryAfter = 24 * time.Hour
 
@@ -161,32 +141,32 @@ func (s *session) ended(what string) error {
 // connection. The error is ErrDenied if the server does not let the client in. The client is then
 // not a member, and does not ask again.
 func (c *Client) Join(ctx context.Context, room string) error {
-	return c.changeRoom(ctx, roomChange{room, true})
+	return c.changeRoom(ctx, "join", raw.OpJoinRoom, room)
 }
 
 // Leave removes the client from a room of Join or Config.Rooms.
 func (c *Client) Leave(ctx context.Context, room string) error {
-	return c.changeRoom(ctx, roomChange{room, false})
+	return c.changeRoom(ctx, "leave", raw.OpLeaveRoom, room)
 }
 
-func (c *Client) changeRoom(ctx context.Context, change roomChange) error {
-	if err := checkName("room", change.room); err != nil {
+func (c *Client) changeRoom(ctx context.Context, verb string, op int32, room string) error {
+	if err := checkName("room", room); err != nil {
 		return err
 	}
 	c.mu.Lock()
-	if change.join {
-		c.rooms[change.room] = struct{}{}
+	if op == raw.OpJoinRoom {
+		c.rooms[room] = struct{}{}
 	} else {
-		delete(c.rooms, change.room)
+		delete(c.rooms, room)
 	}
 	s := c.session
 	c.mu.Unlock()
 	if s == nil {
 		return nil
 	}
-	_, err := s.call(ctx, fmt.Sprintf("%s room %q", change.verb(), change.room), raw.Packet{Op: change.op(), Body: []byte(change.room)})
-	if change.join && errors.Is(err, ErrDenied) {
-		c.forgetRoom(change.room)
+	_, err := s.call(ctx, fmt.Sprintf("%s room %q", verb, room), raw.Packet{Op: op, Body: []byte(room)})
+	if op == raw.OpJoinRoom && errors.Is(err, ErrDenied) {
+		c.forgetRoom(room)
 	}
 	return err
 }

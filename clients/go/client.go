@@ -452,15 +452,15 @@ func (r *run) connectOnce(ctx context.Context) (accepted bool, lived time.Durati
 }
 
 // lateRoomsLocked returns the room changes since the auth packet was written.
-func (c *Client) lateRoomsLocked(sent map[string]struct{}) (changes []roomChange) {
+func (c *Client) lateRoomsLocked(sent map[string]struct{}) (changes []raw.Packet) {
 	for room := range c.rooms {
 		if _, ok := sent[room]; !ok {
-			changes = append(changes, roomChange{room, true})
+			changes = append(changes, raw.Packet{Op: raw.OpJoinRoom, Body: []byte(room)})
 		}
 	}
 	for room := range sent {
 		if _, ok := c.rooms[room]; !ok {
-			changes = append(changes, roomChange{room, false})
+			changes = append(changes, raw.Packet{Op: raw.OpLeaveRoom, Body: []byte(room)})
 		}
 	}
 	return changes

@@ -62,10 +62,7 @@ func (f *lineFile) append(lines []byte) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	if _, err := file.Write(lines); err != nil {
-		return errors.Join(err, file.Truncate(f.size))
-	}
-	if err := file.Sync(); err != nil {
+	if err := writeSynced(file, lines); err != nil {
 		return errors.Join(err, file.Truncate(f.size))
 	}
 	if f.size > 0 {
@@ -76,22 +73,20 @@ func (f *lineFile) append(lines []byte) (err error) {
 
 // replace replaces the file by one with the lines.
 func (f *lineFile) replace(lines []byte) error {
-	next := f.path + ".new"
-	if err := writeSynced(next, lines); err != nil {
+	next, err := os.OpenFile(f.path+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
 		return err
 	}
-	if err := os.Rename(next, f.path); err != nil {
+	if err := errors.Join(writeSynced(next, lines), next.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(next.Name(), f.path); err != nil {
 		return err
 	}
 	return syncDir(filepath.Dir(f.path))
 }
 
-func writeSynced(path string, data []byte) (err error) {
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, file.Close()) }()
+func writeSynced(file *os.File, data []byte) error {
 	if _, err := file.Write(data); err != nil {
 		return err
 	}

@@ -173,7 +173,7 @@ func readAuthReply(body []byte) (authReply, error) {
 
 // serve runs the session until it fails or ctx is done. It returns the error of the failure, or nil
 // at the end of ctx. late are room changes that the auth packet did not contain.
-func (s *session) serve(ctx context.Context, late []roomChange) *Error {
+func (s *session) serve(ctx context.Context, late []raw.Packet) *Error {
 	r := s.run
 	s.client.change(r.events, StateChange{State: Live, Session: s.info}, s.announced)
 	for _, change := range s.denied {
@@ -188,7 +188,8 @@ func (s *session) serve(ctx context.Context, late []roomChange) *Error {
 	working.Go(func() { s.refresh(refreshing) })
 	working.Go(func() { s.publish(refreshing) })
 	for _, change := range late {
-		if err := s.write(raw.Packet{Op: change.op(), Seq: s.calls.next(), Body: []byte(change.room)}); err != nil {
+		change.Seq = s.calls.next()
+		if err := s.write(change); err != nil {
 			s.fail(err)
 		}
 	}
