@@ -131,24 +131,24 @@ func (t *Table) Find(op int32) (index int, rule *Rule) {
 func (r *Rules) Check(refuse func(wrong, mend string)) {
 	var before []span
 	for i := range r.Upstream {
-		where := fmt.Sprintf("table %d: ", i+1)
+		refuse := func(wrong, mend string) { refuse(fmt.Sprintf("table %d: %s", i+1, wrong), mend) }
 		rule := &r.Upstream[i]
 		if len(rule.Ops) == 0 {
-			refuse(where+"there are no ops, so the rule never counts", `write ops = ["4", "1000-1999"], or ops = ["*"] for all`)
+			refuse("there are no ops, so the rule never counts", `write ops = ["4", "1000-1999"], or ops = ["*"] for all`)
 		}
 		for _, pattern := range rule.Ops {
 			ops, err := parseOps(pattern)
 			if err != nil {
-				refuse(where+"ops: "+err.Error(), `use "4", numbers and ranges from 1000 on such as "1000-1999", or "*"`)
+				refuse("ops: "+err.Error(), `use "4", numbers and ranges from 1000 on such as "1000-1999", or "*"`)
 				continue
 			}
 			if slices.ContainsFunc(before, func(earlier span) bool { return earlier.has(ops) }) {
-				refuse(where+fmt.Sprintf("ops: %q never counts, because an earlier rule has all of it", pattern),
+				refuse(fmt.Sprintf("ops: %q never counts, because an earlier rule has all of it", pattern),
 					"put the rule for fewer operations first")
 			}
 		}
 		before = append(before, rule.all()...)
-		rule.checkCall(where, refuse)
+		rule.checkCall(refuse)
 	}
 }
 
@@ -163,25 +163,14 @@ func (r *Rule) all() (spans []span) {
 }
 
 // checkCall checks the address and the secrets of a rule.
-func (r *Rule) checkCall(where string, refuse func(wrong, mend string)) {
+func (r *Rule) checkCall(refuse func(wrong, mend string)) {
 	if r.To != ToCall {
 		if r.URL != "" || len(r.Secrets) > 0 {
-			refuse(fmt.Sprintf("%sa url or secrets are given, but to = %q calls nobody", where, r.To), `write to = "call", or leave them out`)
+			refuse(fmt.Sprintf("a url or secrets are given, but to = %q calls nobody", r.To), `write to = "call", or leave them out`)
 		}
 		return
 	}
-	if wrong, mend := webhook.CheckURL(r.URL); wrong != "" {
-		refuse(where+"the url "+wrong, mend)
-	}
-	if len(r.Secrets) == 0 {
-		refuse(where+"there are no secrets, so nobody could tell the calls from forged ones",
-			"use whsec_ and the output of: openssl rand -base64 32")
-	}
-	for _, secret := range r.Secrets {
-		if wrong, mend := webhook.CheckSecret(secret); wrong != "" {
-			refuse(where+"a secret "+wrong, mend)
-		}
-	}
+	webhook.Check(r.URL, r.Secrets, refuse)
 }
 
 // ExplainUpstream returns a line for each rule: what becomes of which messages.

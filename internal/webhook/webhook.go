@@ -97,6 +97,21 @@ func CheckSecret(secret string) (wrong, mend string) {
 	return "", ""
 }
 
+// Check calls refuse for an address and for secrets that cannot be used, with what is wrong and the mend.
+func Check(address string, secrets []string, refuse func(wrong, mend string)) {
+	if wrong, mend := CheckURL(address); wrong != "" {
+		refuse("the url "+wrong, mend)
+	}
+	if len(secrets) == 0 {
+		refuse("there are no secrets, so nobody could tell the calls from forged ones", "use whsec_ and the output of: openssl rand -base64 32")
+	}
+	for _, secret := range secrets {
+		if wrong, mend := CheckSecret(secret); wrong != "" {
+			refuse("a secret "+wrong, mend)
+		}
+	}
+}
+
 // Caller calls one address. Safe for concurrent use.
 type Caller struct {
 	cfg     Config

@@ -21,9 +21,10 @@ import (
 	"imgo/internal/process"
 	"imgo/internal/wait"
 
-	"github.com/segmentio/kafka-go"
-	"github.com/segmentio/kafka-go/sasl"
-	"github.com/segmentio/kafka-go/sasl/plain"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/sasl/plain"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -287,88 +288,46 @@ const probeTopic = "kafkatest-probe"
 // check returns an error that says what is missing until Kafka serves. A broker that
 // listens may not serve yet.
 func (r *Real) check(ctx context.Context) error {
-	var first *kafka.Conn
-	for _, b := range r.brokers {
-		c, err := r.dial(ctx, b.address)
-		if err != nil {
-			return err
-		}
-		defer c.Close()
-		if first == nil {
-			first = c
-		}
-		known, err := c.Brokers()
-		if err != nil {
-			return fmt.Errorf("ask %s for the brokers: %w", b.address, err)
-		}
-		if len(known) < len(r.brokers) {
-			return fmt.Errorf("%s knows of %d brokers of %d", b.address, len(known), len(r.brokers))
-		}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	// Start tries again, not the client.
+	opts := []kgo.Opt{kgo.SeedBrokers(r.Brokers()...), kgo.DefaultProduceTopic(probeTopic), kgo.DisableIdempotentWrite(),
+		kgo.RequestRetries(0), kgo.RecordRetries(0), kgo.MetadataMinAge(50 * time.Millisecond)}
+	if len(r.o.Users) > 0 {
+		opts = append(opts, kgo.SASL(plain.Auth{User: r.o.Users[0].Name, Pass: r.o.Users[0].Password}.AsMechanism()))
 	}
-	partitions, err := first.ReadPartitions()
+	client, err := kgo.NewClient(opts...)
 	if err != nil {
-		return fmt.Errorf("ask for the topics: %w", err)
+		return fmt.Errorf("make a client of Kafka: %w", err)
 	}
-	probe := -1
-	for i, p := range partitions {
-		if p.Leader.Host == "" || p.Error != nil || len(p.Isr) < len(p.Replicas) {
-			return fmt.Errorf("partition %d of %s: %d of %d copies are in sync: %w",
-				p.ID, p.Topic, len(p.Isr), len(p.Replicas), errors.Join(p.Error))
+	defer client.Close()
+	known := &kmsg.MetadataResponse{}
+	for i, b := range client.SeedBrokers() {
+		if known, err = kmsg.NewPtrMetadataRequest().RequestWith(ctx, b); err != nil {
+			return fmt.Errorf("ask broker %d: %w", i+1, err)
 		}
-		if p.Topic == probeTopic {
-			probe = i
+		if len(known.Brokers) < len(r.brokers) {
+			return fmt.Errorf("broker %d knows of %d brokers of %d", i+1, len(known.Brokers), len(r.brokers))
 		}
 	}
-	if probe < 0 {
-		if err := r.createProbeTopic(ctx, first); err != nil {
-			return err
+	probed := false
+	for _, topic := range known.Topics {
+		probed = probed || *topic.Topic == probeTopic
+		for _, p := range topic.Partitions {
+			if err := kerr.ErrorForCode(p.ErrorCode); err != nil || len(p.ISR) < len(p.Replicas) {
+				return errors.Join(fmt.Errorf("%d of %d copies of %s are in sync", len(p.ISR), len(p.Replicas), *topic.Topic), err)
+			}
 		}
-		return errors.New("the probe topic was made and is not there yet")
 	}
-	leader := partitions[probe].Leader
-	c, err := r.dialer().DialPartition(ctx, "tcp", net.JoinHostPort(leader.Host, strconv.Itoa(leader.Port)), partitions[probe])
-	if err != nil {
-		return fmt.Errorf("reach the leader of %s: %w", probeTopic, err)
+	if !probed {
+		create, topic := kmsg.NewPtrCreateTopicsRequest(), kmsg.NewCreateTopicsRequestTopic()
+		topic.Topic, topic.NumPartitions, topic.ReplicationFactor = probeTopic, 1, int16(len(r.brokers))
+		create.Topics = append(create.Topics, topic)
+		_, err := create.RequestWith(ctx, client)
+		return errors.Join(errors.New("the probe topic was made and is not there yet"), err)
 	}
-	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
-	if _, err := c.WriteMessages(kafka.Message{Value: []byte("x")}); err != nil {
+	if err := client.ProduceSync(ctx, kgo.StringRecord("x")).FirstErr(); err != nil {
 		return fmt.Errorf("append to %s: %w", probeTopic, err)
 	}
 	return nil
-}
-
-// createProbeTopic makes the probe topic. Only the controller can do that.
-func (r *Real) createProbeTopic(ctx context.Context, c *kafka.Conn) error {
-	controller, err := c.Controller()
-	if err != nil {
-		return fmt.Errorf("ask for the controller: %w", err)
-	}
-	at, err := r.dial(ctx, net.JoinHostPort(controller.Host, strconv.Itoa(controller.Port)))
-	if err != nil {
-		return err
-	}
-	defer at.Close()
-	err = at.CreateTopics(kafka.TopicConfig{Topic: probeTopic, NumPartitions: 1, ReplicationFactor: len(r.brokers)})
-	if err != nil && !errors.Is(err, kafka.TopicAlreadyExists) {
-		return fmt.Errorf("make %s: %w", probeTopic, err)
-	}
-	return nil
-}
-
-func (r *Real) dialer() *kafka.Dialer {
-	var mechanism sasl.Mechanism
-	if i := slices.IndexFunc(r.o.Users, func(u User) bool { return u.Name != "" }); i >= 0 {
-		mechanism = plain.Mechanism{Username: r.o.Users[i].Name, Password: r.o.Users[i].Password}
-	}
-	return &kafka.Dialer{Timeout: 2 * time.Second, SASLMechanism: mechanism}
-}
-
-func (r *Real) dial(ctx context.Context, address string) (*kafka.Conn, error) {
-	c, err := r.dialer().DialContext(ctx, "tcp", address)
-	if err != nil {
-		return nil, fmt.Errorf("reach %s: %w", address, err)
-	}
-	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
-	return c, nil
 }

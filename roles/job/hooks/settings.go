@@ -34,31 +34,20 @@ const maxName = 64
 func (s *Settings) Check(refuse func(wrong, mend string)) {
 	seen := make(map[string]bool)
 	for i, c := range s.Hooks {
-		where := fmt.Sprintf("table %d: ", i+1)
+		refuse := func(wrong, mend string) { refuse(fmt.Sprintf("table %d: %s", i+1, wrong), mend) }
 		outside := func(r rune) bool {
 			return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("._-", r)
 		}
 		switch {
 		case c.Name == "" || len(c.Name) > maxName || strings.ContainsFunc(c.Name, outside):
-			refuse(fmt.Sprintf("%sthe name is %q", where, c.Name), fmt.Sprintf("use 1 to %d of the letters a-z A-Z 0-9 . _ -", maxName))
+			refuse(fmt.Sprintf("the name is %q", c.Name), fmt.Sprintf("use 1 to %d of the letters a-z A-Z 0-9 . _ -", maxName))
 		case seen[c.Name]:
-			refuse(fmt.Sprintf("%sthe name %q is that of an earlier hook", where, c.Name), "give each hook a name of its own")
+			refuse(fmt.Sprintf("the name %q is that of an earlier hook", c.Name), "give each hook a name of its own")
 		}
 		seen[c.Name] = true
-		if wrong, mend := webhook.CheckURL(c.URL); wrong != "" {
-			refuse(where+"the url "+wrong, mend)
-		}
-		if len(c.Secrets) == 0 {
-			refuse(where+"there are no secrets, so nobody could tell the calls from forged ones",
-				"use whsec_ and the output of: openssl rand -base64 32")
-		}
-		for _, secret := range c.Secrets {
-			if wrong, mend := webhook.CheckSecret(secret); wrong != "" {
-				refuse(where+"a secret "+wrong, mend)
-			}
-		}
+		webhook.Check(c.URL, c.Secrets, refuse)
 		if err := events.CheckTypes("types", c.Types); err != nil {
-			refuse(where+err.Error(), "choose from the types of events, or leave types out")
+			refuse(err.Error(), "choose from the types of events, or leave types out")
 		}
 	}
 }
