@@ -105,7 +105,7 @@ func (a *api) host() string {
 // says what failed and, if known, how to fix it.
 func (a *api) call(ctx context.Context, method, path string, body, result any) ([]byte, error) {
 	var answer json.RawMessage
-	if err := a.Call(ctx, a.server, method, path, nil, body, &answer); err != nil {
+	if err := a.Call(ctx, a.server, method, path, body, &answer); err != nil {
 		return nil, a.explain(err)
 	}
 	answer = bytes.TrimSpace(answer)

@@ -146,7 +146,7 @@ func (o *observer) begin(ctx context.Context) (stop func(), err error) {
 		return stop, nil
 	}
 	var answer struct{ Hooks []struct{ Name string } }
-	if err := o.v.api.Call(ctx, o.v.api.Next(), http.MethodGet, "/v1/hooks", nil, nil, &answer); err != nil {
+	if err := o.v.api.Call(ctx, o.v.api.Next(), http.MethodGet, "/v1/hooks", nil, &answer); err != nil {
 		return stop, fmt.Errorf("ask for hooks: %w", err)
 	}
 	for _, h := range answer.Hooks {
@@ -180,7 +180,7 @@ func (o *observer) page(ctx context.Context, base, after string, wait time.Durat
 	q := url.Values{
 		"after": {after}, "limit": {strconv.Itoa(followLimit)}, "wait": {strconv.Itoa(int(wait.Seconds())) + "s"},
 	}
-	err = o.v.api.Call(ctx, base, http.MethodGet, "/v1/events?"+q.Encode(), nil, nil, &p)
+	err = o.v.api.Call(ctx, base, http.MethodGet, "/v1/events?"+q.Encode(), nil, &p)
 	return p, err
 }
 

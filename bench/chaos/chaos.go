@@ -53,7 +53,9 @@ func (st *stage) chaos(ctx context.Context, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	r := newReport(ctx, s, seed)
+	r := &report{
+		subject: newSubject(ctx, s), Users: s.users, Rate: s.rate, Scale: s.scale, Random: s.random.Seconds(), Seed: seed,
+	}
 	pushing, stop := context.WithCancel(ctx)
 	defer stop()
 	done := make(chan error, 1)

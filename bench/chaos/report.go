@@ -61,12 +61,6 @@ type faultRow struct {
 	Reconnects      int64         `json:"reconnects"`
 }
 
-func newReport(ctx context.Context, s *settings, seed uint64) *report {
-	return &report{
-		subject: newSubject(ctx, s), Users: s.users, Rate: s.rate, Scale: s.scale, Random: s.random.Seconds(), Seed: seed,
-	}
-}
-
 // describeMachine returns a description of this machine.
 func describeMachine() string {
 	model := "unknown processor"

@@ -192,11 +192,17 @@ func (r *result[T]) put(v T) { r.once.Do(func() { r.ch <- v }) }
 
 func (r *result[T]) wait(t *testing.T) T {
 	t.Helper()
+	return receive(t, "result of the handler", r.ch)
+}
+
+// receive receives from c. It fails the test after WaitLimit.
+func receive[T any](t *testing.T, what string, c <-chan T) T {
+	t.Helper()
 	select {
-	case v := <-r.ch:
+	case v := <-c:
 		return v
 	case <-time.After(WaitLimit):
-		t.Fatal("the handler did not get there")
+		t.Fatalf("no %s within %s", what, WaitLimit)
 		panic("unreachable")
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"imgo/protocol"
 	"imgo/transport"
@@ -124,7 +123,7 @@ func testBatches(t *testing.T, h Harness) {
 	for i := range n + 1 {
 		h.expect(t, clients[0], 5, int32(i), body(8<<10))
 	}
-	awaitSignal(t, "Writable", conns[0].writable)
+	receive(t, "Writable", conns[0].writable)
 	if left := both(frame(n+1, 10), frame(n+1, 10)); left != 0 {
 		t.Errorf("%d bytes are left once there was room", left)
 	}
@@ -164,7 +163,7 @@ func testBatches(t *testing.T, h Harness) {
 	if left := finish(); left != 0 {
 		t.Errorf("%d bytes are left of a small frame", left)
 	}
-	awaitSignal(t, "Writable", conns[0].writable)
+	receive(t, "Writable", conns[0].writable)
 	if _, _, err := conns[0].TryWriteOne(frame(n+3, 10)); err != nil {
 		t.Fatal(err)
 	}
@@ -187,15 +186,5 @@ func testBatches(t *testing.T, h Harness) {
 	}
 	if _, _, err := conns[0].TryWriteOne(frame(0, 10)); err == nil {
 		t.Error("a closed connection takes a frame by itself")
-	}
-}
-
-// awaitSignal waits for a signal on c. It fails the test after WaitLimit.
-func awaitSignal(t *testing.T, what string, c <-chan struct{}) {
-	t.Helper()
-	select {
-	case <-c:
-	case <-time.After(WaitLimit):
-		t.Fatalf("no %s within %s", what, WaitLimit)
 	}
 }

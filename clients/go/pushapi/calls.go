@@ -100,7 +100,7 @@ func (c *Client) Push(ctx context.Context, p *Push) ([]Result, error) {
 // PushTo is like Push, through one server and without repetitions.
 func (c *Client) PushTo(ctx context.Context, server string, p *Push) ([]Result, error) {
 	var answer pushAnswer
-	if err := c.Call(ctx, server, http.MethodPost, "/v1/push", nil, p, &answer); err != nil {
+	if err := c.Call(ctx, server, http.MethodPost, "/v1/push", p, &answer); err != nil {
 		return nil, err
 	}
 	return answer.list(p), nil
@@ -400,7 +400,7 @@ func (c *Client) Nodes(ctx context.Context) (nodes []Node, host string, err erro
 	}
 	server := c.Next()
 	for range c.servers {
-		if err = c.Call(ctx, server, http.MethodGet, "/v1/nodes", nil, nil, &answer); err == nil {
+		if err = c.Call(ctx, server, http.MethodGet, "/v1/nodes", nil, &answer); err == nil {
 			u, _ := url.Parse(server) // New has parsed it, so there is no error
 			return answer.Nodes, u.Hostname(), nil
 		}

@@ -170,9 +170,9 @@ func NotSent(err error) bool {
 	return errors.As(err, &op) && op.Op == "dial"
 }
 
-// Call calls one server. It sends body as JSON and parses the answer into result. body, header and
+// Call calls one server. It sends body as JSON and parses the answer into result. body and
 // result may be nil. The error is an *Error if the server answered.
-func (c *Client) Call(ctx context.Context, server, method, path string, header http.Header, body, result any) error {
+func (c *Client) Call(ctx context.Context, server, method, path string, body, result any) error {
 	var content io.Reader
 	if body != nil {
 		data, err := json.Marshal(body)
@@ -186,9 +186,6 @@ func (c *Client) Call(ctx context.Context, server, method, path string, header h
 	request, err := http.NewRequestWithContext(ctx, method, server+path, content)
 	if err != nil {
 		return fmt.Errorf("make the request: %w", err)
-	}
-	for name, values := range header {
-		request.Header[name] = values
 	}
 	if body != nil {
 		request.Header.Set("Content-Type", "application/json")
@@ -257,7 +254,7 @@ func ask[T any](ctx context.Context, c *Client, what string, again bool, method,
 func (c *Client) anywhere(ctx context.Context, again bool, method, path string, body, result any) error {
 	server := c.Next()
 	for try := 1; ; try++ {
-		err := c.Call(ctx, server, method, path, nil, body, result)
+		err := c.Call(ctx, server, method, path, body, result)
 		var answer *Error
 		final := errors.As(err, &answer) && answer.Final()
 		if err == nil || final || ctx.Err() != nil || try >= 3*len(c.servers) || !again && !NotSent(err) {

@@ -92,7 +92,7 @@ func TestErrors(t *testing.T) {
 		s, _ := server(t, test.status, test.answer)
 		c := client(t, pushapi.Config{Servers: []string{s.URL}})
 		var result any
-		err := c.Call(t.Context(), c.Next(), http.MethodGet, "/v1/x", nil, nil, &result)
+		err := c.Call(t.Context(), c.Next(), http.MethodGet, "/v1/x", nil, &result)
 		var answer *pushapi.Error
 		if !errors.As(err, &answer) || answer.Final() != test.final || !strings.Contains(err.Error(), test.says) {
 			t.Errorf("%d %s: %v", test.status, test.answer, err)
@@ -100,7 +100,7 @@ func TestErrors(t *testing.T) {
 	}
 	s, _ := server(t, 200, strings.Repeat("x", 100))
 	c := client(t, pushapi.Config{Servers: []string{s.URL}, MaxAnswer: 99})
-	if err := c.Call(t.Context(), s.URL, http.MethodGet, "/", nil, nil, new(any)); err == nil ||
+	if err := c.Call(t.Context(), s.URL, http.MethodGet, "/", nil, new(any)); err == nil ||
 		!strings.Contains(err.Error(), "larger than 99") {
 		t.Errorf("a large answer: %v", err)
 	}
@@ -120,7 +120,7 @@ func TestServersThatDoNotAnswer(t *testing.T) {
 	if n := len(*got); n != 4 || (*got)[0].body != `{"user":"u","ttl":"1h0m0s","rooms":["a*"]}` {
 		t.Errorf("the server was called %d times: %+v", n, *got)
 	}
-	err := c.Call(t.Context(), gone.URL, http.MethodGet, "/", nil, nil, nil)
+	err := c.Call(t.Context(), gone.URL, http.MethodGet, "/", nil, nil)
 	if !pushapi.NotSent(err) {
 		t.Errorf("nobody listens: %v", err)
 	}
