@@ -28,8 +28,8 @@ type clientTransport struct {
 // clientSide is the side of a node that clients connect to.
 type clientSide struct{ *Node }
 
-// transports lists the transports that this program knows, in display order. A new transport is one
-// more entry here.
+// transports lists the transports that this program knows, in display order. CONTRIBUTING.md (A transport)
+// has the other places that know them.
 func (n clientSide) transports() []clientTransport {
 	c, advertise := n.cfg.Comet, n.cfg.Cluster
 	bindTCP := func(l transport.ListenConfig) (transport.Listener, error) {
