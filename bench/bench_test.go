@@ -111,7 +111,7 @@ func TestSmoke(t *testing.T) {
 		"idle-tcp/accept, read and write alone, CPU a connect", "idle-ws/accept, read and write alone, CPU a connect",
 		"replay/accept, read and write the same alone, auth to the last message, p50", "sizes/plain write(2), the dearest over the cheapest",
 		"max/messages a read of the clients", "room/push to receipt, p50", "replay/auth to the last message, p50", "replay/server CPU a replay",
-		"storm/tcp, all are in after", "storm/ws, to be let in, p99", "stalled/p99 of the others, with over without",
+		"storm/tcp, all are in after", "storm/ws, to be let in, p99", "stalled/p99 of reading clients, with stalled over without",
 		"window/server CPU a message", "max-window/deliveries without a loss",
 	}
 	for _, want := range wanted {

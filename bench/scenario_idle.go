@@ -132,7 +132,8 @@ type footprint struct {
 	rss, heap, stacks, goroutines float64
 }
 
-// restingMemory makes the server collect garbage and waits until its memory is stable.
+// restingMemory makes the server collect garbage until its memory is stable, for at
+// most restLimit.
 func (s *server) restingMemory(ctx context.Context) (f footprint, err error) {
 	begun := time.Now()
 	calm := 0

@@ -73,10 +73,15 @@ func targets() []target {
 			limit: "broadcast-tcp/a bare Go process, GC pause, p99.9", most: 1, known: "goim 504 ms at a million"},
 		{name: "CPU a delivery at 1,000 to 19,000 connections, most over least", of: "sizes/the dearest over the cheapest",
 			limit: "sizes/plain write(2), the dearest over the cheapest", most: 1.1},
-		{name: "memory of clients that never read, over the setting", of: "stalled/memory that came with them, over what is allowed", most: 1},
-		{name: "p99 of the others, with them over without", of: "stalled/p99 of the others, with over without", most: 1.5},
+		{name: "memory added by stalled clients, over what is allowed", of: "stalled/memory added by stalled clients, over what is allowed",
+			most: 1},
+		{name: "p99 of reading clients, with stalled clients over without", of: "stalled/p99 of reading clients, with stalled over without",
+			most: 1.5},
 	}
 }
+
+// maxShare bounds verdict.Share. A result of 0 would have an infinite share, which JSON cannot hold.
+const maxShare = 1000
 
 // verdict is a target with the measured result. The arrays hold min, median and max.
 type verdict struct {
@@ -140,7 +145,7 @@ func (r *report) judge(all []target) (verdicts []verdict) {
 			}
 			if t.least > 0 {
 				v.Share = judged / t.least
-			} else if v.Share = 1000; judged > 0 {
+			} else if v.Share = maxShare; judged > 0 {
 				v.Share = min(v.Share, t.most/judged)
 			}
 			v.Reached = v.Share >= 1
