@@ -28,10 +28,11 @@ const OffsetBits = 48
 // mailbox from it, so no node appends a record of a version before every node reads it.
 const RecordVersion = 3
 
-// RecordVersionReports is the version of records with reports and deadlines. RecordVersionClients is that of
-// what clients read and send, and of their presence.
+// The versions of records, by what they brought.
 const (
+	// RecordVersionReports is the version of records with reports and deadlines.
 	RecordVersionReports = 2
+	// RecordVersionClients is the version of what clients read and send, and of their presence.
 	RecordVersionClients = 3
 )
 
@@ -64,7 +65,7 @@ func NewRecordID() []byte {
 	return id[:]
 }
 
-// CheckName returns an error unless a user or a device has 1 to protocol.MaxNameBytes bytes of valid UTF-8
+// CheckName returns an error unless name has 1 to protocol.MaxNameBytes bytes of valid UTF-8
 // without control characters. field names it in the error, which is an *Error with CodeInvalid.
 func CheckName(field, name string) error { return checkName(field, name, protocol.MaxNameBytes) }
 

@@ -7,20 +7,20 @@ type CloseCode int32
 
 // The close codes.
 const (
-	CloseShutdown         CloseCode = 3001
-	CloseSlow             CloseCode = 3002
-	CloseStaleHeartbeat   CloseCode = 3004
-	CloseOverload         CloseCode = 3005
-	CloseBadPacket        CloseCode = 3500
-	CloseAuthFailed       CloseCode = 3501
-	CloseTokenExpired     CloseCode = 3502
-	CloseTokenRevoked     CloseCode = 3503
-	CloseTooManySessions  CloseCode = 3504
-	CloseReplacedByKey    CloseCode = 3505
-	CloseKicked           CloseCode = 3506
-	CloseTooLarge         CloseCode = 3507
-	CloseHandshakeTimeout CloseCode = 3509
-	CloseTooManyDevices   CloseCode = 3510
+	CloseShutdown         CloseCode = 3001 // the server drains
+	CloseSlow             CloseCode = 3002 // the client takes nothing for limits.slow_timeout
+	CloseStaleHeartbeat   CloseCode = 3004 // no heartbeat in time
+	CloseOverload         CloseCode = 3005 // the server cannot take the connection now
+	CloseBadPacket        CloseCode = 3500 // a packet that cannot be read, or is not allowed
+	CloseAuthFailed       CloseCode = 3501 // the token is not valid
+	CloseTokenExpired     CloseCode = 3502 // the token has expired
+	CloseTokenRevoked     CloseCode = 3503 // the token was revoked
+	CloseTooManySessions  CloseCode = 3504 // limits.sessions_per_user
+	CloseReplacedByKey    CloseCode = 3505 // a newer session has the same key
+	CloseKicked           CloseCode = 3506 // a caller of the API asked for it
+	CloseTooLarge         CloseCode = 3507 // a packet over protocol.max_body
+	CloseHandshakeTimeout CloseCode = 3509 // no auth packet in time
+	CloseTooManyDevices   CloseCode = 3510 // kept.devices_per_user
 )
 
 // Reconnect reports whether a client should reconnect by itself.

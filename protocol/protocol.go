@@ -6,37 +6,35 @@
 // package has constants and pure functions only. It does no I/O and imports no other package of imgo.
 package protocol
 
-// The operations of a packet. OpError is the answer to an operation that was refused, and OpRoomChanged
-// says that the server has changed which rooms the session is in. OpDismiss says that messages were read elsewhere.
-// 254 and 255 are imgo 2016's connection test.
+// The operations of a packet, and which side sends them.
 const (
-	OpHeartbeat        int32 = 2
-	OpHeartbeatReply   int32 = 3
-	OpSend             int32 = 4
-	OpMessage          int32 = 5
-	OpDisconnect       int32 = 6
-	OpAuth             int32 = 7
-	OpAuthReply        int32 = 8
-	OpRaw              int32 = 9
-	OpChangeRoom       int32 = 12
-	OpChangeRoomReply  int32 = 13
-	OpSubscribe        int32 = 14
-	OpSubscribeReply   int32 = 15
-	OpUnsubscribe      int32 = 16
-	OpUnsubscribeReply int32 = 17
-	OpAck              int32 = 18
-	OpAckReply         int32 = 19
-	OpJoinRoom         int32 = 20
-	OpJoinRoomReply    int32 = 21
-	OpLeaveRoom        int32 = 22
-	OpLeaveRoomReply   int32 = 23
-	OpRead             int32 = 24
-	OpReadReply        int32 = 25
-	OpDismiss          int32 = 26
-	OpError            int32 = 28
-	OpRoomChanged      int32 = 29
-	OpTest             int32 = 254
-	OpTestReply        int32 = 255
+	OpHeartbeat        int32 = 2   // from the client
+	OpHeartbeatReply   int32 = 3   // from the server
+	OpSend             int32 = 4   // from the client: a message for the backend
+	OpMessage          int32 = 5   // from the server
+	OpDisconnect       int32 = 6   // from the server, before it closes
+	OpAuth             int32 = 7   // from the client, its first packet
+	OpAuthReply        int32 = 8   // from the server
+	OpRaw              int32 = 9   // from the server: a batch for goim clients
+	OpChangeRoom       int32 = 12  // from a goim client
+	OpChangeRoomReply  int32 = 13  // from the server
+	OpSubscribe        int32 = 14  // from a goim client
+	OpSubscribeReply   int32 = 15  // from the server
+	OpUnsubscribe      int32 = 16  // from a goim client
+	OpUnsubscribeReply int32 = 17  // from the server
+	OpAck              int32 = 18  // from the client
+	OpAckReply         int32 = 19  // from the server
+	OpJoinRoom         int32 = 20  // from the client
+	OpJoinRoomReply    int32 = 21  // from the server
+	OpLeaveRoom        int32 = 22  // from the client
+	OpLeaveRoomReply   int32 = 23  // from the server
+	OpRead             int32 = 24  // from the client: the user has read messages
+	OpReadReply        int32 = 25  // from the server
+	OpDismiss          int32 = 26  // from the server: messages were read elsewhere
+	OpError            int32 = 28  // from the server: an operation was refused
+	OpRoomChanged      int32 = 29  // from the server: it has changed the session's rooms
+	OpTest             int32 = 254 // from an imgo 2016 client: connection test
+	OpTestReply        int32 = 255 // from the server
 )
 
 // OpIfAccepted is OpMessage inside the server for a push by goim's API: a session of a goim client gets it

@@ -318,16 +318,14 @@ const pushesOfUser = 500
 // now returns the time since the start of the run. This is the "time of the run" elsewhere.
 func (v *Verifier) now() time.Duration { return time.Since(v.began) }
 
-// The phases of a run. In PhaseSettling accepted messages still arrive. In PhaseEmptying the run
-// waits until the server has the acknowledgements of all messages, and all events have come. In PhaseLingering no message may
-// arrive any more.
+// The phases of a run, in their order.
 const (
-	PhaseConnecting = "connecting"
-	PhasePushing    = "pushing"
-	PhaseSettling   = "settling"
-	PhaseEmptying   = "emptying"
-	PhaseLingering  = "lingering"
-	PhaseDone       = "done"
+	PhaseConnecting = "connecting" // all devices connect
+	PhasePushing    = "pushing"    // callers push, devices come and go
+	PhaseSettling   = "settling"   // accepted messages still arrive
+	PhaseEmptying   = "emptying"   // waits for the acknowledgements at the server, and for all events
+	PhaseLingering  = "lingering"  // no message may arrive any more
+	PhaseDone       = "done"       // the report is complete
 )
 
 // enter begins a phase.
