@@ -90,7 +90,8 @@ type Assignment struct {
 	released chan struct{} // closed when the assignment is no longer used
 }
 
-// Group makes a membership. It joins the group at the first Next.
+// Group makes a membership. It joins the group at the first Next, which tells of errors of Kafka. Group itself
+// returns an error only for options that cannot be used.
 func (b *Bus) Group(_ context.Context, o GroupOptions) (*Group, error) {
 	if o.Name == "" || len(o.Logs) == 0 {
 		return nil, errors.New("join a group: a name and at least one log must be given")

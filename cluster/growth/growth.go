@@ -139,7 +139,8 @@ func New(cfg Config, topic Topic, log zerolog.Logger) *Growth {
 var errReadUpToEnd = errors.New("read up to the end")
 
 // Read reads what the control topic has now. It must have returned before Run
-// starts and before State means anything. It may be called again before Run.
+// starts and before State means anything. It may be called again before Run, also after an error: it
+// then goes on where it ended.
 func (g *Growth) Read(ctx context.Context) error {
 	end, err := g.topic.End(ctx)
 	if err != nil {

@@ -17,7 +17,7 @@ func (g *Growth) Records() (version uint32, changed <-chan struct{}) {
 }
 
 // UseRecords writes that records of a version are in use. When it returns nil, every
-// node that starts from now on knows it.
+// node that starts from now on knows it. After an error the records may be in use or not, and it may be called again.
 func (g *Growth) UseRecords(ctx context.Context, version uint32) error {
 	if now, _ := g.Records(); now >= version {
 		return nil

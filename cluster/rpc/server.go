@@ -35,9 +35,9 @@ type ServerOptions struct {
 	Listen   string
 	Security Security
 	Log      zerolog.Logger
-	// Metrics is where the metrics are registered; nil: nowhere.
+	// Metrics registers the metrics. If it is nil, nothing is registered.
 	Metrics prometheus.Registerer
-	// MaxMessage bounds one request or reply, in bytes; 0: 64 MiB.
+	// MaxMessage bounds one request or reply, in bytes. 0 means 64 MiB.
 	MaxMessage int
 }
 
@@ -57,7 +57,8 @@ type Server struct {
 	streams  sync.WaitGroup // their receiving goroutines
 }
 
-// NewServer binds the address. Calls are served once Run is called.
+// NewServer binds the address. Calls are served once Run is called. It returns an error if a certificate cannot be
+// read, the metrics cannot be registered, or the address cannot be bound.
 func NewServer(o ServerOptions) (*Server, error) {
 	s := &Server{
 		log: o.Log.With().Str("part", "rpc").Logger(), handlers: newHandlers(),
@@ -99,11 +100,12 @@ func (s *Server) Register(o Services) { s.offered.Store(&o) }
 func (s *Server) Addr() net.Addr { return s.listener.Addr() }
 
 // Run serves calls until ctx is done. Then it lets the calls under way end, for at
-// most 5 s. It may be called once.
+// most 5 s. It may be called once. It returns nil after a stop that ctx asked for, and an error if the server
+// stopped accepting connections before.
 func (s *Server) Run(ctx context.Context) error {
 	served := make(chan error, 1)
 	go func() { served <- s.grpc.Serve(s.listener) }()
-	defer s.endStreams()
+	defer s.waitStreams()
 	select {
 	case err := <-served:
 		s.grpc.Stop()
@@ -132,14 +134,14 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) Close() {
 	s.grpc.Stop()
 	s.listener.Close()
-	s.endStreams()
+	s.waitStreams()
 }
 
-// stopCalls lets no call begin any more.
+// stopCalls makes the server refuse new calls.
 func (s *Server) stopCalls() { s.stopOnce.Do(func() { close(s.stopping) }) }
 
-// endStreams waits for the goroutines of the streams, which gRPC has ended.
-func (s *Server) endStreams() {
+// waitStreams refuses new calls, and waits for the goroutines of the streams, which gRPC has ended.
+func (s *Server) waitStreams() {
 	s.stopCalls()
 	s.streams.Wait()
 }

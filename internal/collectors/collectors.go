@@ -1,5 +1,5 @@
-// Package collectors registers metrics together, and removes them together. Each part of imgo
-// that ends before the program does, or that reports an error of the registration, uses it.
+// Package collectors registers metrics together, and removes them together. It is for parts that
+// end before the program, or that return errors of the registration.
 package collectors
 
 import "github.com/prometheus/client_golang/prometheus"

@@ -57,7 +57,7 @@ func NewReader(log Log, partition int32, at Position) *Reader {
 }
 
 // ResumeReader returns a reader that goes on at an offset, as a consumer group has committed it.
-// It reads the entries before the offset for the highest id.
+// It reads the entries before the offset for the highest id. It returns an error if the log cannot be read.
 func ResumeReader(ctx context.Context, log Log, partition int32, offset int64) (*Reader, error) {
 	last, err := highest(ctx, log, partition, offset)
 	if err != nil {
@@ -135,7 +135,8 @@ func (r *Reader) skip(ctx context.Context) error {
 	return nil
 }
 
-// Highest returns the highest id that a partition has. All events with lower ids are in the topic too.
+// Highest returns the highest id that a partition has; the zero ID if it is empty. All events with lower ids are in
+// the topic too. It returns an error if the log cannot be read.
 func Highest(ctx context.Context, log Log, partition int32) (ID, error) {
 	return highest(ctx, log, partition, math.MaxInt64)
 }

@@ -1,4 +1,5 @@
-// Package openconns keeps the open connections of their owner, which can close all of them.
+// Package openconns keeps the open connections of their owner, which can close all of them. A Set owns
+// connections until they are closed. It does not wait for their users.
 package openconns
 
 import (

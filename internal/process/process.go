@@ -1,5 +1,5 @@
 // Package process runs programs as processes of their own, for tests and tools that kill and suspend them: imgo, and
-// the brokers of Kafka.
+// the brokers of Kafka. It owns a process and its log file; it does not judge the output.
 package process
 
 import (

@@ -55,7 +55,7 @@ type session struct {
 
 	user         string
 	device       string
-	floor        uint64
+	floor        uint64 // id of the record that made the device known, or 0; goes with each catch-up
 	last         uint64 // highest kept id written
 	broadcastSeq uint64 // up to where it has taken the flush window's broadcasts
 	// sent has what a client that acknowledges has yet to acknowledge. nil: nothing.

@@ -2,7 +2,7 @@ package job
 
 import "imgo/envelope"
 
-// deliveries are those of one read, by comet, in the order of the partition.
+// deliveries are the deliveries that one read of a partition makes, by comet, in the order of the partition.
 type deliveries struct {
 	order []string
 	of    map[string]*cometDeliveries
@@ -21,8 +21,9 @@ type item struct {
 
 func newDeliveries() *deliveries { return &deliveries{of: make(map[string]*cometDeliveries)} }
 
-// to returns the delivery to a comet with a key, and makes it if it is new. Keys come in
-// the order of the read.
+// to returns the delivery of a record to a comet, and makes it if it is new. key identifies the record: the id of
+// a kept message, or the position in the batch of the live log, from 1. A repeated key returns the same delivery.
+// Keys must come in the order of the read.
 func (ds *deliveries) to(comet string, key uint64, newDelivery func() *envelope.Delivery) *envelope.Delivery {
 	c := ds.of[comet]
 	if c == nil {

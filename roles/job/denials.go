@@ -28,8 +28,8 @@ type cometDenials struct {
 	budget *roomBudget
 
 	mu sync.Mutex
-	// ended is set when the comet was replaced or the reader has ended: nobody would
-	// read the rooms, or return them to the budget.
+	// ended is set when the comet was replaced or the reader has ended. After that rooms
+	// stays empty, because no reader would return its rooms to the budget.
 	ended bool
 	rooms map[string]struct{}
 	// opened is the highest RoomOpened.seq that was read, of each incarnation of the

@@ -16,14 +16,14 @@ type publisher struct {
 
 // liveRecord is an envelope for the live topic.
 type liveRecord struct {
-	// key is what its partition goes by: the name of a comet or a room, or
-	// nothing where it is for everyone. Records of one key keep their order.
+	// key selects the partition. It is the name of a comet or room, or empty for
+	// everyone. Records of one key keep their order.
 	key      string
 	envelope *envelope.Envelope
 }
 
-// publish appends records, in their order, and gives them the time.
-func (p *publisher) publish(ctx context.Context, what string, records ...liveRecord) error {
+// publish appends records, in their order, and gives them the time. action names the operation in errors.
+func (p *publisher) publish(ctx context.Context, action string, records ...liveRecord) error {
 	if len(records) == 0 {
 		return nil
 	}
@@ -31,26 +31,26 @@ func (p *publisher) publish(ctx context.Context, what string, records ...liveRec
 	for _, r := range records {
 		value, err := p.encode(r.envelope)
 		if err != nil {
-			return attempted(what, err)
+			return attempted(action, err)
 		}
 		entries = append(entries, envelope.Entry{
 			Partition: envelope.Partition(r.key, int(p.live.Partitions())), Value: value,
 		})
 	}
-	return attempted(what, p.live.AppendMany(ctx, entries))
+	return attempted(action, p.live.AppendMany(ctx, entries))
 }
 
-// publishEverywhere appends one envelope to every partition.
-func (p *publisher) publishEverywhere(ctx context.Context, what string, e *envelope.Envelope) error {
+// publishEverywhere appends one envelope to every partition. action names the operation in errors.
+func (p *publisher) publishEverywhere(ctx context.Context, action string, e *envelope.Envelope) error {
 	value, err := p.encode(e)
 	if err != nil {
-		return attempted(what, err)
+		return attempted(action, err)
 	}
 	entries := make([]envelope.Entry, p.live.Partitions())
 	for i := range entries {
 		entries[i] = envelope.Entry{Partition: int32(i), Value: value}
 	}
-	return attempted(what, p.live.AppendMany(ctx, entries))
+	return attempted(action, p.live.AppendMany(ctx, entries))
 }
 
 func (p *publisher) encode(e *envelope.Envelope) ([]byte, error) {
@@ -65,9 +65,8 @@ func (p *publisher) encode(e *envelope.Envelope) ([]byte, error) {
 // maxAddresses bounds the addresses of one envelope.
 const maxAddresses = 1000
 
-// byComet returns the records for addresses: the sessions of one comet share a
-// record, each session once, at most maxAddresses in one. fill makes a record's
-// envelope.
+// byComet returns the records for addresses, each address once. The sessions of one comet share a record, which
+// has at most maxAddresses of them. fill makes a record's envelope.
 func byComet(to []*envelope.Address, fill func([]*envelope.Address) *envelope.Envelope) []liveRecord {
 	if len(to) == 1 { // as in most pushes
 		return []liveRecord{{key: to[0].GetComet(), envelope: fill(to)}}

@@ -1,4 +1,5 @@
-// Package harness starts whole nodes in the process of a test.
+// Package harness starts whole nodes in the process of a test. Each node ends with its test. The package starts
+// no cluster.
 package harness
 
 import (

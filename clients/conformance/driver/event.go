@@ -39,7 +39,8 @@ type Result struct {
 	Number uint64 `json:"number"`
 }
 
-// Event is one line that a driver printed. Each kind of event has some of the fields.
+// Event is one line that a driver printed. Each kind of event has some of the fields: README.md, in its table of
+// events, says which.
 type Event struct {
 	Event  string `json:"event"`
 	Client string `json:"client"`

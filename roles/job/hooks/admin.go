@@ -32,7 +32,8 @@ func (a *Admin) Run(ctx context.Context) error {
 // maxLetters bounds the dead letters of an events.Hook. The newest are there.
 const maxLetters = 100
 
-// List returns what each hook has done and has to do, over all partitions, by name.
+// List returns what each hook has done and has to do, over all partitions, by name. It returns an error if the
+// hooks' state, or an end of the events topic, cannot be read.
 func (a *Admin) List(ctx context.Context) ([]events.Hook, error) {
 	if err := a.mirror.sync(ctx); err != nil {
 		return nil, err

@@ -30,8 +30,8 @@ type eventHandlers struct {
 	waiting chan struct{}
 }
 
-// list answers GET /v1/events: what became of messages. It is a window on the events topic: next is what to ask
-// after next time.
+// list answers GET /v1/events: what became of messages. The answer's next is the value of `after` for the next
+// call.
 func (h eventHandlers) list(c *call) error {
 	q, err := c.eventsQuery()
 	if err != nil {
@@ -43,7 +43,7 @@ func (h eventHandlers) list(c *call) error {
 		case h.waiting <- struct{}{}:
 			defer func() { <-h.waiting }()
 		default:
-			return envelope.Errorf(envelope.CodeUnavailable, "as many calls wait for events as are allowed (%d)", maxWaiting)
+			return envelope.Errorf(envelope.CodeUnavailable, "too many calls wait for events (limit %d)", maxWaiting)
 		}
 		// A node that stops, or that gets more partitions, must not wait for it.
 		var stop context.CancelFunc
