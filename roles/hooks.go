@@ -25,7 +25,7 @@ type hookService struct {
 	admin  *hooks.Admin
 }
 
-// newHooks makes the hooks of the settings; nil: there are none, or no role here needs them.
+// newHooks makes the hooks of the settings. It returns nil if there are none, or no role here needs them.
 func (n *Node) newHooks(ctx context.Context) (*hookService, error) {
 	posts, shows := n.cfg.Runs(config.RoleJob), n.cfg.Runs(config.RoleLogic)
 	if len(n.cfg.Hooks) == 0 || !posts && !shows {

@@ -40,7 +40,7 @@ type httpSide struct {
 	// done is closed when server serves no more, and err is the reason. done is nil before the server starts.
 	done chan struct{}
 	err  error
-	// admin is the admin listener. nil: off.
+	// admin is the admin listener, or nil if it is off.
 	admin net.Listener
 }
 

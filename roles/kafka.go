@@ -35,7 +35,7 @@ type kafka struct {
 	growth *growth.Growth
 	live   *bus.Log
 	tokens *tokenlog.Tokens // nil: this process runs no logic
-	// waitingFor is why the node cannot open its logs yet. nil: it is not known to wait.
+	// waitingFor is why the node cannot open its logs yet. It is nil if the node is not known to wait.
 	waitingFor atomic.Pointer[string]
 
 	keptMu sync.Mutex

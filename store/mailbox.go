@@ -103,10 +103,10 @@ type MailboxTracked struct {
 	// Level is an events.Level.
 	Level uint32
 	// DeadlineMS is when the message is reported as undelivered, Unix milliseconds; 0: never.
-	// DeadlineAny: one device that still waits is enough.
+	// DeadlineAny is set if one device that still waits is enough for a missed deadline.
 	DeadlineMS  int64
 	DeadlineAny bool
-	// Decided: whether the deadline was met is decided.
+	// Decided is set once it is decided whether the deadline was met.
 	Decided bool
 	// Receipts are the acknowledgements in their order.
 	Receipts []MailboxReceipt

@@ -49,7 +49,7 @@ type Options struct {
 	Prefix string
 	// ClientID is the name of this process in Kafka's logs; default "imgo".
 	ClientID string
-	// Replication is how many copies a new topic gets; 0: 3, or as many as there are
+	// Replication is how many copies a new topic gets. 0 means 3, or as many as there are
 	// brokers.
 	Replication int
 	// MinInSync is how many copies must have a record before it counts as appended;
@@ -66,11 +66,11 @@ type Options struct {
 	// SASL is none, plain, scram-sha-256 or scram-sha-512; "": none.
 	SASL           string
 	User, Password string
-	// TLS is the configuration of connections; nil: they are not encrypted.
+	// TLS is the configuration of connections. If it is nil, they are not encrypted.
 	TLS *tls.Config
 
 	Log zerolog.Logger
-	// Metrics is where the metrics are registered until Close; nil: nowhere.
+	// Metrics registers the metrics until Close. If it is nil, nothing is registered.
 	Metrics prometheus.Registerer
 }
 
@@ -122,7 +122,7 @@ func Open(ctx context.Context, o Options) (*Bus, error) {
 	return b, nil
 }
 
-// mechanism returns how this process logs in; nil: it does not.
+// mechanism returns how this process logs in, or nil if it does not.
 func mechanism(o Options) (sasl.Mechanism, error) {
 	switch o.SASL {
 	case "", "none":

@@ -30,16 +30,16 @@ type TopicOptions struct {
 	// Numbered adds a dot and the generation to the topic's name, so that a topic
 	// with more partitions can follow.
 	Numbered bool
-	// Generation is the generation to open; 0: the newest one, or 1 if there is none.
+	// Generation is the generation to open. 0 means the newest one, or 1 if there is none.
 	// Without Numbered it is 1.
 	Generation uint16
-	// Partitions is how many partitions there must be; 0: as many as there are, 16
+	// Partitions is how many partitions there must be. 0 means as many as there are, 16
 	// for a new topic.
 	Partitions int32
 	// Lenient makes Partitions count for a new topic only. An existing topic may have
 	// another number.
 	Lenient bool
-	// Retention is how long records are kept; 0: for ever. An existing topic that
+	// Retention is how long records are kept. 0 means for ever. An existing topic that
 	// keeps them for a shorter time is refused, one with a longer time is used.
 	Retention time.Duration
 	// MinRetention is the shortest retention that is possible: the longest ttl.
@@ -47,7 +47,7 @@ type TopicOptions struct {
 	// Config has further settings of a new topic, by Kafka's names.
 	Config map[string]string
 	// QueueBytes bounds the records that wait to be appended, with 64 bytes counted
-	// for each. Appends over it wait. 0: 16 MiB.
+	// for each. Appends over it wait. 0 means 16 MiB.
 	QueueBytes int64
 }
 
@@ -193,7 +193,7 @@ func (l *Log) sawEnd(partition int32, end int64) {
 }
 
 // End returns the next offset of a partition as last seen by an append, a read or
-// Bounds; 0: it was not seen yet. It does not ask Kafka.
+// Bounds, or 0 if it was not seen yet. It does not ask Kafka.
 func (l *Log) End(partition int32) int64 {
 	if partition < 0 || int(partition) >= len(l.ends) {
 		return 0

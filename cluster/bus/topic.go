@@ -240,7 +240,7 @@ func (b *Bus) describe(ctx context.Context, topic string) (map[string]string, er
 	return config, nil
 }
 
-// newestGeneration returns the highest generation of a topic; 0: there is none.
+// newestGeneration returns the highest generation of a topic, or 0 if there is none.
 func (b *Bus) newestGeneration(ctx context.Context, name string) (uint16, error) {
 	var newest uint16
 	err := b.retry(ctx, func(ctx context.Context) error {

@@ -81,7 +81,7 @@ type State struct {
 	Generation uint16
 	Partitions int32
 	// Next is the number of partitions of the next generation, while the topic
-	// grows; 0: it does not.
+	// grows. It is 0 if the topic does not grow.
 	Next int32
 	// Closed means that Generation takes no new records.
 	Closed bool

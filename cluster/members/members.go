@@ -64,7 +64,7 @@ type Options struct {
 	// Join has addresses of nodes that may be running, host or host:port. A name is
 	// looked up for each try, and all its addresses are tried.
 	Join []string
-	// Secret is the same on all nodes; empty: gossip is not encrypted.
+	// Secret is the same on all nodes. If it is empty, gossip is not encrypted.
 	Secret string
 	// Meta is what this node says about itself. StartMs 0 means now.
 	Meta *envelope.NodeMeta
@@ -81,9 +81,9 @@ type Options struct {
 	RejoinInterval time.Duration
 
 	Log zerolog.Logger
-	// Metrics is where the metrics are registered; nil: nowhere.
+	// Metrics registers the metrics. If it is nil, nothing is registered.
 	Metrics prometheus.Registerer
-	// Resolver looks up names; nil: the resolver of the system.
+	// Resolver looks up names. If it is nil, the resolver of the system does.
 	Resolver Resolver
 	// Cut reports whether nothing is sent to a gossip address. It is for tests of
 	// network partitions; both sides must cut.

@@ -51,7 +51,7 @@ func (p *Peer) Comet() Comet { return remoteComet{p} }
 func (p *Peer) Status() Status { return remoteStatus{p} }
 
 // call makes one call, counted, with a deadline. generation is the one of the kept
-// topic that the call is for; 0: any.
+// topic that the call is for. 0 means any.
 func (p *Peer) call(ctx context.Context, method string, generation uint16, req, rep message) (err error) {
 	began := time.Now()
 	defer func() { p.pool.metrics.called(method, began, err) }()

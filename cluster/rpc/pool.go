@@ -30,11 +30,11 @@ const (
 type PoolOptions struct {
 	Security Security
 	Log      zerolog.Logger
-	// Metrics is where the metrics are registered; nil: nowhere.
+	// Metrics registers the metrics. If it is nil, nothing is registered.
 	Metrics prometheus.Registerer
-	// MaxMessage bounds one request or reply, in bytes; 0: 64 MiB.
+	// MaxMessage bounds one request or reply, in bytes. 0 means 64 MiB.
 	MaxMessage int
-	// Dial makes connections; nil: TCP. For tests.
+	// Dial makes connections, in place of TCP. For tests.
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
 }
 

@@ -78,7 +78,7 @@ type Status interface {
 // with envelope.ErrUnavailable.
 type Services struct {
 	Router Router
-	// Generation is the generation of the kept topic that Router serves; 0: any.
+	// Generation is the generation of the kept topic that Router serves. 0 means any.
 	// Calls for another generation fail with envelope.ErrUnavailable, because each
 	// generation spreads users over its partitions differently.
 	Generation uint16

@@ -18,7 +18,7 @@ func ask[Rep any, P messageOf[Rep]](ctx context.Context, p *Peer, method string,
 // remoteRouter is the router of another node.
 type remoteRouter struct {
 	peer *Peer
-	// generation is the one of the kept topic that is asked about; 0: any.
+	// generation is the one of the kept topic that is asked about. 0 means any.
 	generation uint16
 }
 

@@ -20,22 +20,22 @@ type Type string
 
 // The types.
 const (
-	// Delivered: a device acknowledged a message.
+	// Delivered says that a device acknowledged a message.
 	Delivered Type = "message.delivered"
-	// Settled: every covered device has acknowledged the message, or was forgotten.
+	// Settled says that every covered device has acknowledged the message, or was forgotten.
 	Settled Type = "message.settled"
-	// Undelivered: the deadline passed while devices still waited.
+	// Undelivered says that the deadline passed while devices still waited.
 	Undelivered Type = "message.undelivered"
-	// Expired: the ttl was over before every device had the message.
+	// Expired says that the ttl was over before every device had the message.
 	Expired Type = "message.expired"
-	// Dropped: the message was taken from the mailbox; see the reasons.
+	// Dropped says that the message was taken from the mailbox. See the reasons.
 	Dropped Type = "message.dropped"
-	// Read: the user has read messages.
+	// Read says that the user has read messages.
 	Read Type = "message.read"
-	// Online and Offline: the user came, or has gone.
+	// Online and Offline say that the user came, or has gone.
 	Online  Type = "user.online"
 	Offline Type = "user.offline"
-	// Upstream: a client sent a message for the backend.
+	// Upstream says that a client sent a message for the backend.
 	Upstream Type = "upstream.message"
 )
 

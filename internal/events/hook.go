@@ -12,10 +12,10 @@ type Hook struct {
 	DeadLetters int          `json:"dead_letters"`
 	DeadTotal   uint64       `json:"dead_total"`
 	Letters     []DeadLetter `json:"letters,omitempty"`
-	// Error says why the newest failed call failed; empty: none since the last success.
+	// Error says why the newest failed call failed. It is empty if none has failed since the last success.
 	Error   string `json:"error,omitempty"`
 	ErrorMS int64  `json:"error_ms,omitempty"`
-	// Paused says why nothing is posted; empty: it is.
+	// Paused says why nothing is posted. It is empty if the hook is not paused.
 	Paused   string `json:"paused,omitempty"`
 	PausedMS int64  `json:"paused_ms,omitempty"`
 }

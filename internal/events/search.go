@@ -29,7 +29,7 @@ func OffsetAt(ctx context.Context, log Log, partition int32, ms int64) (int64, e
 	return low, nil
 }
 
-// eventMS returns the time of an event in Unix milliseconds; 0: it cannot be read.
+// eventMS returns the time of an event in Unix milliseconds, or 0 if it cannot be read.
 func eventMS(value []byte) int64 {
 	var d Document
 	if json.Unmarshal(value, &d) != nil {
@@ -77,7 +77,7 @@ func OfMessage(ctx context.Context, log Log, partition int32, user string, messa
 	return found, true, nil
 }
 
-// messageOf returns the id of the message that an event is about; 0: of none.
+// messageOf returns the id of the message that an event is about, or 0 if it is about none.
 func messageOf(value []byte) uint64 {
 	var d Document
 	if json.Unmarshal(value, &d) != nil {

@@ -125,7 +125,7 @@ type Caller struct {
 type Answer struct {
 	Status int
 	Body   []byte
-	// RetryAfter is how long the address asks to wait before the next call. 0: it does not ask.
+	// RetryAfter is how long the address asks to wait before the next call, or 0 if it does not ask.
 	RetryAfter time.Duration
 }
 

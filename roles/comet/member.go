@@ -240,7 +240,7 @@ func (f *following) Run() { f.follow(f.list, f.comet.joinBy()) }
 // tellRoom tells a client of version 2 that the server has put it into a room, or
 // has taken it out. A client that has joined or left the room again since is told
 // nothing, and so is one that does not take what it is sent. code says why the client
-// is not in the room; empty: nothing does.
+// is not in the room. An empty code is left out.
 func (m member) tellRoom(room string, joined bool, code envelope.Code, reason string) {
 	m.out.Lock()
 	defer m.out.Unlock()

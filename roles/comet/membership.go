@@ -48,7 +48,7 @@ func (m *membership) remove(room string) {
 	m.setEnd(room, 0)
 }
 
-// setEnd notes until when the session may be in a room, in Unix milliseconds; 0: for ever.
+// setEnd notes until when the session may be in a room, in Unix milliseconds. 0 means for ever.
 func (m *membership) setEnd(room string, untilMS int64) {
 	m.stays = slices.DeleteFunc(m.stays, func(e stay) bool { return e.room == room })
 	if untilMS != 0 {

@@ -10,7 +10,7 @@ import (
 // This file has what a backend decides about a session's rooms (join = "webhook"). A stay in a room may
 // have an end. A question that no packet of the client waits for is asked by a worker of its own.
 
-// setEndLocked notes until when the session may be in a room; 0: for ever.
+// setEndLocked notes until when the session may be in a room. 0 means for ever.
 func (m member) setEndLocked(room string, untilMS int64) {
 	m.rooms.setEnd(room, untilMS)
 	if untilMS != 0 {

@@ -58,7 +58,7 @@ type session struct {
 	floor        uint64 // id of the record that made the device known, or 0; goes with each catch-up
 	last         uint64 // highest kept id written
 	broadcastSeq uint64 // up to where it has taken the flush window's broadcasts
-	// sent has what a client that acknowledges has yet to acknowledge. nil: nothing.
+	// sent has what a client that acknowledges has yet to acknowledge. It is nil for nothing.
 	sent *sentIDs
 
 	*extras
@@ -74,7 +74,7 @@ const unplaced = ^uint32(0)
 type extras struct {
 	platform string
 	key      string // as the client chose it; empty: it did not
-	// globalKey: the key names the session without its user.
+	// globalKey is set if the key names the session without its user.
 	globalKey bool
 	expires   int64 // Unix milliseconds; 0: never
 	rooms     membership
@@ -236,7 +236,7 @@ func (s *session) AbortLocked(err error) {
 	s.auto.ackArrivedLocked(false)
 }
 
-// CloseReasonLocked returns why the server closed the session; 0: it did not.
+// CloseReasonLocked returns why the server closed the session, or 0 if it did not.
 func (s *session) CloseReasonLocked() (protocol.CloseCode, string) { return s.code, s.reason }
 
 // encodeDisconnect makes op 6 for a client of version 2. others are addresses that the client may connect

@@ -84,7 +84,7 @@ type upstreamQueue struct {
 	room  wait.Signal // a message has left
 }
 
-// message returns the message in a packet of a client; nil: no rule takes it, or the packet has none.
+// message returns the message in a packet of a client. It returns nil if no rule takes it, or the packet has none.
 func (t *upstreamTable) message(gen generation, p transport.Packet) *upstreamMessage {
 	if gen == genImgo && p.Op != protocol.OpSend {
 		return nil
@@ -198,7 +198,7 @@ func (b *upstreamQueue) first() *upstreamMessage {
 	return b.queue[0]
 }
 
-// next drops the oldest message, which was carried, and returns the one after it; nil: there is none.
+// next drops the oldest message, which was carried, and returns the one after it, or nil if there is none.
 func (b *upstreamQueue) next() *upstreamMessage {
 	b.out.Lock()
 	defer b.out.Unlock()

@@ -38,7 +38,7 @@ type Group interface {
 type Assignment interface {
 	// Parts returns the partitions with their stored positions.
 	Parts() []Part
-	// Done returns a channel that is closed when the assignment ends; nil: it ends with
+	// Done returns a channel that is closed when the assignment ends. It is nil if the assignment ends with
 	// the job.
 	Done() <-chan struct{}
 	// Commit stores positions of some of the partitions.
@@ -60,7 +60,7 @@ const (
 // for as long as the process runs. It is that assignment as well.
 type SoleGroup struct {
 	All []Part
-	// Store stores the position of a partition; nil: none is stored.
+	// Store stores the position of a partition. It is nil if none is stored.
 	Store func(ctx context.Context, at Part) error
 
 	assigned bool

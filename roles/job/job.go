@@ -55,7 +55,7 @@ type Comet interface {
 // Comets finds the comets that are alive. It is safe for concurrent use and does not
 // block.
 type Comets interface {
-	// Comet returns the comet of a name; nil: it is not alive. Two calls return the
+	// Comet returns the comet of a name, or nil if it is not alive. Two calls return the
 	// same (comparable) Comet if and only if the comet is the same process.
 	Comet(name string) Comet
 	// Names returns the names of all comets that are alive.
@@ -96,7 +96,7 @@ type Deps struct {
 	Owners     Owners
 	Comets     Comets
 	// Local is the router that owns every partition, if that router and all comets are
-	// in this process; nil: they may be remote. Lone records of a Kept that can be
+	// in this process. It is nil if they may be remote. Lone records of a Kept that can be
 	// followed then take the fast path (fastpath.go).
 	Local LocalRouter
 	// Group may be nil. Job then carries every partition from the end of both topics,

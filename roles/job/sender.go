@@ -110,7 +110,7 @@ func (s *sender) dequeueAll() []*batch {
 	return s.dequeueLocked(0)
 }
 
-// dequeueLocked removes the next batches, about as many as have limit bytes; 0: all.
+// dequeueLocked removes the next batches, about as many as have limit bytes. 0 means all.
 func (s *sender) dequeueLocked(limit int) (batches []*batch) {
 	n, size := 0, 0
 	for n < len(s.queue) && (n == 0 || limit == 0 || size+s.queue[n].size <= limit) {

@@ -21,7 +21,7 @@ type Config struct {
 	MaxUsers int `default:"100000"`
 	// MaxBody bounds a pushed body, in bytes.
 	MaxBody int `default:"65536"`
-	// Retention is how long the kept log keeps a record; 0: for ever.
+	// Retention is how long the kept log keeps a record. 0 means for ever.
 	Retention time.Duration
 	// CallTimeout bounds every operation: its calls to routers and comets, their
 	// repetitions, and the appends.

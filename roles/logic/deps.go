@@ -141,12 +141,12 @@ type Deps struct {
 	Live    LiveLog
 	Comets  Comets
 	Tokens  TokenStore
-	// Records is asked before a record of a newer version is appended; nil: all nodes read all.
+	// Records is asked before a record of a newer version is appended. If it is nil, all nodes read all.
 	Records RecordGate
 	Log     zerolog.Logger
-	// Metrics is where the metrics are registered; nil: nowhere.
+	// Metrics registers the metrics. If it is nil, nothing is registered.
 	Metrics prometheus.Registerer
-	// Now is the wall clock; nil: time.Now.
+	// Now is the wall clock. If it is nil, time.Now is used.
 	Now func() time.Time
 }
 

@@ -26,7 +26,7 @@ type Explanation struct {
 
 // Step is one thing that happened to a message, or that is so now.
 type Step struct {
-	// TimeMS is when it happened, in Unix milliseconds; 0: it is so now.
+	// TimeMS is when it happened, in Unix milliseconds. 0 means that it is so now.
 	TimeMS int64 `json:"time_ms,omitempty"`
 	// Kind is accepted, acknowledged, read, decided, removed, event, hook or now.
 	Kind string `json:"kind"`

@@ -9,11 +9,11 @@ import (
 
 // KickFilter chooses which sessions of a user to close, and with what.
 type KickFilter struct {
-	// Device and Session choose among the user's sessions; empty: all. Session is
+	// Device and Session choose among the user's sessions. If both are empty, all are chosen. Session is
 	// the key of a session, or the server's own name for it (AddressKey.Name).
 	Device  string
 	Session string
-	// Code is the close code, 3000 to 4999; 0: protocol.CloseKicked.
+	// Code is the close code, 3000 to 4999. 0 means protocol.CloseKicked.
 	Code protocol.CloseCode
 	// Reason is the reason of the close, at most 123 bytes of UTF-8.
 	Reason string

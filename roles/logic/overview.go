@@ -18,7 +18,7 @@ type NodeInfo struct {
 	Ready    bool              `json:"ready"`
 	Sessions int               `json:"sessions"`
 	Clients  map[string]string `json:"clients,omitempty"` // "tcp", "ws": where clients connect
-	// Weight is the node's share of clients in proportion to other nodes'; 0: 1.
+	// Weight is the node's share of clients in proportion to other nodes'. 0 means 1.
 	Weight int    `json:"weight,omitempty"`
 	Zone   string `json:"zone,omitempty"`
 	// Leaving reports whether the node drains, so that clients go elsewhere.

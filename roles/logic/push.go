@@ -38,20 +38,20 @@ type PushCommand struct {
 	// Kept has the message wait in the user's mailbox until every covered device
 	// has acknowledged it or TTL has passed. Only with Users.
 	Kept bool
-	// TTL is how long a kept message lives; 0: Config.DefaultTTL.
+	// TTL is how long a kept message lives. 0 means Config.DefaultTTL.
 	TTL time.Duration
-	// Ref is the caller's own name of the message; empty: none. Every event has it. Only with Kept.
+	// Ref is the caller's own name of the message, or empty. Every event has it. Only with Kept.
 	Ref string
-	// Report says which events tell what becomes of the message; nil: Config.DefaultReport. Only with
+	// Report says which events tell what becomes of the message. nil means Config.DefaultReport. Only with
 	// Kept.
 	Report *events.Level
-	// Deadline is how long after the push the message is reported as undelivered; 0: never. That is
-	// so if no device has it then, or with DeadlineAny if any device lacks it. Only with Kept.
+	// Deadline is how long after the push the message is reported as undelivered. 0 means never. It is
+	// reported if no device has it by then, or with DeadlineAny if any device lacks it. Only with Kept.
 	Deadline    time.Duration
 	DeadlineAny bool
-	// Caller is the name of the API key that pushes; empty: there are no keys. The log keeps it.
+	// Caller is the name of the API key that pushes, or empty if there are no keys. The log keeps it.
 	Caller string
-	// IdempotencyKey is a key in the scope of its caller; empty: none. For 24 h a
+	// IdempotencyKey is a key in the scope of its caller, or empty. For 24 h a
 	// second push with the same key has no effect on a user that the first reached.
 	IdempotencyKey string
 }
@@ -59,7 +59,7 @@ type PushCommand struct {
 // UserResult is what a push did for one user.
 type UserResult struct {
 	User string
-	// ID is the kept message's id; 0: not kept.
+	// ID is the kept message's id, or 0 if it is not kept.
 	ID uint64
 	// Sessions counts the user's sessions at the time of the push. A push that is
 	// not kept reaches only these.

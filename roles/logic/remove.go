@@ -15,7 +15,7 @@ type Removed struct {
 	Tokens   int `json:"tokens"`
 	Sessions int `json:"sessions"` // that are being closed
 	// LogUntilMS is until when the kept log may still have the messages, in Unix
-	// milliseconds; 0: it keeps them for ever.
+	// milliseconds. 0 means that it keeps them for ever.
 	LogUntilMS int64 `json:"log_until_ms"`
 }
 

@@ -41,7 +41,7 @@ func (h *pushHandler) checkReport(c *PushCommand) error {
 	return nil
 }
 
-// reportOf returns what a push at the time now asks to be tracked; nil: nothing.
+// reportOf returns what a push at the time now asks to be tracked, or nil for nothing.
 func (h *pushHandler) reportOf(c *PushCommand, now time.Time) *envelope.Report {
 	level := h.level
 	if c.Report != nil {

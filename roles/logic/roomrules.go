@@ -119,7 +119,7 @@ func (r *RoomRules) Open() bool {
 	return true
 }
 
-// access returns what a session with an identity may join; nil: everything.
+// access returns what a session with an identity may join. nil means everything.
 func (r *RoomRules) access(id *auth.Identity) *envelope.RoomAccess {
 	if len(r.Rooms) == 0 {
 		return nil

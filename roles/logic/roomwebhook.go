@@ -14,7 +14,7 @@ import (
 	"imgo/roles/logic/auth"
 )
 
-// newRoomWebhook returns what asks the operator's backend whether a session may join a room; nil: no rule asks it. It has
+// newRoomWebhook returns the caller that asks the operator's backend whether a session may join a room, or nil if no rule asks. It has
 // calls, and a circuit breaker, of its own: a backend that fails for rooms lets clients connect.
 func newRoomWebhook(cfg Config, deps Deps) (*webhook.Caller, error) {
 	if !cfg.Asks() {
@@ -68,7 +68,7 @@ type joinAnswer struct {
 	ExpiresMS int64  `json:"expires_ms"`
 }
 
-// askBackend returns until when a session may be in a room, in Unix milliseconds; 0: for ever.
+// askBackend returns until when a session may be in a room, in Unix milliseconds. 0 means for ever.
 func (h *sessionHandler) askBackend(ctx context.Context, r *envelope.JoinRequest) (untilMS int64, err error) {
 	call := joinCall{Type: "join", Room: r.GetRoom(), sessionDocument: documentOf(r.GetSession())}
 	document, err := json.Marshal(call)

@@ -36,7 +36,7 @@ type Token struct {
 // TokenRequest says what a new token is to be.
 type TokenRequest struct {
 	User string
-	// TTL is after how long the token ends; 0: never.
+	// TTL is after how long the token ends. 0 means never.
 	TTL time.Duration
 	// Token is the caller's own token, at most protocol.MaxTokenBytes of text;
 	// empty: 32 random bytes as text.

@@ -73,7 +73,7 @@ func (h *upstreamHandler) take(ctx context.Context, r *envelope.UpstreamRequest,
 	return refuseUpstream(envelope.CodeUnsupported, "no rule of this server takes the message: it went nowhere"), nil
 }
 
-// check returns a refusal of a message that is no good; nil: it is.
+// check returns an error if the message is not valid.
 func (h *upstreamHandler) check(r *envelope.UpstreamRequest) *envelope.UpstreamReply {
 	s := r.GetSession()
 	if err := cmp.Or(envelope.CheckName("user", s.GetUser()), checkOptional("device", s.GetDevice())); err != nil {

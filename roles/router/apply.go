@@ -423,7 +423,7 @@ func (ap *applier) pushToLocked(a *account, message *envelope.Kept, now time.Tim
 }
 
 // usedLocked returns a user's account and, if keyed, the message that used an
-// idempotency key for the user; 0: none.
+// idempotency key for the user, or 0 if there is none.
 //
 // Only an applier uses keys, and a flush takes a key out of memory after the
 // store has it. So a key that memory does not have is in the store or unused.

@@ -43,7 +43,7 @@ type cometState struct {
 	drops uint64
 	rooms map[string]uint32
 	// review counts the announcements since the comet was asked to announce its
-	// sessions again because its count differs; 0: it was not asked.
+	// sessions again because its count differs. It is 0 if the comet was not asked.
 	review int
 	// mismatches has the partitions in which its count differs from the table's.
 	mismatches map[uint32]mismatch

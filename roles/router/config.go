@@ -63,7 +63,7 @@ type Config struct {
 	// DedupeWarm is how many records before the stored position are read at
 	// start to know their ids again. 0 for a log that never doubles a record.
 	DedupeWarm int
-	// Retention is how long the kept log keeps a record; 0: for ever. Devices
+	// Retention is how long the kept log keeps a record. 0 means for ever. Devices
 	// are put into the log again at about half of it, so that a rebuild knows
 	// those that were not seen for longer.
 	Retention time.Duration

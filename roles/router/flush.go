@@ -23,7 +23,7 @@ type writeBehind struct {
 	// It is taken before the partition's mu, which guards the rest.
 	slot  chan struct{}
 	dirty map[*account]struct{}
-	// whole: the next flush writes everything. A record that removes something must
+	// whole is set if the next flush writes everything. A record that removes something must
 	// not be applied again over what later records did, so the stored position may not
 	// be before it.
 	whole bool

@@ -37,7 +37,7 @@ type partition struct {
 	dues    dues
 
 	mu sync.Mutex
-	// begun: it is known where in the log to go on. Nothing may be read from
+	// begun is set once it is known where in the log to go on. Nothing may be read from
 	// the store before: the predecessor may still be writing.
 	begun, gone bool
 	position    position
@@ -54,7 +54,7 @@ type partition struct {
 	presence *presenceRecorder
 	// scratch is for one window, while mu is held.
 	scratch []*mailbox.Entry
-	// err is why the partition does not go on; nil: it does.
+	// err is why the partition does not go on. It is nil if the partition goes on.
 	err error
 }
 
@@ -96,7 +96,7 @@ type position struct {
 	fence int64
 }
 
-// appliedID returns the id of the last record that was applied; 0: none.
+// appliedID returns the id of the last record that was applied, or 0 if there is none.
 func (s *position) appliedID() uint64 {
 	if s.next == 0 {
 		return lastIDBefore(s.generation)

@@ -45,18 +45,18 @@ type presenceRecorder struct {
 	changes map[*account]presenceChange
 	queue   presenceQueue
 	count   uint64
-	// sure: a user without a session in the table is offline. A router that begins to own the partition is not
-	// sure until comets had the time to announce their sessions to it, which they do from since on; zero:
-	// not yet.
+	// sure is set once a user without a session in the table is certainly offline. That takes until comets had the
+	// time to announce their sessions to a router that begins to own the partition. They do so from since on. It is
+	// zero before.
 	sure  bool
 	since time.Time
 	// comets are those that have announced themselves since.
 	comets map[string]cometProgress
-	// suspects: sessions may be in the table that have ended while another router owned the partition.
+	// suspects is set if sessions may be in the table that have ended while another router owned the partition.
 	suspects bool
 
-	// scanned is the user up to which the store was looked through for users that were told to be online;
-	// only run uses it. scan: it has yet to be looked through.
+	// scanned is the user up to which the store was looked through for users that were told to be online.
+	// Only run uses it. scan is set if the store has yet to be looked through.
 	scanned string
 	scan    bool
 }
@@ -389,7 +389,7 @@ func (pr *presenceRecorder) take() (batch []presenceDue, records []*envelope.Pre
 	return batch, records
 }
 
-// onlineSince returns when the first of an account's sessions began, Unix milliseconds; 0: it has none.
+// onlineSince returns when the first of an account's sessions began, in Unix milliseconds, or 0 if it has none.
 func (a *account) onlineSince() (ms int64) {
 	for _, s := range a.sessions {
 		if ms == 0 || s.since > 0 && s.since < ms {

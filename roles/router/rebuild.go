@@ -37,11 +37,11 @@ func retryPauses() wait.Backoff { return wait.Backoff{Min: 10 * time.Millisecond
 // rebuild is what a partition knows while it is read back from the log. The
 // partition's mu guards it.
 type rebuild struct {
-	// blank: the store had nothing of the partition when it was gained. Only
+	// blank is set if the store had nothing of the partition when it was gained. Only
 	// the users in stored may be there.
 	blank  bool
 	stored map[string]struct{}
-	// claimsStored: some claims were written.
+	// claimsStored is set if some claims were written.
 	claimsStored bool
 	// pushed counts the messages that came since accounts were evicted.
 	pushed int

@@ -77,23 +77,23 @@ type Deps struct {
 	Log     zerolog.Logger
 	Metrics prometheus.Registerer
 	// Owned returns the partitions that this router owns now, and a channel
-	// that is closed when that has changed. Nil: all of them, for ever. It is
+	// that is closed when that has changed. If it is nil, all are owned, for ever. It is
 	// called from one goroutine and must not block.
 	Owned func() ([]int32, <-chan struct{})
-	// Topic is where the events of pushes that ask for a report go; nil: nowhere.
+	// Topic is where the events of pushes that ask for a report go. If it is nil, there are none.
 	Topic EventsLog
-	// Growth is how Kept gets more partitions; nil: it does not.
+	// Growth is how Kept gets more partitions. If it is nil, Kept gets none.
 	Growth Growth
 	// Records is the version of kept records in use, as far as it is known when the router
-	// starts; 0: 1. A stored mailbox that was derived by a router of a lower version may lack
+	// starts. 0 means 1. A stored mailbox that was derived by a router of a lower version may lack
 	// what such records did.
 	Records uint32
-	// Gate is asked before a record of a newer version is appended; nil: all nodes read all.
+	// Gate is asked before a record of a newer version is appended. If it is nil, all nodes read all.
 	Gate RecordGate
-	// Now is the clock; nil: time.Now.
+	// Now is the clock. If it is nil, time.Now is used.
 	Now func() time.Time
 	// Notices is called with what happened to a user's data. n is how often, for what may
-	// happen again and again, else 0. Nil: it is not reported.
+	// happen again and again, else 0. If it is nil, nothing is reported.
 	Notices func(kind, user string, n int, detail string)
 }
 
@@ -118,7 +118,7 @@ type resources struct {
 	kinds   sessionKinds
 	records uint32 // Deps.Records
 	gate    RecordGate
-	// gateClosed: some node does not read records of presence, and the log says so.
+	// gateClosed is set if some node does not read records of presence, and the log says so.
 	gateClosed atomic.Bool
 	// eventsLog is Deps.Topic.
 	eventsLog EventsLog

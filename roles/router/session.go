@@ -22,7 +22,7 @@ type session struct {
 	since    int64
 	extra    *sessionExtra // nil: it has nothing of it
 	reminder *reminder     // nil: the watch has told it nothing
-	// suspect: the comet counts other sessions than the table has. This one
+	// suspect is set if the comet counts other sessions than the table has. This one
 	// goes unless the comet announces it again.
 	suspect bool
 }
@@ -36,7 +36,7 @@ type sessionKind struct {
 // sessionExtra is what few sessions have.
 type sessionExtra struct {
 	key string // as the client chose it
-	// globalKey: the key names the session without its user.
+	// globalKey is set if the key names the session without its user.
 	globalKey bool
 	platform  string
 	accepts   []int32
@@ -102,8 +102,8 @@ func (s *session) address() envelope.AddressKey {
 	return envelope.AddressKey{Comet: s.kind.comet, Session: s.id}
 }
 
-// globalKey returns the key that names the session without its user; empty: there
-// is none.
+// globalKey returns the key that names the session without its user, or an empty
+// string if there is none.
 func (s *session) globalKey() string {
 	if s.extra == nil || !s.extra.globalKey {
 		return ""

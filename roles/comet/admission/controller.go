@@ -57,7 +57,7 @@ type PendingConnect struct {
 	Err error
 	// Session reads the connection from now on. Admit sets it, also for a session
 	// that it refuses but that has still to say goodbye, and finds it when it is
-	// called again after an error. nil: the connection ends.
+	// called again after an error. If it is nil, the connection ends.
 	Session Task
 }
 

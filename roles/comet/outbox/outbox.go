@@ -55,11 +55,11 @@ type Owner interface {
 type mode uint8
 
 const (
-	// paused: nothing is written before StartLocked.
+	// paused is set until StartLocked. Nothing is written before.
 	paused mode = 1 << iota
-	// held: frames are queued until FlushLocked.
+	// held is set while frames are queued for FlushLocked.
 	held
-	// closing: the connection is closed when all frames are written.
+	// closing is set if the connection is to be closed when all frames are written.
 	closing
 )
 
@@ -77,7 +77,7 @@ type Outbox struct {
 	// pending counts the bytes that are queued or being written.
 	pending int32
 	mode    mode
-	// polled: conn is a transport.Pollable, and nothing ever waits for it.
+	// polled is set if conn is a transport.Pollable, and nothing ever waits for it.
 	polled bool
 	// writing says that a goroutine writes or, of a polled connection, that the
 	// socket has no room.

@@ -9,9 +9,9 @@ import (
 type lane struct {
 	user  string
 	items []*item
-	// single: the events are posted one by one, because a call with several has failed.
+	// single is set if the events are posted one by one, because a call with several has failed.
 	single bool
-	// answered: the receiver has taken an event of the user since the lane was made.
+	// answered is set if the receiver has taken an event of the user since the lane was made.
 	answered bool
 }
 

@@ -85,7 +85,7 @@ func (m *mirror) changes() <-chan struct{} {
 	return m.changed
 }
 
-// get returns an entry; nil: there is none.
+// get returns an entry, or nil if there is none.
 func (m *mirror) get(key string) []byte {
 	m.mu.Lock()
 	defer m.mu.Unlock()

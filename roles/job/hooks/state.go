@@ -18,7 +18,7 @@ type State struct {
 	DeadTotal uint64 `json:"dead_total,omitempty"`
 	// Replayed is the number of the last replay that this partition has taken up.
 	Replayed uint64 `json:"replayed,omitempty"`
-	// Ended: all events of an older generation are posted. A replay begins it anew.
+	// Ended is set if all events of an older generation are posted. A replay begins it anew.
 	Ended bool `json:"ended,omitempty"`
 	// Position is up to where everything is answered, or in Open or Dead.
 	Position int64 `json:"position"`
@@ -47,7 +47,8 @@ type Control struct {
 	Replay uint64 `json:"replay,omitempty"`
 	FromMS int64  `json:"from_ms,omitempty"`
 	Dead   bool   `json:"dead,omitempty"`
-	// Paused says why nothing is posted; empty: it is. URL is the address then: another one ends the pause.
+	// Paused says why nothing is posted. It is empty if the hook is not paused. URL is the address at the pause:
+	// another one ends it.
 	Paused   string `json:"paused,omitempty"`
 	PausedMS int64  `json:"paused_ms,omitempty"`
 	URL      string `json:"url,omitempty"`

@@ -20,18 +20,18 @@ import (
 // Identity is who a client is.
 type Identity struct {
 	User string
-	// Device is the device that the token is bound to; empty: any.
+	// Device is the device that the token is bound to. If it is empty, any device may use the token.
 	Device string
-	// Anonymous: the client has no user of its own, and User is empty.
+	// Anonymous is set if the client has no user of its own, and User is empty.
 	Anonymous bool
-	// AnyKey: the key that the client chose names its session without its user. It
+	// AnyKey is set if the key that the client chose names its session without its user. It
 	// must be true only where the key is a part of what was authenticated, or nobody
 	// is authenticated: otherwise a client would get what is pushed to another user's key.
 	AnyKey bool
 	// Key is the key that was authenticated: it names the session without its user if the
-	// client chose it. Empty: none was.
+	// client chose it. It is empty if none was authenticated.
 	Key string
-	// ExpiresMS is when the token ends, in Unix milliseconds; 0: never.
+	// ExpiresMS is when the token ends, in Unix milliseconds. 0 means never.
 	ExpiresMS int64
 	// Rooms are the rooms, and patterns of rooms, that the token allows its
 	// sessions to join where a rule asks for a token.

@@ -68,7 +68,7 @@ func (c *Config) UsesJWT() bool { return c.Secret != "" || c.PublicKeyFile != ""
 
 func (c *Config) usesJWKS() bool { return c.JWKSFile != "" || c.JWKSURL != "" }
 
-// RoomsWebhook returns the address of whom rules of rooms ask; empty: there is none.
+// RoomsWebhook returns the address of the backend that rules of rooms ask, or an empty string if there is none.
 func (c *Config) RoomsWebhook() string { return cmp.Or(c.RoomsWebhookURL, c.WebhookURL) }
 
 // checkWebhook is Check for the webhooks.

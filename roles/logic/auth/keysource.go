@@ -53,7 +53,7 @@ type keySource struct {
 	log     zerolog.Logger
 	reloads *prometheus.CounterVec
 	current atomic.Pointer[keySet]
-	// missing is why the URL's keys are not there yet; nil: they are.
+	// missing is why the URL's keys are not there yet. It is nil if they are.
 	missing atomic.Pointer[string]
 	// stale reports whether an origin could not be read the last time.
 	stale atomic.Bool

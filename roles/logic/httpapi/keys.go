@@ -46,7 +46,7 @@ type caller struct {
 // label is the caller's name for the log and the metrics. The caller may be nil.
 func (c *caller) label() string { return cmp.Or(c.pusher(), "none") }
 
-// pusher returns the name that the log keeps of a push; empty: there are no keys.
+// pusher returns the name that the log keeps of a push, or an empty string if there are no keys.
 func (c *caller) pusher() string {
 	if c == nil {
 		return ""

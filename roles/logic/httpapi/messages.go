@@ -31,7 +31,7 @@ type messageView struct {
 	BodyBase64 *string         `json:"body_base64,omitempty"`
 	// Waiting are the devices that have yet to acknowledge.
 	Waiting []string `json:"waiting"`
-	// Unclaimed: the user had no device. The first one gets the message.
+	// Unclaimed is set if the user had no device. The first one gets the message.
 	Unclaimed bool `json:"unclaimed,omitempty"`
 
 	Report     string `json:"report"`

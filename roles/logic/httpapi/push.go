@@ -25,7 +25,7 @@ type pushRequest struct {
 	user   string
 	users  []string
 	keys   []string
-	// keysOfUser: the sessions are those of user.
+	// keysOfUser is set if the sessions are those of user.
 	keysOfUser bool
 	room       string
 

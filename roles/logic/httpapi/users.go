@@ -65,7 +65,7 @@ type userView struct {
 	NewestID   string `json:"newest_id"`
 	Dropped    uint64 `json:"dropped"`
 	LastSeenMS int64  `json:"last_seen_ms"`
-	// SinceMS is when the user came online, or went; 0: that is not known.
+	// SinceMS is when the user came online, or went, or 0 if that is not known.
 	SinceMS int64 `json:"since_ms"`
 }
 

@@ -13,11 +13,11 @@ type Changes struct {
 	Entries, Fresh, Gone []*Entry
 	// Used has the idempotency keys to be written.
 	Used map[string]uint64
-	// Meta: the meta is to be written.
+	// Meta is set if the meta is to be written.
 	Meta bool
-	// Told: whether the user was told to be online is to be written.
+	// Told is set if it is to be written whether the user was told to be online.
 	Told bool
-	// Erased: the idempotency keys of messages before this id are to be deleted.
+	// Erased is the id before which messages lose their idempotency keys in the store. 0 means none.
 	Erased uint64
 }
 

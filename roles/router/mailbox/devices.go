@@ -26,7 +26,7 @@ func (ds *Devices) Find(name string) *store.MailboxDevice {
 	return nil
 }
 
-// Mask returns a device's bit in an entry's Waiting; 0: the device is unknown.
+// Mask returns a device's bit in an entry's Waiting, or 0 if the device is unknown.
 func (ds *Devices) Mask(name string) uint64 {
 	if d := ds.Find(name); d != nil {
 		return 1 << d.Bit
@@ -55,7 +55,7 @@ func (ds *Devices) knownBefore(id uint64) (mask uint64) {
 }
 
 // Restore makes a device known since a record, if it is not, and notes when it was last seen. A
-// record that says so was appended at notedMS; 0: it is not known when. Times are Unix milliseconds.
+// record that says so was appended at notedMS, which is 0 if that is not known. Times are Unix milliseconds.
 // Restore returns nil if there is no room: whoever appends the record names the device that is to
 // make room.
 func (ds *Devices) Restore(name string, since uint64, seenMS, notedMS int64) *store.MailboxDevice {

@@ -8,11 +8,11 @@ type Keys struct {
 	// erased is the id of the last record that erased the user: keys of earlier messages are void,
 	// also those that the store still has.
 	erased uint64
-	// erasedStored: the store has lost them. noneStored: the store has no key of the user.
+	// erasedStored is set if the store has deleted them. noneStored is set if the store has no key of the user.
 	erasedStored, noneStored bool
 }
 
-// Used returns the id of the message that used an idempotency key; 0: none. Of what
+// Used returns the id of the message that used an idempotency key, or 0 if there is none. Of what
 // the store says, messages from before Erased do not count.
 // known is false if only the store can tell.
 func (k *Keys) Used(key string) (id uint64, known bool) {
@@ -30,7 +30,7 @@ func (k *Keys) Use(key string, id uint64) {
 	k.used[key] = id
 }
 
-// Erased returns the id of the last record that erased the user; 0: none did since
+// Erased returns the id of the last record that erased the user, or 0 if none did since
 // the mailbox is in memory. Idempotency keys of earlier messages are void.
 func (k *Keys) Erased() uint64 { return k.erased }
 

@@ -194,7 +194,7 @@ type Acknowledgement struct {
 	IDs    []uint64
 	// TimeMS is the time of its record, Unix milliseconds.
 	TimeMS int64
-	// Auto: comet acknowledged for a client that cannot.
+	// Auto is set if comet acknowledged for a client that cannot.
 	Auto bool
 }
 

@@ -14,21 +14,21 @@ type Entry struct {
 	// Message is the message as it is handed out. It never changes. It is nil if
 	// only the store has the body.
 	Message *envelope.Kept
-	// held: the store has the body too (see bodies.go).
+	// held is set if the store has the body too (see bodies.go).
 	held bool
-	// loose: the message does not lie beside its neighbours in memory.
+	// loose is set if the message does not lie beside its neighbours in memory.
 	loose bool
-	// stored: the store has the entry, perhaps in an older state.
+	// stored is set if the store has the entry, perhaps in an older state.
 	stored bool
-	// changed: the store's state is older than this one.
+	// changed is set if the store's state is older than this one.
 	changed bool
-	// lost: the store has lost the body of a message that reports.
+	// lost is set if the store has lost the body of a message that reports.
 	lost bool
-	// at is when the message was applied here, Unix milliseconds; 0: before
+	// at is when the message was applied here, in Unix milliseconds. 0 means before
 	// the mailbox was read from the store.
 	at int64
 	// proposedMS is when a step of the message was put into the log that is not
-	// applied yet; 0: there is none. See Propose.
+	// applied yet, or 0 if there is none. See Propose.
 	proposedMS int64
 }
 
@@ -41,7 +41,7 @@ type Messages struct {
 	// lastMS and dropped are as store.MailboxMeta has them.
 	lastMS  int64
 	dropped uint64
-	// changed: the store has other messages. metaChanged: what the mailbox has beside them is to be
+	// changed is set if the store has other messages. metaChanged is set if what the mailbox has beside them is to be
 	// written.
 	changed, metaChanged bool
 }
@@ -177,7 +177,7 @@ func (ms *Messages) waitsReporting(mask uint64) bool {
 	return slices.ContainsFunc(ms.entries, func(e *Entry) bool { return e.Waiting&mask != 0 && e.Reports() })
 }
 
-// Prev returns the id of the message pending for a device before id; 0: none.
+// Prev returns the id of the message pending for a device before id, or 0 if there is none.
 func (ms *Messages) Prev(mask uint64, id uint64) uint64 {
 	i, _ := ms.search(id)
 	for i--; i >= 0; i-- {

@@ -10,7 +10,7 @@ import (
 // owner tells the same, and each change has one event. Whether the user has a session is not known here.
 type Presence struct {
 	told *store.MailboxPresence // nil: nothing; it never changes
-	// changed: the store has something else. onlineChanged: it has another Online.
+	// changed is set if the store has something else. onlineChanged is set if it has another Online.
 	changed, onlineChanged bool
 }
 
@@ -44,7 +44,8 @@ func (p *Presence) restore(rec *envelope.Presence, notedMS int64) {
 	p.set(&store.MailboxPresence{At: rec.At, Online: rec.Online, SinceMS: rec.SinceMs, NotedMS: notedMS})
 }
 
-// PresenceRecord returns what was told as records that repeat it have it, without the user; nil: nothing.
+// PresenceRecord returns what was told last, as a record that repeats it, without the user. It returns nil if
+// nothing was told.
 func PresenceRecord(p *store.MailboxPresence) *envelope.Presence {
 	if p == nil {
 		return nil

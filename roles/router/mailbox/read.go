@@ -14,11 +14,11 @@ type Reading struct {
 	// Device is where they were read.
 	Device string
 	IDs    []uint64
-	// UpTo: all messages up to this id, too; 0: only IDs.
+	// UpTo adds all messages up to this id. 0 means only IDs.
 	UpTo uint64
 	// TimeMS is the time of its record, Unix milliseconds.
 	TimeMS int64
-	// ByCaller: a caller of the API says so. No device has shown that it has the messages.
+	// ByCaller is set if a caller of the API says so. No device has shown that it has the messages.
 	ByCaller bool
 }
 
@@ -65,7 +65,7 @@ type reads struct {
 }
 
 // add takes what was read by the record at: ids, sorted and beyond upTo, and all up to upTo. It returns what is
-// new of it; 0: no new upTo.
+// new of it. 0 means that there is no new upTo.
 func (r *reads) add(at uint64, ids []uint64, upTo uint64) (newIDs []uint64, newUpTo uint64) {
 	var old store.MailboxReads
 	if r.state != nil {
@@ -97,7 +97,7 @@ func (r *reads) add(at uint64, ids []uint64, upTo uint64) (newIDs []uint64, newU
 	return ids, upTo
 }
 
-// Reads returns what the user has read, as a record of what moves has it; nil: nothing.
+// Reads returns what the user has read, as a record of what moves has it, or nil for nothing.
 func Reads(r *store.MailboxReads) *envelope.Reads {
 	if r == nil {
 		return nil

@@ -14,7 +14,7 @@ import (
 // applies them. So the clock, the bound on the mailbox and the expiry of devices change only
 // other messages. For these messages the owner puts a step into the log: see Due and NextDue.
 
-// TrackedOf returns what a push at a time, in Unix milliseconds, asks to be tracked; nil: nothing.
+// TrackedOf returns what a push at a time, in Unix milliseconds, asks to be tracked, or nil for nothing.
 func TrackedOf(r *envelope.Report, pushedMS int64) *store.MailboxTracked {
 	if r == nil {
 		return nil

@@ -13,11 +13,11 @@ type Rooms struct {
 	changed bool                // the store has another one
 }
 
-// Memberships returns the rooms; nil: callers never put the user into any. The
+// Memberships returns the rooms, or nil if callers never put the user into any. The
 // caller must not change them.
 func (r *Rooms) Memberships() *envelope.Memberships { return RoomsRecord(r.list) }
 
-// RoomsRecord returns memberships as records have them; nil: there never were any.
+// RoomsRecord returns memberships as records have them, or nil if there never were any.
 func RoomsRecord(r *store.MailboxRooms) *envelope.Memberships {
 	if r == nil {
 		return nil
