@@ -103,7 +103,7 @@ func New(cfg Config, deps Deps) (*Logic, error) {
 	c.comets = &cometSurvey{Comets: deps.Comets, life: c.life, timeout: cfg.CometTimeout, warn: c.warn}
 	return &Logic{
 		pushHandler: pushHandler{
-			core: c, turns: newTurns(), level: level, claims: &claims{owners: c.owners, kept: c.kept, byKey: make(map[string]claim)},
+			core: c, slots: newSlots(), level: level, claims: &claims{owners: c.owners, kept: c.kept, byKey: make(map[string]claim)},
 		},
 		sessionHandler:  sessionHandler{core: c, auth: authenticator, backend: backend},
 		upstreamHandler: upstreamHandler{core: c, rules: upstream.NewTable(cfg.Upstream), calls: calls},

@@ -94,7 +94,7 @@ type PushResult struct {
 // appends what is to be delivered to one of the logs.
 type pushHandler struct {
 	*core
-	turns  *turns
+	slots  *slots
 	claims *claims
 	level  events.Level
 }
@@ -126,11 +126,11 @@ func (h *pushHandler) push(ctx context.Context, kind string, c *PushCommand) (*P
 			return nil, err
 		}
 	}
-	done, err := h.turns.take(ctx, len(c.Users))
+	release, err := h.slots.acquire(ctx, len(c.Users))
 	if err != nil {
 		return nil, err
 	}
-	defer done()
+	defer release()
 	ctx, end, err := h.life.beginWithin(ctx, scaled(h.cfg.CallTimeout, len(c.Users)))
 	if err != nil {
 		return nil, err
