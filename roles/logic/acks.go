@@ -17,7 +17,7 @@ const (
 )
 
 // ackHandler appends acknowledgements to the kept log.
-type ackHandler struct{ *core }
+type ackHandler struct{ *shared }
 
 // Ack puts acknowledgements on the kept log, one record for each partition
 // that has some (more where they would outgrow a record). They pass although

@@ -17,7 +17,7 @@ import (
 const announceTimeout = time.Second
 
 // announceHandler passes the comets' announcements to the routers.
-type announceHandler struct{ *core }
+type announceHandler struct{ *shared }
 
 // Announce passes a comet's sign of life to every router, and to each the
 // counts of the partitions that it owns. The reply has the epochs of the owners

@@ -150,8 +150,8 @@ type Deps struct {
 	Now func() time.Time
 }
 
-// core is what all handlers work with.
-type core struct {
+// shared is what all handlers work with.
+type shared struct {
 	cfg     Config
 	life    *lifecycle
 	owners  *owners

@@ -47,7 +47,7 @@ type Logic struct {
 	overviewHandler
 	*noticeLog
 
-	*core
+	*shared
 	auth Authenticator
 }
 
@@ -93,7 +93,7 @@ func New(cfg Config, deps Deps) (*Logic, error) {
 	if !ok {
 		return nil, fmt.Errorf("report %q is none of none, settled and each", cfg.DefaultReport)
 	}
-	c := &core{
+	c := &shared{
 		cfg: cfg, life: &lifecycle{callTimeout: cfg.CallTimeout},
 		owners: &owners{routers: deps.Routers, partitions: int(deps.Kept.Partitions())},
 		kept:   &keptWriter{log: deps.Kept, records: deps.Records, now: now}, live: &publisher{live: deps.Live, now: now},
@@ -103,10 +103,10 @@ func New(cfg Config, deps Deps) (*Logic, error) {
 	c.comets = &cometSurvey{Comets: deps.Comets, life: c.life, timeout: cfg.CometTimeout, warn: c.warn}
 	return &Logic{
 		pushHandler: pushHandler{
-			core: c, slots: newSlots(), level: level, claims: &claims{owners: c.owners, kept: c.kept, byKey: make(map[string]claim)},
+			shared: c, slots: newSlots(), level: level, claims: &claims{owners: c.owners, kept: c.kept, byKey: make(map[string]claim)},
 		},
-		sessionHandler:  sessionHandler{core: c, auth: authenticator, backend: backend},
-		upstreamHandler: upstreamHandler{core: c, rules: upstream.NewTable(cfg.Upstream), calls: calls},
+		sessionHandler:  sessionHandler{shared: c, auth: authenticator, backend: backend},
+		upstreamHandler: upstreamHandler{shared: c, rules: upstream.NewTable(cfg.Upstream), calls: calls},
 		announceHandler: announceHandler{c},
 		ackHandler:      ackHandler{c},
 		readHandler:     readHandler{c},
@@ -114,10 +114,10 @@ func New(cfg Config, deps Deps) (*Logic, error) {
 		memberHandler:   memberHandler{c},
 		userHandler:     userHandler{c},
 		removeHandler:   removeHandler{c},
-		tokenHandler:    tokenHandler{core: c, auth: authenticator},
-		overviewHandler: overviewHandler{core: c, started: now()},
+		tokenHandler:    tokenHandler{shared: c, auth: authenticator},
+		overviewHandler: overviewHandler{shared: c, started: now()},
 		noticeLog:       newNoticeLog(metrics.notices, c.warn, now),
-		core:            c,
+		shared:          c,
 		auth:            authenticator,
 	}, nil
 }

@@ -10,7 +10,7 @@ import (
 )
 
 // memberHandler puts users into rooms, for callers of the API.
-type memberHandler struct{ *core }
+type memberHandler struct{ *shared }
 
 // MemberResult is what a change of a membership did at once.
 type MemberResult struct {

@@ -51,7 +51,7 @@ type Stats struct {
 
 // overviewHandler answers questions about the server as a whole.
 type overviewHandler struct {
-	*core
+	*shared
 	started time.Time
 }
 

@@ -93,7 +93,7 @@ type PushResult struct {
 // pushHandler takes pushes: it checks each, asks the owners who is there, and
 // appends what is to be delivered to one of the logs.
 type pushHandler struct {
-	*core
+	*shared
 	slots  *slots
 	claims *claims
 	level  events.Level

@@ -10,7 +10,7 @@ import (
 )
 
 // readHandler takes what users have read.
-type readHandler struct{ *core }
+type readHandler struct{ *shared }
 
 // Read puts it into the kept log that a user has read messages. Without an error that is durable: no device of the user waits for
 // these messages any more. The user's other sessions of version 2 are told then, as far as they are found in time, since

@@ -20,7 +20,7 @@ type Removed struct {
 }
 
 // removeHandler takes away what is known of users.
-type removeHandler struct{ *core }
+type removeHandler struct{ *shared }
 
 // ForgetDevice forgets a device of a user: its sessions are closed (3506), and no
 // message waits for it any more. It returns envelope.ErrNotFound if the user has no

@@ -14,7 +14,7 @@ import (
 )
 
 // roomHandler answers questions about rooms and opens them.
-type roomHandler struct{ *core }
+type roomHandler struct{ *shared }
 
 // RoomOpened publishes that a comet is to get a room's messages
 // (docs/adr/0005-rooms.md). The record goes by the room's partition, so it

@@ -14,7 +14,7 @@ import (
 
 // sessionHandler takes what comets ask for their sessions.
 type sessionHandler struct {
-	*core
+	*shared
 	auth    timedAuthenticator
 	backend *webhook.Caller // decides about rooms; nil: no rule asks it
 }

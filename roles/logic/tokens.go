@@ -50,7 +50,7 @@ type TokenRequest struct {
 
 // tokenHandler makes, checks and revokes opaque tokens.
 type tokenHandler struct {
-	*core
+	*shared
 	auth Authenticator
 }
 

@@ -27,7 +27,7 @@ const upstreamRetry = time.Second
 
 // upstreamHandler takes messages of clients for the backend, as the rules say.
 type upstreamHandler struct {
-	*core
+	*shared
 	rules upstream.Table
 	calls map[int]*webhook.Caller // by the index of their rule
 }

@@ -12,7 +12,7 @@ import (
 
 // userHandler answers questions about users and acts on their sessions and
 // mailboxes.
-type userHandler struct{ *core }
+type userHandler struct{ *shared }
 
 // User returns everything that is known of a user: sessions, devices, and what
 // is pending. For an unknown user that is nothing, and no error.
