@@ -26,7 +26,7 @@ type member struct{ *session }
 func (m member) join(room string, until time.Time) bool {
 	mu := m.roomsMu()
 	mu.Lock()
-	m.enter(room)
+	m.enterLocked(room)
 	mu.Unlock()
 	return m.openRoom(room, until)
 }
@@ -34,9 +34,9 @@ func (m member) join(room string, until time.Time) bool {
 // roomsMu returns the lock under which the session's rooms change.
 func (m member) roomsMu() *sync.Mutex { return &m.comet.table.shard(m.id).roomsMu }
 
-// enter puts the session into a room, with roomsMu held. It does nothing if the
-// session is in the room, or is over.
-func (m member) enter(room string) {
+// enterLocked puts the session into a room. It does nothing if the session is in the
+// room, or is over. The caller holds roomsMu, not the outbox's lock.
+func (m member) enterLocked(room string) {
 	m.out.Lock()
 	skip := m.retired || m.rooms.in.has(room)
 	m.out.Unlock()
@@ -65,11 +65,11 @@ func (m member) openRoom(room string, until time.Time) bool {
 func (m member) leave(room string) bool {
 	m.roomsMu().Lock()
 	defer m.roomsMu().Unlock()
-	return m.exit(room)
+	return m.exitLocked(room)
 }
 
-// exit is leave with roomsMu held.
-func (m member) exit(room string) bool {
+// exitLocked is leave for a caller that holds roomsMu.
+func (m member) exitLocked(room string) bool {
 	m.out.Lock()
 	in := m.rooms.in.has(room)
 	m.out.Unlock()
@@ -92,7 +92,7 @@ func (m member) leaveUngranted(room string) bool {
 	m.out.Lock()
 	stay := m.rooms.granted.has(room)
 	m.out.Unlock()
-	return !stay && m.exit(room)
+	return !stay && m.exitLocked(room)
 }
 
 // exitAll takes a session that is over out of all rooms, for good.
@@ -185,12 +185,12 @@ func (m member) regrant(list *envelope.Memberships) (joined, left []string) {
 	}
 	for _, room := range list.GetRooms() {
 		if !old.has(room) {
-			m.enter(room)
+			m.enterLocked(room)
 			joined = append(joined, room)
 		}
 	}
 	for _, room := range old.rooms {
-		if !slices.Contains(list.GetRooms(), room) && m.exit(room) {
+		if !slices.Contains(list.GetRooms(), room) && m.exitLocked(room) {
 			left = append(left, room)
 		}
 	}
@@ -212,7 +212,7 @@ func (m member) takeGranted(user string, list *envelope.Memberships) []string {
 	rooms := m.rooms.granted.rooms
 	m.out.Unlock()
 	for _, room := range rooms {
-		m.enter(room)
+		m.enterLocked(room)
 	}
 	return rooms
 }

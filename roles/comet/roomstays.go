@@ -18,19 +18,19 @@ func (m member) setEndLocked(room string, untilMS int64) {
 	}
 }
 
-// joinUntil is join for a room that the session has to leave at some time, in Unix milliseconds;
-// 0: never.
+// joinUntil is join for a room that the session has to leave at some time, in Unix milliseconds.
+// 0 means never.
 func (m member) joinUntil(room string, untilMS int64) bool {
 	mu := m.roomsMu()
 	mu.Lock()
-	m.enterUntil(room, untilMS)
+	m.enterUntilLocked(room, untilMS)
 	mu.Unlock()
 	return m.openRoom(room, m.comet.joinBy())
 }
 
-// enterUntil is enter with an end time, with roomsMu held.
-func (m member) enterUntil(room string, untilMS int64) {
-	m.enter(room)
+// enterUntilLocked is enterLocked with an end time.
+func (m member) enterUntilLocked(room string, untilMS int64) {
+	m.enterLocked(room)
 	m.out.Lock()
 	defer m.out.Unlock()
 	if m.rooms.in.has(room) {
@@ -64,7 +64,7 @@ func (m member) endStay(room string, nowMS int64) bool {
 	}
 	granted := m.rooms.granted.has(room)
 	m.out.Unlock()
-	return due && !granted && m.exit(room)
+	return due && !granted && m.exitLocked(room)
 }
 
 // asking is a worker's task: it asks logic about rooms of a session, one after the other, and tells
@@ -139,7 +139,7 @@ func (a asking) askFirst(room string) {
 	wanted := a.rooms.asksNow(room)
 	a.out.Unlock()
 	if wanted {
-		a.enterUntil(room, until)
+		a.enterUntilLocked(room, until)
 	}
 	mu.Unlock()
 	if wanted && a.openRoom(room, a.comet.joinBy()) {
