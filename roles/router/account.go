@@ -160,9 +160,9 @@ type accountTable struct {
 	untold map[*account]*roomReminder
 }
 
-// open returns a user's account with mu held, for the caller to unlock. Without
-// an error: with one, mu is not held.
-func (t *accountTable) open(ctx context.Context, user string) (*account, error) {
+// openAndLock locks mu and returns the account of a user. If it returns an error, mu
+// is not locked.
+func (t *accountTable) openAndLock(ctx context.Context, user string) (*account, error) {
 	t.p.mu.Lock()
 	a, err := t.openLocked(ctx, user)
 	if err != nil {

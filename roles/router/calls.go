@@ -54,7 +54,7 @@ func (r *Router) Attach(ctx context.Context, req *envelope.AttachRequest) (*enve
 // attach puts a session into the table, within the limit of its user. It
 // returns the kicks of the sessions that this one replaces.
 func (p *partition) attach(ctx context.Context, info *envelope.SessionInfo) (kicks []*envelope.Kick, err error) {
-	a, err := p.accounts.open(ctx, info.User)
+	a, err := p.accounts.openAndLock(ctx, info.User)
 	if err != nil {
 		return nil, err
 	}
@@ -195,7 +195,7 @@ func (p *partition) emptyBacklog(to *envelope.Address) *envelope.Backlog {
 // device.
 func (p *partition) window(ctx context.Context, req *envelope.CatchUpRequest, reply *envelope.AttachReply) error {
 	now := p.clock.Now()
-	a, err := p.accounts.open(ctx, req.User)
+	a, err := p.accounts.openAndLock(ctx, req.User)
 	if err != nil {
 		return err
 	}
@@ -326,7 +326,7 @@ func (r *Router) Lookup(ctx context.Context, req *envelope.LookupRequest) (*enve
 // to unlock. Only the store can tell what a kept push would cost a mailbox.
 func (p *partition) peek(ctx context.Context, user string, kept bool) (*account, error) {
 	if kept {
-		return p.accounts.open(ctx, user)
+		return p.accounts.openAndLock(ctx, user)
 	}
 	p.mu.Lock()
 	if err := p.hereLocked(); err != nil {
@@ -399,7 +399,7 @@ func (r *Router) User(ctx context.Context, req *envelope.UserRequest) (*envelope
 		return nil, err
 	}
 	p.help()
-	a, err := p.accounts.open(ctx, req.User)
+	a, err := p.accounts.openAndLock(ctx, req.User)
 	if err != nil {
 		return nil, err
 	}
@@ -546,7 +546,7 @@ func (r *Router) Take(ctx context.Context, req *envelope.TakeRequest) (*envelope
 func (p *partition) unread(ctx context.Context, req *envelope.TakeRequest) ([]*envelope.Kept, error) {
 	limit := cmp.Or(int(req.MaxMessages), p.cfg.MailboxLength)
 	nowMS := p.clock.Now().UnixMilli()
-	a, err := p.accounts.open(ctx, req.User)
+	a, err := p.accounts.openAndLock(ctx, req.User)
 	if err != nil {
 		return nil, err
 	}

@@ -274,7 +274,7 @@ func (pr *presence) register(ctx context.Context, info *envelope.SessionInfo) {
 	if p == nil || !p.hasBegun() {
 		return
 	}
-	a, err := p.accounts.open(ctx, info.User)
+	a, err := p.accounts.openAndLock(ctx, info.User)
 	if err != nil {
 		pr.log.Error().Err(err).Str("user", info.User).Msg("an announced session is not in the table")
 		return

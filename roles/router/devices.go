@@ -38,7 +38,7 @@ func (p *partition) devices() deviceRecords { return deviceRecords{p} }
 // A device that is known but was not seen for long is noted as seen.
 func (p deviceRecords) ensure(ctx context.Context, user, device string) error {
 	now := p.now()
-	a, err := p.accounts.open(ctx, user)
+	a, err := p.accounts.openAndLock(ctx, user)
 	if err != nil {
 		return err
 	}

@@ -151,7 +151,7 @@ func (d *dues) load(ctx context.Context) {
 			return
 		}
 		for _, due := range list {
-			if _, err := p.accounts.open(ctx, due.User); err != nil {
+			if _, err := p.accounts.openAndLock(ctx, due.User); err != nil {
 				return // comes again
 			}
 			p.mu.Unlock()

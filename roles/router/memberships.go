@@ -38,7 +38,7 @@ func (r *Router) Memberships(ctx context.Context, req *envelope.MembershipsReque
 	} else if err := p.wait(ctx, req.Floor); err != nil {
 		return nil, err
 	}
-	a, err := p.accounts.open(ctx, req.User)
+	a, err := p.accounts.openAndLock(ctx, req.User)
 	if err != nil {
 		return nil, err
 	}

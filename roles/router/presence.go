@@ -346,7 +346,7 @@ func (pr *presenceRecorder) findGone(ctx context.Context) {
 				return
 			}
 			if !known {
-				if _, err := p.accounts.open(ctx, user); err != nil {
+				if _, err := p.accounts.openAndLock(ctx, user); err != nil {
 					return // comes again
 				}
 				p.mu.Unlock()

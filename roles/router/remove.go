@@ -18,7 +18,7 @@ func (r *Router) Remove(ctx context.Context, req *envelope.RemoveRequest) (*enve
 	if err != nil {
 		return nil, err
 	}
-	a, err := p.accounts.open(ctx, removal.User)
+	a, err := p.accounts.openAndLock(ctx, removal.User)
 	if err != nil {
 		return nil, err
 	}

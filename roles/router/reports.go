@@ -50,7 +50,7 @@ func (r *Router) Messages(ctx context.Context, req *envelope.MessagesRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	a, err := p.accounts.open(ctx, req.User)
+	a, err := p.accounts.openAndLock(ctx, req.User)
 	if err != nil {
 		return nil, err
 	}
