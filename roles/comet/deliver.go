@@ -111,8 +111,8 @@ func (s *session) nudge(newest uint64) {
 	s.askIfDueLocked()
 }
 
-// backlog takes the answer to a catch-up.
-func (s *session) backlog(answer *envelope.Backlog, t *tally) {
+// deliverBacklog takes the answer to a catch-up.
+func (s *session) deliverBacklog(answer *envelope.Backlog, t *tally) {
 	s.out.Lock()
 	defer s.out.Unlock()
 	b := backlog{session: s, answer: answer}

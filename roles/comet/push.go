@@ -44,7 +44,7 @@ func (c *Comet) pushOne(d *envelope.Delivery, now time.Time, f *fanoutWorker) (d
 	case d == nil:
 	case d.GetBacklog() != nil:
 		if s := c.table.find(d.GetBacklog().GetTo().GetSession()); s != nil {
-			s.backlog(d.GetBacklog(), &f.tally)
+			s.deliverBacklog(d.GetBacklog(), &f.tally)
 		} else {
 			f.tally[kindBacklog][outGone]++
 		}
