@@ -131,9 +131,9 @@ func TestTargetsAreMeasured(t *testing.T) {
 	}
 }
 
-// TestPace checks that an absolute figure is also shown as scaled to the usual speed
+// TestSlowdown checks that an absolute figure is also shown as scaled to the usual speed
 // of the limit. The scaling must not change a verdict.
-func TestPace(t *testing.T) {
+func TestSlowdown(t *testing.T) {
 	r := &report{}
 	rec := &recorder{report: r, scenario: "s"}
 	rec.add("time", "ms", 0.4)
@@ -147,9 +147,9 @@ func TestPace(t *testing.T) {
 		{name: "time, as usual", of: "s/time", limit: "s/bare time", usual: 0.29, most: 0.25},
 		{name: "rate", of: "s/rate", limit: "s/bare rate", usual: 4000, least: 1000},
 	})
-	for i, pace := range []float64{2, 0, 0.3 / 0.29, 2} {
-		if v := r.Verdicts[i]; v.Reached || math.Abs(v.Pace-pace) > 1e-9 {
-			t.Errorf("%s: reached %t, pace %g, want %g", v.Target, v.Reached, v.Pace, pace)
+	for i, slowdown := range []float64{2, 0, 0.3 / 0.29, 2} {
+		if v := r.Verdicts[i]; v.Reached || math.Abs(v.Slowdown-slowdown) > 1e-9 {
+			t.Errorf("%s: reached %t, slowdown %g, want %g", v.Target, v.Reached, v.Slowdown, slowdown)
 		}
 	}
 	const slow = "; the machine's own limit is 2.00 × what it usually is, at which this would be "

@@ -18,8 +18,8 @@ const (
 	// of a session and the kernel's buffers within the measured time.
 	stalledRate = 40
 	stalledBody = 1000
-	// watchStep is the time between two readings of the server's memory.
-	watchStep = 250 * time.Millisecond
+	// recordStep is the time between two readings of the server's memory.
+	recordStep = 250 * time.Millisecond
 	// pendingBytes is the bound on the waiting bytes of one client (limits.pending_bytes).
 	pendingBytes = 256 << 10
 )
@@ -58,7 +58,7 @@ func stalled(ctx context.Context, t *trial) error {
 // the others.
 func (f *fleet) withStalled(ctx context.Context, before load.Histogram, rest footprint) error {
 	var after load.Histogram
-	seconds, mib, err := f.watch(ctx, func() (err error) {
+	seconds, mib, err := f.recordMemory(ctx, func() (err error) {
 		after, err = f.stallFor(ctx, f.stall)
 		return err
 	})
@@ -111,12 +111,12 @@ func sumOf(metrics map[string]float64, name string) (sum float64) {
 	return sum
 }
 
-// watch runs do, and returns the server's memory meanwhile, in MiB.
-func (s *server) watch(ctx context.Context, do func() error) (seconds, mib []float64, err error) {
+// recordMemory runs do, and returns the server's memory meanwhile, in MiB.
+func (s *server) recordMemory(ctx context.Context, do func() error) (seconds, mib []float64, err error) {
 	ctx, end := context.WithCancel(ctx)
 	var watching sync.WaitGroup
 	watching.Go(func() {
-		for begun := time.Now(); ctx.Err() == nil; load.Sleep(ctx, watchStep) {
+		for begun := time.Now(); ctx.Err() == nil; load.Sleep(ctx, recordStep) {
 			if rss, err := rssOf(s.pid()); err == nil {
 				seconds, mib = append(seconds, time.Since(begun).Seconds()), append(mib, float64(rss)/(1<<20))
 			}

@@ -31,9 +31,9 @@ func (r *report) table() string {
 	return b.String()
 }
 
-// slowPace is the factor over the usual cost of a limit from which the table mentions
+// minSlowdown is the factor over the usual cost of a limit from which the table mentions
 // it.
-const slowPace = 1.1
+const minSlowdown = 1.1
 
 // targetTable writes which targets were reached and which were not.
 func (r *report) targetTable(b *strings.Builder) {
@@ -42,7 +42,7 @@ func (r *report) targetTable(b *strings.Builder) {
 	}
 	rows := [][]string{{"figure", "unit", "target", "min", "median", "max", "limit", "ratio", "reached?"}}
 	var short []string
-	var paces []float64
+	var slowdowns []float64
 	for _, v := range r.Verdicts {
 		row := []string{v.Target, v.Unit, v.Bound}
 		if v.Runs == 0 {
@@ -58,8 +58,8 @@ func (r *report) targetTable(b *strings.Builder) {
 		} else {
 			row = append(row, "", "")
 		}
-		if v.Pace > 0 {
-			paces = append(paces, v.Pace)
+		if v.Slowdown > 0 {
+			slowdowns = append(slowdowns, v.Slowdown)
 		}
 		reached := "yes"
 		if !v.Reached {
@@ -69,8 +69,8 @@ func (r *report) targetTable(b *strings.Builder) {
 				got = digits(v.Ratio[1]) + " × limit"
 			}
 			line := fmt.Sprintf("%s: %s, target %s", v.Target, strings.TrimSpace(got), v.Bound)
-			if v.Pace > slowPace && !v.of.overLimit {
-				line += fmt.Sprintf("; the machine's own limit is %s × what it usually is, at which this would be %s", digits(v.Pace),
+			if v.Slowdown > minSlowdown && !v.of.overLimit {
+				line += fmt.Sprintf("; the machine's own limit is %s × what it usually is, at which this would be %s", digits(v.Slowdown),
 					digits(v.atUsual()))
 			}
 			short = append(short, line)
@@ -88,9 +88,9 @@ func (r *report) targetTable(b *strings.Builder) {
 			fmt.Fprintln(b, "  -", s)
 		}
 	}
-	if pace := median(paces); pace > slowPace {
+	if slowdown := median(slowdowns); slowdown > minSlowdown {
 		fmt.Fprintf(b, "The machine was slow: its own limits were %s × what they usually are. Figures in µs, ms and 1/s are worse for it, "+
-			"those over a limit are not.\n", digits(pace))
+			"those over a limit are not.\n", digits(slowdown))
 	}
 	fmt.Fprintln(b)
 }

@@ -96,9 +96,9 @@ type verdict struct {
 	Runs    int         `json:"runs"` // 0: not measured
 	Reached bool        `json:"reached"`
 	of      *target     // the judged target
-	// Pace is the cost of the limit relative to its usual cost, if that is known. On a
+	// Slowdown is the cost of the limit relative to its usual cost, if that is known. On a
 	// machine that is slow at the time, an absolute figure is worse by about this factor.
-	Pace float64 `json:"pace,omitempty"`
+	Slowdown float64 `json:"pace,omitempty"`
 	// Share is how well the target is met. It is 1 at the bound and greater if the result
 	// is better.
 	Share float64 `json:"share"`
@@ -138,7 +138,7 @@ func (r *report) judge(all []target) (verdicts []verdict) {
 					ratios = append(ratios, ratio(f.Runs[i], l.Runs[i]))
 				}
 				v.Ratio = &[3]float64{slices.Min(ratios), median(ratios), slices.Max(ratios)}
-				v.Pace = t.pace(v.Limit)
+				v.Slowdown = t.slowdown(v.Limit)
 				if t.overLimit {
 					judged = v.Ratio[1]
 				}
@@ -171,9 +171,9 @@ func (t *target) bound() string {
 	return text
 }
 
-// pace returns the cost of a limit relative to its usual cost, or 0 if the usual cost
+// slowdown returns the cost of a limit relative to its usual cost, or 0 if the usual cost
 // is unknown.
-func (t *target) pace(limit float64) float64 {
+func (t *target) slowdown(limit float64) float64 {
 	if t.least > 0 {
 		return ratio(t.usual, limit)
 	}
@@ -183,7 +183,7 @@ func (t *target) pace(limit float64) float64 {
 // atUsual returns what the median would be at the usual cost of the limit.
 func (v *verdict) atUsual() float64 {
 	if v.of.least > 0 {
-		return v.Measured[1] * v.Pace
+		return v.Measured[1] * v.Slowdown
 	}
-	return v.Measured[1] / v.Pace
+	return v.Measured[1] / v.Slowdown
 }
