@@ -44,19 +44,19 @@ func (ds *deliveries) learnFrom(comet string, denied *cometDenials) {
 	c.items[len(c.items)-1].denied = denied
 }
 
-// enqueue queues each comet's deliveries. If direct is set, it claims the comets that
-// are idle instead; the caller must push the claims.
-func (ds *deliveries) enqueue(j *Job, r *reader, s *span, direct bool) (claims []claim) {
+// enqueue queues each comet's deliveries. If direct is set, it acquires the push
+// slots of idle comets instead. The caller must push with them.
+func (ds *deliveries) enqueue(j *Job, r *reader, s *span, direct bool) (slots []pushSlot) {
 	for _, comet := range ds.order {
 		b := &batch{topic: r.topic, items: ds.of[comet].items, span: s}
 		for _, it := range b.items {
 			b.size += deliverySize(it.d)
 		}
-		if c, ok := j.enqueue(comet, b, direct); ok {
-			claims = append(claims, c)
+		if slot, ok := j.enqueue(comet, b, direct); ok {
+			slots = append(slots, slot)
 		}
 	}
-	return claims
+	return slots
 }
 
 // deliverySize returns about how much memory a delivery takes, in bytes.

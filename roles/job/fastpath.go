@@ -60,7 +60,7 @@ func (j *Job) enableFastPath(readers []*reader) {
 }
 
 // disableFastPath closes the fast path and waits until the deliveries on it have
-// been queued or claimed.
+// been queued, or have a push slot.
 func (j *Job) disableFastPath(readers []*reader) {
 	j.mu.Lock()
 	j.kept = nil
@@ -81,15 +81,15 @@ func (j *Job) committed(log followableLog, partition int32) {
 		return
 	}
 	// The reader's lock is free again, so the reader can go on meanwhile.
-	for _, c := range j.deliverNow(log, r) {
-		c.push()
+	for _, slot := range j.deliverNow(log, r) {
+		slot.push()
 	}
 }
 
 // deliverNow delivers the new records of a partition if they can be resolved from
-// memory and no other goroutine is delivering. The caller must then push the returned
-// claims.
-func (j *Job) deliverNow(log followableLog, r *reader) (claims []claim) {
+// memory and no other goroutine is delivering. The caller must then push with the
+// returned slots.
+func (j *Job) deliverNow(log followableLog, r *reader) (slots []pushSlot) {
 	if !r.mu.TryLock() {
 		return nil
 	}
@@ -111,17 +111,17 @@ func (j *Job) deliverNow(log followableLog, r *reader) (claims []claim) {
 	}
 	// A failure here is left to the reader, which tries again and logs it.
 	_ = r.advanceLocked(entries, func(s *span) (err error) {
-		claims, err = j.resolveNow(r, s, p)
+		slots, err = j.resolveNow(r, s, p)
 		return err
 	})
-	return claims
+	return slots
 }
 
 // errNotNow makes a reader deliver what the fast path cannot.
 var errNotNow = envelope.Errorf(envelope.CodeNotReady, "the records cannot be resolved from memory")
 
-// resolveNow resolves pushes from memory and queues or claims the deliveries.
-func (j *Job) resolveNow(r *reader, s *span, p *pushes) ([]claim, error) {
+// resolveNow resolves pushes from memory and queues the deliveries or acquires push slots for them.
+func (j *Job) resolveNow(r *reader, s *span, p *pushes) ([]pushSlot, error) {
 	if len(p.all) == 0 {
 		return nil, nil
 	}

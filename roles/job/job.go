@@ -198,12 +198,12 @@ func (j *Job) pruneLoop(ctx context.Context) {
 	}
 }
 
-// enqueue queues a batch for a comet. If direct is set and the comet is idle, it claims
-// the comet for the caller instead: ok is true, and the caller must push the claim.
-func (j *Job) enqueue(comet string, b *batch, direct bool) (c claim, ok bool) {
+// enqueue queues a batch for a comet. If direct is set and the comet is idle, the
+// caller gets the comet's push slot instead: ok is true, and the caller must push with it.
+func (j *Job) enqueue(comet string, b *batch, direct bool) (slot pushSlot, ok bool) {
 	if j.d.Comets.Comet(comet) == nil {
 		j.skipped("gone", len(b.items))
-		return claim{}, false
+		return pushSlot{}, false
 	}
 	j.mu.Lock()
 	ctx, s := j.sendCtx, j.senders[comet]
@@ -213,17 +213,17 @@ func (j *Job) enqueue(comet string, b *batch, direct bool) (c claim, ok bool) {
 		j.sending.Go(func() { s.run(ctx) })
 	}
 	// Under mu, so that pruneLoop cannot close s in between.
-	if direct && s.claim(b) {
+	if direct && s.acquireSlot(b) {
 		j.sending.Add(1)
 		j.mu.Unlock()
-		return claim{s, ctx, b}, true
+		return pushSlot{s, ctx, b}, true
 	}
 	queued := s.enqueue(b)
 	j.mu.Unlock()
 	if !queued {
 		j.skipped("slow", len(b.items))
 	}
-	return claim{}, false
+	return pushSlot{}, false
 }
 
 // skipped counts deliveries that were not carried.

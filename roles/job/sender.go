@@ -20,7 +20,7 @@ type batch struct {
 
 // sender pushes to one comet, in the order of its queue. The queue is bounded in bytes;
 // batches that do not fit are refused. At any time one goroutine pushes: run, or one on
-// the fast path that has a claim.
+// the fast path that has the push slot.
 type sender struct {
 	j      *Job
 	comet  string
@@ -34,18 +34,18 @@ type sender struct {
 	bytes int
 }
 
-// claim is the right to push one batch, which must be used once.
-type claim struct {
+// pushSlot is the right to push one batch, which must be used once.
+type pushSlot struct {
 	s   *sender
 	ctx context.Context
 	b   *batch
 }
 
-// push pushes the batch and gives the sender back.
-func (c claim) push() {
-	defer c.s.j.sending.Done()
-	defer c.s.release()
-	c.s.push(c.ctx, []*batch{c.b})
+// push pushes the batch and releases the slot.
+func (p pushSlot) push() {
+	defer p.s.j.sending.Done()
+	defer p.s.release()
+	p.s.push(p.ctx, []*batch{p.b})
 }
 
 func newSender(j *Job, comet string) *sender {
@@ -66,9 +66,9 @@ func (s *sender) enqueue(b *batch) bool {
 	return true
 }
 
-// claim makes the caller the pushing goroutine for one batch, ahead of everything that
+// acquireSlot makes the caller the pushing goroutine for one batch, ahead of everything that
 // is queued from now on. It reports whether it did; the caller must then call release.
-func (s *sender) claim(b *batch) bool {
+func (s *sender) acquireSlot(b *batch) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended || s.busy || len(s.queue) > 0 {
@@ -79,10 +79,10 @@ func (s *sender) claim(b *batch) bool {
 	return true
 }
 
-// claimQueued makes the caller the pushing goroutine for the next batches of the queue,
+// acquireQueued makes the caller the pushing goroutine for the next batches of the queue,
 // about as many as have limit bytes. It returns none if the queue is empty or another
 // goroutine is pushing; otherwise the caller must call release.
-func (s *sender) claimQueued(limit int) []*batch {
+func (s *sender) acquireQueued(limit int) []*batch {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.busy {
@@ -144,7 +144,7 @@ func (s *sender) run(ctx context.Context) {
 		case <-s.wake:
 		}
 		for ctx.Err() == nil {
-			batches := s.claimQueued(s.j.cfg.PushBytes)
+			batches := s.acquireQueued(s.j.cfg.PushBytes)
 			if len(batches) == 0 {
 				break // release wakes this goroutine if there is more
 			}
