@@ -80,7 +80,7 @@ func (p *partition) attach(ctx context.Context, info *envelope.SessionInfo) (kic
 		}
 	}
 	limit := p.cfg.SessionsPerUser
-	if limit > 0 && len(a.sessions) >= limit && p.cfg.SessionsPolicy == RefuseNewest {
+	if limit > 0 && len(a.sessions) >= limit && p.cfg.SessionsPolicy == RefuseSession {
 		return nil, envelope.Errorf(envelope.CodeTooMany, "user has %d sessions, %d are allowed", len(a.sessions), limit)
 	}
 	for limit > 0 && len(a.sessions) >= limit {

@@ -7,16 +7,16 @@ import (
 	"imgo/roles/router/mailbox"
 )
 
-// Policy is what happens when a user has as many sessions as allowed and
+// SessionsPolicy is what happens when a user has as many sessions as allowed and
 // another one comes.
-type Policy string
+type SessionsPolicy string
 
 // The policies.
 const (
-	// RefuseNewest answers the new session with envelope.ErrTooMany.
-	RefuseNewest Policy = "refuse"
-	// CloseOldest closes the user's oldest session.
-	CloseOldest Policy = "close_oldest"
+	// RefuseSession answers the new session with envelope.ErrTooMany.
+	RefuseSession SessionsPolicy = "refuse"
+	// CloseOldestSession closes the user's oldest session.
+	CloseOldestSession SessionsPolicy = "close_oldest"
 )
 
 // DevicesPolicy is what happens when a user has as many devices as allowed and
@@ -83,9 +83,9 @@ type Config struct {
 
 // SessionLimits is router's part of section [limits].
 type SessionLimits struct {
-	SessionsPerUser int    `toml:"sessions_per_user" default:"64" unit:"sessions" min:"0" doc:"Sessions that a user may have at the same time."`
-	SessionsPolicy  Policy `toml:"sessions_policy" default:"close_oldest" choices:"refuse,close_oldest" doc:"What happens to one session too many: refuse turns the new one away (3504), close_oldest\ncloses the oldest (3504). A client of imgo 2016 or goim cannot be told not to come back: where such clients push\neach other out, newcomers are refused for ever longer, up to an hour."`
-	RoomsPerUser    int    `toml:"rooms_per_user" default:"100" unit:"rooms" min:"1" max:"1000" doc:"Rooms that the API may put one user into (PUT /v1/rooms/{room}/users/{user}). They come\nbeside those that a session joins by itself."`
+	SessionsPerUser int            `toml:"sessions_per_user" default:"64" unit:"sessions" min:"0" doc:"Sessions that a user may have at the same time."`
+	SessionsPolicy  SessionsPolicy `toml:"sessions_policy" default:"close_oldest" choices:"refuse,close_oldest" doc:"What happens to one session too many: refuse turns the new one away (3504), close_oldest\ncloses the oldest (3504). A client of imgo 2016 or goim cannot be told not to come back: where such clients push\neach other out, newcomers are refused for ever longer, up to an hour."`
+	RoomsPerUser    int            `toml:"rooms_per_user" default:"100" unit:"rooms" min:"1" max:"1000" doc:"Rooms that the API may put one user into (PUT /v1/rooms/{room}/users/{user}). They come\nbeside those that a session joins by itself."`
 }
 
 // MailboxLimits is router's part of section [kept].

@@ -158,7 +158,7 @@ func TestRetriedRecordIsVoidAfterARegain(t *testing.T) {
 func TestOustedSessionStaysOut(t *testing.T) {
 	for name, change := range map[string]func(*router.Config){
 		"key":   func(*router.Config) {},
-		"limit": func(c *router.Config) { c.SessionsPerUser, c.SessionsPolicy = 1, router.CloseOldest },
+		"limit": func(c *router.Config) { c.SessionsPerUser, c.SessionsPolicy = 1, router.CloseOldestSession },
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, change)

@@ -328,7 +328,7 @@ func TestDeviceIsForgotten(t *testing.T) {
 
 func TestSessions(t *testing.T) {
 	t.Run("refuse", func(t *testing.T) {
-		w := newWorld(t, func(c *router.Config) { c.SessionsPerUser, c.SessionsPolicy = 1, router.RefuseNewest })
+		w := newWorld(t, func(c *router.Config) { c.SessionsPerUser, c.SessionsPolicy = 1, router.RefuseSession })
 		w.attach(session("c", 1, "u", ""))
 		_, err := w.r.Attach(context.Background(), &envelope.AttachRequest{Session: session("c", 2, "u", "")})
 		if !errors.Is(err, envelope.ErrTooMany) {
@@ -337,7 +337,7 @@ func TestSessions(t *testing.T) {
 		w.attach(session("c", 3, "v", ""))
 	})
 	t.Run("close the oldest", func(t *testing.T) {
-		w := newWorld(t, func(c *router.Config) { c.SessionsPerUser, c.SessionsPolicy = 2, router.CloseOldest })
+		w := newWorld(t, func(c *router.Config) { c.SessionsPerUser, c.SessionsPolicy = 2, router.CloseOldestSession })
 		w.attach(session("c", 1, "u", ""))
 		w.attach(session("c", 2, "u", ""))
 		kicks := w.attach(session("c", 3, "u", "")).Kicks
