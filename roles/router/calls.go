@@ -315,7 +315,7 @@ func (r *Router) Lookup(ctx context.Context, req *envelope.LookupRequest) (*enve
 	for _, key := range req.Keys {
 		for _, p := range r.parts.local() {
 			p.mu.Lock()
-			reply.Keyed = p.sessions.withKey(reply.Keyed, key)
+			reply.Keyed = p.sessions.withKeyLocked(reply.Keyed, key)
 			p.mu.Unlock()
 		}
 	}

@@ -291,7 +291,7 @@ func (pr *presence) register(ctx context.Context, info *envelope.SessionInfo) {
 func (pr *presence) each(comet string, do func(*partition, *account, *session)) {
 	for _, p := range pr.parts.local() {
 		p.mu.Lock()
-		p.sessions.each(comet, func(a *account, s *session) { do(p, a, s) })
+		p.sessions.eachLocked(comet, func(a *account, s *session) { do(p, a, s) })
 		p.mu.Unlock()
 	}
 }

@@ -290,7 +290,7 @@ func (p *partition) expire() (n int) {
 
 // addSessionLocked puts a session into the table.
 func (p *partition) addSessionLocked(a *account, info *envelope.SessionInfo) {
-	p.sessions.add(a, info)
+	p.sessions.addLocked(a, info)
 	p.accounts.touchLocked(a, 0)
 	p.presence.noteLocked(a, p.now(), "")
 }
@@ -299,7 +299,7 @@ func (p *partition) addSessionLocked(a *account, info *envelope.SessionInfo) {
 // reports whether it was there.
 func (p *partition) removeSessionLocked(a *account, address envelope.AddressKey, at time.Time) bool {
 	s := a.session(address)
-	if !p.sessions.remove(a, address) {
+	if !p.sessions.removeLocked(a, address) {
 		return false
 	}
 	if len(a.sessions) == 0 {

@@ -85,16 +85,16 @@ func set(t *testing.T, m protoreflect.Message, f protoreflect.FieldDescriptor, n
 func TestSessionTable(t *testing.T) {
 	table, value := newTestTable(t)
 	ann, bob := newTestAccount("ann"), newTestAccount("bob")
-	table.add(ann, info("c", 1, "k"))
-	table.add(ann, info("c", 1, "k")) // a call that is made again
-	table.add(bob, info("c", 2, "k"))
-	table.add(bob, info("d", 1, ""))
+	table.addLocked(ann, info("c", 1, "k"))
+	table.addLocked(ann, info("c", 1, "k")) // a call that is made again
+	table.addLocked(bob, info("c", 2, "k"))
+	table.addLocked(bob, info("d", 1, ""))
 	if n := value(); n != 3 || table.online != 2 || len(bob.sessions) != 2 {
 		t.Errorf("%v sessions, %d accounts are online", n, table.online)
 	}
 	named := func(key string) string {
 		var out []string
-		for _, s := range table.withKey(nil, key) {
+		for _, s := range table.withKeyLocked(nil, key) {
 			out = append(out, fmt.Sprintf("%s %s/%d", s.User, s.Address.Comet, s.Address.Session))
 		}
 		return strings.Join(out, ", ")
@@ -106,8 +106,8 @@ func TestSessionTable(t *testing.T) {
 			t.Errorf("the key %s names %q, want %q", key, got, want)
 		}
 	}
-	table.each("c", func(a *account, s *session) { table.remove(a, s.address()) })
-	if table.remove(ann, envelope.AddressKey{Comet: "c", Session: 1}) {
+	table.eachLocked("c", func(a *account, s *session) { table.removeLocked(a, s.address()) })
+	if table.removeLocked(ann, envelope.AddressKey{Comet: "c", Session: 1}) {
 		t.Error("a session is removed twice")
 	}
 	if n := value(); n != 1 || table.online != 1 || len(table.byKey) != 0 || len(table.byComet) != 1 {

@@ -203,7 +203,7 @@ func (pr *presenceRecorder) announcedLocked(comet string, sessions uint32, now t
 	}
 	have := len(pr.p.sessions.byComet[comet])
 	if pr.suspects {
-		pr.p.sessions.each(comet, func(_ *account, s *session) {
+		pr.p.sessions.eachLocked(comet, func(_ *account, s *session) {
 			if s.suspect {
 				have--
 			}

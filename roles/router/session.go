@@ -139,8 +139,8 @@ type reminder struct {
 	pause  time.Duration
 }
 
-// sessionTable has the sessions of a partition by comet and by key. Its
-// partition's mu guards it.
+// sessionTable has the sessions of a partition by comet and by key. The lock of its
+// methods is the partition's mu.
 type sessionTable struct {
 	kinds *sessionKinds
 	gauge prometheus.Gauge
@@ -156,10 +156,10 @@ func newSessionTable(kinds *sessionKinds, gauge prometheus.Gauge) sessionTable {
 	return sessionTable{kinds: kinds, gauge: gauge, byComet: make(map[string]map[uint64]*account), byKey: make(map[string][]*account)}
 }
 
-// add puts a session into the table, in place of one with the same address.
-func (t *sessionTable) add(a *account, info *envelope.SessionInfo) {
+// addLocked puts a session into the table, in place of one with the same address.
+func (t *sessionTable) addLocked(a *account, info *envelope.SessionInfo) {
 	s := t.kinds.newSession(info)
-	t.remove(a, s.address())
+	t.removeLocked(a, s.address())
 	if len(a.sessions) == 0 {
 		t.online++
 	}
@@ -176,8 +176,8 @@ func (t *sessionTable) add(a *account, info *envelope.SessionInfo) {
 	t.gauge.Inc()
 }
 
-// remove takes a session out of the table. It reports whether it was there.
-func (t *sessionTable) remove(a *account, address envelope.AddressKey) bool {
+// removeLocked takes a session out of the table. It reports whether it was there.
+func (t *sessionTable) removeLocked(a *account, address envelope.AddressKey) bool {
 	s := a.session(address)
 	if s == nil {
 		return false
@@ -190,7 +190,7 @@ func (t *sessionTable) remove(a *account, address envelope.AddressKey) bool {
 		}
 	}
 	if key := s.globalKey(); key != "" {
-		t.removeKey(key, a)
+		t.removeKeyLocked(key, a)
 	}
 	t.gauge.Dec()
 	if len(a.sessions) == 0 {
@@ -199,7 +199,7 @@ func (t *sessionTable) remove(a *account, address envelope.AddressKey) bool {
 	return true
 }
 
-func (t *sessionTable) removeKey(key string, a *account) {
+func (t *sessionTable) removeKeyLocked(key string, a *account) {
 	of := t.byKey[key]
 	if i := slices.Index(of, a); i >= 0 {
 		of = slices.Delete(of, i, i+1)
@@ -211,9 +211,9 @@ func (t *sessionTable) removeKey(key string, a *account) {
 	}
 }
 
-// withKey appends to out the session that has key as its name, whether or not its
+// withKeyLocked appends to out the session that has key as its name, whether or not its
 // client chose a key, or the sessions that key names without their user.
-func (t *sessionTable) withKey(out []*envelope.SessionInfo, key string) []*envelope.SessionInfo {
+func (t *sessionTable) withKeyLocked(out []*envelope.SessionInfo, key string) []*envelope.SessionInfo {
 	if address, ok := envelope.ParseSessionName(key); ok {
 		if a := t.byComet[address.Comet][address.Session]; a != nil {
 			info := a.session(address).describe(a.User())
@@ -235,8 +235,8 @@ func (t *sessionTable) withKey(out []*envelope.SessionInfo, key string) []*envel
 	return out
 }
 
-// each calls do for each session on a comet. do may remove the session.
-func (t *sessionTable) each(comet string, do func(*account, *session)) {
+// eachLocked calls do for each session on a comet. do may remove the session.
+func (t *sessionTable) eachLocked(comet string, do func(*account, *session)) {
 	for id, a := range t.byComet[comet] {
 		if s := a.session(envelope.AddressKey{Comet: comet, Session: id}); s != nil {
 			do(a, s)
