@@ -108,7 +108,7 @@ type Authenticator interface {
 	// Verifies reports whether a token of this form is checked by its
 	// signature. It is then never looked up in the token store.
 	Verifies(token string) bool
-	// Ready returns an error while Authenticate cannot tell good tokens from bad.
+	// Ready returns an error while Authenticate cannot tell valid tokens from others.
 	Ready() error
 	// Run keeps what Authenticate needs up to date until ctx is done.
 	Run(ctx context.Context)
@@ -121,7 +121,7 @@ type TokenStore interface {
 	auth.TokenStore
 	// Revoke revokes one token. It returns envelope.ErrNotFound if there is none.
 	Revoke(ctx context.Context, hash [32]byte) error
-	// List returns the good tokens of a user, oldest first.
+	// List returns the valid tokens of a user, oldest first.
 	List(ctx context.Context, user string) ([]envelope.TokenInfo, error)
 	// RevokeUser revokes all tokens of a user and counts them.
 	RevokeUser(ctx context.Context, user string) (int, error)

@@ -127,7 +127,7 @@ func (h *sessionHandler) Join(ctx context.Context, r *envelope.JoinRequest) (*en
 }
 
 // Refresh checks the new token of a session, or asks the webhook that decides about
-// clients. The session goes on with what the new token allows. A token that is not good, or that is another user's or
+// clients. The session goes on with what the new token allows. A token that is not valid, or that is another user's or
 // device's, is an error and changes nothing.
 func (h *sessionHandler) Refresh(ctx context.Context, r *envelope.RefreshRequest) (*envelope.RefreshReply, error) {
 	ctx, end, err := h.life.begin(ctx)

@@ -129,7 +129,7 @@ func (h *tokenHandler) CheckToken(ctx context.Context, token string) (string, er
 // RevokeToken revokes an opaque token and counts it: 1, or envelope.ErrNotFound
 // if there is no such token. With closeSessions the sessions of its user are
 // closed (3503). Nobody remembers which of them came with this token, so it is
-// all of them, and those with another good token may come back.
+// all of them, and those with another valid token may come back.
 func (h *tokenHandler) RevokeToken(ctx context.Context, token string, closeSessions bool) (int, error) {
 	ctx, end, err := h.life.begin(ctx)
 	if err != nil {
@@ -183,7 +183,7 @@ func (h *tokenHandler) RevokeUser(ctx context.Context, user string, closeSession
 	return n, nil
 }
 
-// UserTokens returns the good opaque tokens of a user, oldest first, without anything
+// UserTokens returns the valid opaque tokens of a user, oldest first, without anything
 // that would help to guess them.
 func (h *tokenHandler) UserTokens(ctx context.Context, user string) ([]envelope.TokenInfo, error) {
 	ctx, end, err := h.life.beginFor(ctx, user)

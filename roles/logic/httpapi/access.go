@@ -229,7 +229,7 @@ func (g guard) NewToken(ctx context.Context, r logic.TokenRequest) (logic.Token,
 	return g.service.NewToken(ctx, r)
 }
 
-// RevokeToken looks for the token's user first. A token that is not good has none left to revoke.
+// RevokeToken looks for the token's user first. A token that is not valid has none left to revoke.
 func (g guard) RevokeToken(ctx context.Context, token string, closeSessions bool) (int, error) {
 	if c := limitedCaller(ctx); c != nil {
 		user, err := g.service.CheckToken(ctx, token)

@@ -66,7 +66,7 @@ type Rooms interface {
 // Tokens makes, checks and revokes opaque client tokens.
 type Tokens interface {
 	NewToken(ctx context.Context, r logic.TokenRequest) (logic.Token, error)
-	// UserTokens returns the user's good tokens, oldest first.
+	// UserTokens returns the user's valid tokens, oldest first.
 	UserTokens(ctx context.Context, user string) ([]envelope.TokenInfo, error)
 	// CheckToken returns the user that a client's token stands for.
 	CheckToken(ctx context.Context, token string) (string, error)
