@@ -83,8 +83,11 @@ func (l *LiveLog) Append(ctx context.Context, partition int32, value []byte) (in
 
 // AppendMany adds all entries and fills in their offsets.
 func (l *LiveLog) AppendMany(ctx context.Context, entries []envelope.Entry) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	for i := range entries {
-		if err := cmp.Or(l.tails.check(entries[i].Partition), ctx.Err()); err != nil {
+		if err := l.tails.check(entries[i].Partition); err != nil {
 			return err
 		}
 	}

@@ -153,7 +153,7 @@ func TestMailboxMeta(t *testing.T) {
 		if _, _, errs := store.DecodeMailbox(append(slices.Clone(raw), 99, 2, 'n', 'o')); errs[0] == nil {
 			t.Errorf("%s: bytes after its end were read", name)
 		}
-		for n := range len(raw) {
+		for n := range raw {
 			if _, _, errs := store.DecodeMailbox(raw[:n]); errs[0] == nil {
 				t.Errorf("%s: a value that is cut off at %d was read", name, n)
 			}
