@@ -70,34 +70,21 @@ var (
 	ErrPart = errors.New("a part of a packet")
 )
 
-// Whole calls step until it returns a packet, or an error that is neither
-// ErrFrame nor ErrPart. It makes a ReadPacket of a ReadStep.
-func Whole(step func() (Packet, error)) (Packet, error) {
-	for {
-		p, err := step()
-		if err != ErrFrame && err != ErrPart {
-			return p, err
-		}
-	}
-}
-
-// Conn is one client connection. ReadPacket and ReadStep are for one goroutine
-// at a time, and so is Write. Both may run at the same time, and all other methods may be
+// Conn is one client connection. ReadStep is for one goroutine at a time, and so
+// is Write. Both may run at the same time, and all other methods may be
 // called by any goroutine at any time.
 type Conn interface {
-	// ReadPacket blocks until the client's next packet has arrived. The error is
-	// a *ProtocolError if the client broke the protocol, io.EOF or
-	// io.ErrUnexpectedEOF at the end of the stream, and os.ErrDeadlineExceeded
-	// after the read deadline. After an error only Write and Close are of use.
-	ReadPacket() (Packet, error)
-	// ReadStep is ReadPacket that also returns when something other than a whole
-	// packet has arrived: ErrFrame or ErrPart. The caller counts that against what
-	// the client may send, and calls again.
+	// ReadStep blocks until the client's next packet has arrived, or something else:
+	// the error is ErrFrame or ErrPart then. The caller counts that against what the
+	// client may send, and calls again. The error is a *ProtocolError if the client
+	// broke the protocol, io.EOF or io.ErrUnexpectedEOF at the end of the stream, and
+	// os.ErrDeadlineExceeded after the read deadline. After one of these only Write and
+	// Close are of use.
 	ReadStep() (Packet, error)
 	// Authenticated says that the client has authenticated. What it sends from now
 	// on does not count against ListenConfig.Unauthenticated. It is for the reader.
 	Authenticated()
-	// SetReadDeadline bounds the ReadPacket under way and the following ones.
+	// SetReadDeadline bounds the ReadStep under way and the following ones.
 	SetReadDeadline(t time.Time) error
 	// Write sends whole frames in the connection's form, in as few system calls
 	// as possible. It blocks until the kernel has taken all of them or the
@@ -123,7 +110,7 @@ type Conn interface {
 	// LastSign is the time of the client's last sign of life: a packet, or a
 	// WebSocket ping or pong.
 	LastSign() time.Time
-	// Close ends the connection, and a ReadPacket or Write under way returns. On
+	// Close ends the connection, and a ReadStep or Write under way returns. On
 	// WebSocket a close frame tells the code and the reason, if there is room for it
 	// within a moment; code 0 is a plain end (1000). Close never waits for the peer. A
 	// second call does nothing.

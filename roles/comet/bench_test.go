@@ -26,15 +26,13 @@ type sink struct {
 	frames *atomic.Int64
 }
 
-func (c *sink) ReadPacket() (transport.Packet, error) {
+func (c *sink) ReadStep() (transport.Packet, error) {
 	if c.auth.CompareAndSwap(false, true) {
 		return transport.Packet{Version: 2, Op: protocol.OpAuth, Seq: 1, Body: []byte("ann")}, nil
 	}
 	<-c.closed
 	return transport.Packet{}, io.EOF
 }
-
-func (c *sink) ReadStep() (transport.Packet, error) { return c.ReadPacket() }
 
 func (c *sink) Write(_ time.Time, frames ...[]byte) error {
 	c.frames.Add(int64(len(frames)))

@@ -25,7 +25,7 @@ func TestDeadlinesInABubble(t *testing.T) {
 		start := time.Now()
 
 		_ = server.SetReadDeadline(start.Add(5 * time.Minute))
-		if _, err := server.ReadPacket(); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(start) != 5*time.Minute {
+		if _, err := server.ReadStep(); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(start) != 5*time.Minute {
 			t.Errorf("ReadPacket: %v after %s", err, time.Since(start))
 		}
 		start = time.Now()
@@ -91,7 +91,7 @@ func TestPackets(t *testing.T) {
 			if err := client.Send(p); err != nil {
 				t.Fatal(err)
 			}
-			if got, err := server.ReadPacket(); err != nil || !reflect.DeepEqual(got, p) {
+			if got, err := server.ReadStep(); err != nil || !reflect.DeepEqual(got, p) {
 				t.Errorf("server got %+v, %v; want %+v", got, err, p)
 			}
 		}
@@ -116,7 +116,7 @@ func TestPackets(t *testing.T) {
 	if err := client.Send(p); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := server.ReadPacket(); err != nil || !reflect.DeepEqual(got, p) {
+	if got, err := server.ReadStep(); err != nil || !reflect.DeepEqual(got, p) {
 		t.Errorf("server got %+v, %v; want %+v", got, err, p)
 	}
 }
@@ -152,10 +152,10 @@ func TestEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = client.Close()
-	if p, err := server.ReadPacket(); err != nil || p.Op != 2 {
+	if p, err := server.ReadStep(); err != nil || p.Op != 2 {
 		t.Errorf("what was sent before the end: %+v, %v", p, err)
 	}
-	if _, err := server.ReadPacket(); err != io.EOF {
+	if _, err := server.ReadStep(); err != io.EOF {
 		t.Errorf("the client's end: %v", err)
 	}
 	if err := server.Write(time.Time{}, make([]byte, 10)); err == nil {
@@ -165,7 +165,7 @@ func TestEnds(t *testing.T) {
 		t.Errorf("%d bytes are unacknowledged, want the 10 that were not read", n)
 	}
 	_ = server.Close(0, "")
-	if _, err := server.ReadPacket(); !errors.Is(err, net.ErrClosed) {
+	if _, err := server.ReadStep(); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("ReadPacket after Close: %v", err)
 	}
 }
@@ -186,7 +186,7 @@ func TestOptions(t *testing.T) {
 		t.Fatal(err)
 	}
 	var bad *transport.ProtocolError
-	if _, err := server.ReadPacket(); !errors.As(err, &bad) || bad.Kind != "too_large" {
+	if _, err := server.ReadStep(); !errors.As(err, &bad) || bad.Kind != "too_large" {
 		t.Errorf("a long text message: %v", err)
 	}
 }

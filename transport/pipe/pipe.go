@@ -61,7 +61,7 @@ type conn struct {
 	up   *half // client to server
 	down *half // server to client
 
-	header   [protocol.HeaderV2]byte // ReadPacket's
+	header   [protocol.HeaderV2]byte // ReadStep's
 	text     atomic.Bool
 	torn     atomic.Bool
 	written  atomic.Int64
@@ -79,7 +79,8 @@ var _ transport.Conn = (*conn)(nil)
 
 func (c *conn) sign() { c.lastSign.Store(time.Now().UnixNano()) }
 
-func (c *conn) ReadPacket() (p transport.Packet, err error) {
+// ReadStep returns whole packets only: a pipe counts nothing else.
+func (c *conn) ReadStep() (p transport.Packet, err error) {
 	if c.opts.Text {
 		var b []byte
 		if b, err = c.up.take(); err == nil {
@@ -101,9 +102,6 @@ func (c *conn) ReadPacket() (p transport.Packet, err error) {
 	c.sign()
 	return p, nil
 }
-
-// ReadStep is ReadPacket: a pipe counts nothing but packets.
-func (c *conn) ReadStep() (transport.Packet, error) { return c.ReadPacket() }
 
 // Authenticated does nothing, because a pipe has no InputBudget.
 func (c *conn) Authenticated() {}

@@ -67,8 +67,6 @@ type conn struct{ *socket.Socket }
 
 var _ transport.Conn = (*conn)(nil)
 
-func (c *conn) ReadPacket() (transport.Packet, error) { return transport.Whole(c.ReadStep) }
-
 func (c *conn) ReadStep() (transport.Packet, error) { return readStep(c.Socket) }
 
 func (c *conn) Write(deadline time.Time, frames ...[]byte) error {

@@ -27,7 +27,7 @@ import (
 // echo answers every packet with its body as op 5.
 func echo(c transport.Conn) {
 	for {
-		p, err := c.ReadPacket()
+		p, err := transporttest.ReadPacket(c)
 		if err != nil {
 			return
 		}
@@ -167,12 +167,12 @@ func TestRunEndsInOrder(t *testing.T) {
 	done := make(chan error, 1)
 	go func() {
 		done <- l.Run(ctx, func(c transport.Conn) {
-			if p, err := c.ReadPacket(); err != nil || p.Op != protocol.OpAuth {
+			if p, err := transporttest.ReadPacket(c); err != nil || p.Op != protocol.OpAuth {
 				handled <- errors.New("no first packet")
 				return
 			}
 			handled <- nil
-			_, err := c.ReadPacket() // The handler ignores ctx.
+			_, err := transporttest.ReadPacket(c) // The handler ignores ctx.
 			handled <- err
 		})
 	}()
@@ -216,12 +216,12 @@ func TestResetIsTheEnd(t *testing.T) {
 	got := make(chan error, 1)
 	l := listen(t, transport.ListenConfig{})
 	transporttest.Serve(t, l, func(c transport.Conn) {
-		if _, err := c.ReadPacket(); err != nil {
+		if _, err := transporttest.ReadPacket(c); err != nil {
 			got <- err
 			return
 		}
 		_ = c.Write(time.Now().Add(time.Second), transport.EncodeReply(transport.FormGoim, 1, 8, 0, 0, nil))
-		_, err := c.ReadPacket()
+		_, err := transporttest.ReadPacket(c)
 		got <- err
 	})
 	c := &transporttest.Stream{Conn: transporttest.Dial(t, l, nil)}
@@ -245,7 +245,7 @@ func TestSlowlorisWithinAPacket(t *testing.T) {
 	l := listen(t, transport.ListenConfig{})
 	transporttest.Serve(t, l, func(c transport.Conn) {
 		_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
-		_, err := c.ReadPacket()
+		_, err := transporttest.ReadPacket(c)
 		got <- err
 		_ = c.Close(protocol.CloseHandshakeTimeout, "")
 	})
@@ -271,7 +271,7 @@ func TestSlowlorisWithinAPacket(t *testing.T) {
 func TestLastPacketSurvivesInput(t *testing.T) {
 	l := listen(t, transport.ListenConfig{Linger: time.Second})
 	transporttest.Serve(t, l, func(c transport.Conn) {
-		if _, err := c.ReadPacket(); err == nil {
+		if _, err := transporttest.ReadPacket(c); err == nil {
 			_ = c.Write(time.Now().Add(time.Second), transport.EncodeReply(transport.FormGoim, 1, protocol.OpDisconnect, 0, 0, []byte("bye")))
 			_ = c.Close(protocol.CloseKicked, "")
 		}
@@ -312,7 +312,7 @@ func TestUnackedAtTheEnd(t *testing.T) {
 		var n counts
 		n.before, n.ok = c.Unacked()
 		close(full)
-		_, n.err = c.ReadPacket()
+		_, n.err = transporttest.ReadPacket(c)
 		n.after, _ = c.Unacked()
 		_ = c.Close(0, "")
 		n.closed, _ = c.Unacked()

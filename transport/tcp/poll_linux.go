@@ -27,8 +27,6 @@ func (l *Listener) next(ctx context.Context, handle func(transport.Conn)) error 
 	return nil
 }
 
-func (c *polled) ReadPacket() (transport.Packet, error) { return transport.Whole(c.ReadStep) }
-
 func (c *polled) ReadStep() (transport.Packet, error) { return c.ReadWith(c.TryReadPacket) }
 
 func (c *polled) TryReadPacket() (transport.Packet, error) { return readStep(&c.Polled) }

@@ -83,7 +83,7 @@ func TestProxyProtocol(t *testing.T) {
 					}
 					l := listen(t, cfg)
 					transporttest.Serve(t, l, func(c transport.Conn) {
-						p, err := c.ReadPacket()
+						p, err := transporttest.ReadPacket(c)
 						remotes <- fmt.Sprintf("%s %s %v", c.Remote(), p.Body, err)
 						_ = c.Write(time.Now().Add(transporttest.WaitLimit), transport.EncodeReply(transport.FormImgo, 1, 8, 1, 0, nil))
 					})
@@ -132,7 +132,7 @@ func TestUnexpectedProxyProtocol(t *testing.T) {
 				ended := make(chan error, 1)
 				l := listen(t, cfg)
 				transporttest.Serve(t, l, func(c transport.Conn) {
-					_, err := c.ReadPacket()
+					_, err := transporttest.ReadPacket(c)
 					ended <- err
 				})
 				c := transporttest.Dial(t, l, nil)

@@ -82,7 +82,7 @@ func (h Harness) run(t *testing.T, o Options, handle func(transport.Conn)) Clien
 func (h Harness) serve(t *testing.T, o Options, handle func(transport.Conn)) Client {
 	t.Helper()
 	c := h.run(t, o, func(c transport.Conn) {
-		if _, err := c.ReadPacket(); err == nil {
+		if _, err := ReadPacket(c); err == nil {
 			handle(c)
 		}
 	})
@@ -209,3 +209,14 @@ func receive[T any](t *testing.T, what string, c <-chan T) T {
 
 // soon returns a write deadline that no healthy connection reaches.
 func soon() time.Time { return time.Now().Add(WaitLimit) }
+
+// ReadPacket calls ReadStep until it returns a packet, or an error that is neither
+// transport.ErrFrame nor transport.ErrPart.
+func ReadPacket(c transport.Conn) (transport.Packet, error) {
+	for {
+		p, err := c.ReadStep()
+		if !errors.Is(err, transport.ErrFrame) && !errors.Is(err, transport.ErrPart) {
+			return p, err
+		}
+	}
+}

@@ -42,7 +42,7 @@ func Run(t *testing.T, h Harness) {
 // echo answers every packet with its op + 1 until the connection ends.
 func (h Harness) echo(c transport.Conn) {
 	for {
-		p, err := c.ReadPacket()
+		p, err := ReadPacket(c)
 		if err != nil {
 			return
 		}
@@ -63,7 +63,7 @@ func testEcho(t *testing.T, h Harness) {
 	c := h.run(t, Options{MaxBody: 8192}, func(c transport.Conn) {
 		f := facts{scheme: c.Traits().Scheme, remote: c.Remote().IsValid() && !c.Remote().Addr().Is4In6(), early: c.Text()}
 		before := c.LastSign()
-		p, err := c.ReadPacket()
+		p, err := ReadPacket(c)
 		if err != nil {
 			return
 		}
@@ -175,7 +175,7 @@ func testReadDeadline(t *testing.T, h Harness) {
 		_ = c.SetReadDeadline(time.Now().Add(time.Hour))
 		timer := time.AfterFunc(20*time.Millisecond, func() { _ = c.SetReadDeadline(time.Now().Add(10 * time.Millisecond)) })
 		defer timer.Stop()
-		_, err := c.ReadPacket()
+		_, err := ReadPacket(c)
 		first.put(err)
 		// The server can still write its close packet.
 		second.put(c.Write(soon(), transport.EncodeReply(h.form(), 1, 6, 0, 0, []byte(`{"code":3004}`))))
@@ -222,7 +222,7 @@ func testEnd(t *testing.T, h Harness) {
 		t.Run(name, func(t *testing.T) {
 			got := newResult[error]()
 			c := h.serve(t, Options{}, func(c transport.Conn) {
-				_, err := c.ReadPacket()
+				_, err := ReadPacket(c)
 				got.put(err)
 			})
 			if b := test.sent(c); len(b) > 0 {
@@ -285,7 +285,7 @@ func testBadPackets(t *testing.T, h Harness) {
 		t.Run(test.name, func(t *testing.T) {
 			got := newResult[error]()
 			c := h.serve(t, Options{MaxBody: maxBody}, func(c transport.Conn) {
-				_, err := c.ReadPacket()
+				_, err := ReadPacket(c)
 				got.put(err)
 				var bad *transport.ProtocolError
 				if errors.As(err, &bad) {
@@ -312,7 +312,7 @@ func testCloseWhileReading(t *testing.T, h Harness) {
 	c := h.serve(t, Options{}, func(c transport.Conn) {
 		timer := time.AfterFunc(20*time.Millisecond, func() { _ = c.Close(protocol.CloseKicked, "go away") })
 		defer timer.Stop()
-		_, err := c.ReadPacket()
+		_, err := ReadPacket(c)
 		got.put(err)
 		_ = c.Close(protocol.CloseSlow, "only the first call counts")
 		after.put(c.Write(soon(), transport.EncodeReply(h.form(), 1, 5, 0, 0, nil)))

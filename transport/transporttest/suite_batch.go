@@ -29,7 +29,7 @@ func testBatches(t *testing.T, h Harness) {
 	released.Add(1)
 	var unpolled atomic.Bool
 	dial := h.Start(t, Options{WriteBuffer: 16 << 10}, func(c transport.Conn) {
-		p, err := c.ReadPacket()
+		p, err := ReadPacket(c)
 		pollable, ok := c.(transport.Pollable)
 		if err != nil || !ok {
 			unpolled.Store(true)

@@ -85,7 +85,7 @@ func testReadAndWrite(t *testing.T, h Harness) {
 			done <- err
 		}()
 		for i := range int32(n) {
-			p, err := c.ReadPacket()
+			p, err := ReadPacket(c)
 			if err != nil || p.Seq != i || string(p.Body) != body(300) {
 				got.put(errors.Join(errors.New("wrong packet"), err))
 				break

@@ -16,8 +16,6 @@ type conn struct {
 
 var _ transport.Conn = (*conn)(nil)
 
-func (c *conn) ReadPacket() (transport.Packet, error) { return transport.Whole(c.ReadStep) }
-
 func (c *conn) ReadStep() (transport.Packet, error) { return c.step(c.Socket) }
 
 func (c *conn) Write(deadline time.Time, frames ...[]byte) error {

@@ -34,7 +34,7 @@ func watch(t *testing.T, cfg ws.Config, deadline time.Duration) (*ws.Listener, <
 		}
 		var o outcome
 		for o.err == nil {
-			if _, o.err = c.ReadPacket(); o.err == nil {
+			if _, o.err = transporttest.ReadPacket(c); o.err == nil {
 				o.packets++
 			}
 		}

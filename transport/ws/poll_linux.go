@@ -17,8 +17,6 @@ type polled struct {
 
 var _ transport.Pollable = (*polled)(nil)
 
-func (c *polled) ReadPacket() (transport.Packet, error) { return transport.Whole(c.ReadStep) }
-
 func (c *polled) ReadStep() (transport.Packet, error) { return c.ReadWith(c.TryReadPacket) }
 
 func (c *polled) TryReadPacket() (transport.Packet, error) { return c.step(&c.Polled) }

@@ -30,7 +30,7 @@ import (
 // echo answers every packet with its body as op 5.
 func echo(c transport.Conn) {
 	for {
-		p, err := c.ReadPacket()
+		p, err := transporttest.ReadPacket(c)
 		if err != nil {
 			return
 		}
