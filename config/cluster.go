@@ -88,7 +88,7 @@ func (v *validation) cluster() {
 	if (c.TLSCert == "") != (c.TLSCA == "") {
 		v.refuse("cluster.tls_ca", "and cluster.tls_cert belong together: one shows who this node is, the other whom it believes", "give both")
 	}
-	const mend = "make a secret (export IMGO_CLUSTER_SECRET=$(openssl rand -hex 32) in the shell) and give every node the same"
+	const fix = "make a secret (export IMGO_CLUSTER_SECRET=$(openssl rand -hex 32) in the shell) and give every node the same"
 	if n := len(c.Secret); n > 0 && n < minSecret {
 		v.refuse("cluster.secret", fmt.Sprintf("has %d bytes", n),
 			fmt.Sprintf("use at least %d, such as the output of: openssl rand -hex 32", minSecret))
@@ -96,12 +96,12 @@ func (v *validation) cluster() {
 	if gossip.on && !gossip.loopback && c.Secret == "" {
 		v.refuse("cluster.gossip",
 			fmt.Sprintf("is %s, beyond loopback, and there is no cluster.secret: anybody who can reach it could join", c.Gossip),
-			mend+", or gossip on 127.0.0.1:"+strconv.Itoa(gossip.port))
+			fix+", or gossip on 127.0.0.1:"+strconv.Itoa(gossip.port))
 	}
 	if rpc.on && !rpc.loopback && c.Secret == "" && c.TLSCert == "" {
 		v.refuse("cluster.rpc",
 			fmt.Sprintf("is %s, beyond loopback, and there is neither cluster.secret nor a certificate: anybody who can reach it could push", c.RPC),
-			mend+", or listen on 127.0.0.1:"+strconv.Itoa(rpc.port))
+			fix+", or listen on 127.0.0.1:"+strconv.Itoa(rpc.port))
 	}
 	v.advertised("cluster.gossip_address", c.GossipAddress)
 	v.advertised("cluster.rpc_address", c.RPCAddress)

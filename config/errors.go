@@ -12,8 +12,8 @@ type Problem struct {
 	Where string
 	// Key is the setting, such as "comet.tcp". It is empty if the problem concerns the whole file.
 	Key string
-	// Text says what is wrong. Mend says how to correct it, and may be empty.
-	Text, Mend string
+	// Text says what is wrong. Fix says how to correct it, and may be empty.
+	Text, Fix string
 	// Snippet is the faulty line of the file with its line number.
 	Snippet string
 
@@ -29,8 +29,8 @@ func (p Problem) String() string {
 		b.WriteString(p.Key + " ")
 	}
 	b.WriteString(p.Text)
-	if p.Mend != "" {
-		b.WriteString("; " + p.Mend)
+	if p.Fix != "" {
+		b.WriteString("; " + p.Fix)
 	}
 	if p.Snippet != "" {
 		b.WriteString("\n" + p.Snippet)
@@ -64,8 +64,8 @@ func (e *ConfigError) ExitCode() int { return exitConfig }
 // problems collects errors in the settings.
 type problems []Problem
 
-func (p *problems) add(where, key, text, mend string) {
-	*p = append(*p, Problem{Where: where, Key: key, Text: text, Mend: mend})
+func (p *problems) add(where, key, text, fix string) {
+	*p = append(*p, Problem{Where: where, Key: key, Text: text, Fix: fix})
 }
 
 func (p problems) err() error {

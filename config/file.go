@@ -28,7 +28,7 @@ func (cfg *Config) readFile(path string) error {
 	if err != nil {
 		p := Problem{Text: fmt.Sprintf("read %s: %v", path, reason(err))}
 		if errors.Is(err, os.ErrNotExist) {
-			p.Mend = "make one with: imgo config init " + path
+			p.Fix = "make one with: imgo config init " + path
 		}
 		return problems{p}.err()
 	}
@@ -179,9 +179,9 @@ func (d *decoder) tables(key Key, tables []any) error {
 
 // unknown records a key or table that imgo does not have.
 func (d *decoder) unknown(name string) {
-	p := Problem{Text: fmt.Sprintf("unknown key %q", name), Mend: "`imgo config init` prints every key"}
+	p := Problem{Text: fmt.Sprintf("unknown key %q", name), Fix: "`imgo config init` prints every key"}
 	if meant := suggest.Closest(name, fileNames()); meant != "" {
-		p.Mend = fmt.Sprintf("did you mean %q?", meant)
+		p.Fix = fmt.Sprintf("did you mean %q?", meant)
 	}
 	at := d.places[name]
 	d.refuse(at.line, at.column, p)

@@ -29,9 +29,9 @@ func (cfg *Config) Validate() error {
 	comet := v.comet()
 	http := v.http()
 	v.auth(comet, http)
-	cfg.RoomRules.Check(func(wrong, mend string) { v.refuse("rooms", wrong, mend) })
-	cfg.Settings.Check(func(wrong, mend string) { v.refuse("hooks", wrong, mend) })
-	cfg.Rules.Check(func(wrong, mend string) { v.refuse("upstream", wrong, mend) })
+	cfg.RoomRules.Check(func(wrong, fix string) { v.refuse("rooms", wrong, fix) })
+	cfg.Settings.Check(func(wrong, fix string) { v.refuse("hooks", wrong, fix) })
+	cfg.Rules.Check(func(wrong, fix string) { v.refuse("upstream", wrong, fix) })
 	cfg.CheckWebhook(&cfg.Auth.Config, v.refuse)
 	v.bounded()
 	v.cluster()
@@ -47,12 +47,12 @@ type validation struct {
 }
 
 // refuse records a problem of a key.
-func (v *validation) refuse(key, text, mend string) {
+func (v *validation) refuse(key, text, fix string) {
 	where := v.cfg.Origin(key)
 	if where == "default" {
 		where = ""
 	}
-	v.found.add(where, key, text, mend)
+	v.found.add(where, key, text, fix)
 }
 
 // number returns the value of a key, and its text in the file.
@@ -69,8 +69,8 @@ func (v *validation) bounds(key *Key) {
 		v.tableBounds(key)
 		return
 	}
-	if wrong, mend := key.Check(key.value(v.cfg)); wrong != "" {
-		v.refuse(key.Name, wrong, mend)
+	if wrong, fix := key.Check(key.value(v.cfg)); wrong != "" {
+		v.refuse(key.Name, wrong, fix)
 	}
 }
 
@@ -79,8 +79,8 @@ func (v *validation) tableBounds(key *Key) {
 	list := key.value(v.cfg)
 	for i := range list.Len() {
 		for _, field := range settings.Fields(key.Type.Elem()) {
-			if wrong, mend := field.Check(list.Index(i).FieldByIndex(field.Index)); wrong != "" {
-				v.refuse(key.Name, fmt.Sprintf("table %d: %s %s", i+1, field.Name, wrong), mend)
+			if wrong, fix := field.Check(list.Index(i).FieldByIndex(field.Index)); wrong != "" {
+				v.refuse(key.Name, fmt.Sprintf("table %d: %s %s", i+1, field.Name, wrong), fix)
 			}
 		}
 	}
@@ -260,7 +260,7 @@ func (v *validation) http() listener {
 		if !(key.Rate >= 0 && key.Rate <= math.MaxInt32) {
 			v.refuse("http.api_keys", fmt.Sprintf("%q has the rate %v", key.Name, key.Rate), "it is requests a second; 0 is no limit")
 		}
-		key.Check(func(wrong, mend string) { v.refuse("http.api_keys", fmt.Sprintf("%q %s", key.Name, wrong), mend) })
+		key.Check(func(wrong, fix string) { v.refuse("http.api_keys", fmt.Sprintf("%q %s", key.Name, wrong), fix) })
 		names[key.Name], keys[key.Key] = true, true
 	}
 	return l
@@ -272,24 +272,24 @@ func (v *validation) auth(comet []listener, http listener) {
 	if a.Mode == auth.ModeNone {
 		v.open(append(slices.Clone(comet), http))
 	}
-	a.Check(func(key, wrong, mend string) { v.refuse("auth."+key, wrong, mend) })
+	a.Check(func(key, wrong, fix string) { v.refuse("auth."+key, wrong, fix) })
 	v.readable("auth.jwt_public_key", a.PublicKeyFile)
 	v.readable("auth.jwks_file", a.JWKSFile)
 }
 
 // open refuses auth.mode none on an address that other machines can reach.
 func (v *validation) open(listeners []listener) {
-	var beyond, mend []string
+	var beyond, fix []string
 	for _, l := range listeners {
 		if l.on && !l.loopback {
 			beyond = append(beyond, l.key)
-			mend = append(mend, fmt.Sprintf("%s 127.0.0.1:%d", l.flag, l.port))
+			fix = append(fix, fmt.Sprintf("%s 127.0.0.1:%d", l.flag, l.port))
 		}
 	}
 	if len(beyond) > 0 {
 		v.refuse("auth.mode",
 			fmt.Sprintf("is none, so anybody could be anybody, while %s can be reached from beyond this machine", strings.Join(beyond, " and ")),
-			fmt.Sprintf("add %s, or use tokens (auth.mode = \"token\")", strings.Join(mend, " ")))
+			fmt.Sprintf("add %s, or use tokens (auth.mode = \"token\")", strings.Join(fix, " ")))
 	}
 }
 

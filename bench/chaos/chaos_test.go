@@ -115,7 +115,7 @@ func TestRelayCuts(t *testing.T) {
 	if arrives(5) {
 		t.Error("it arrives although it was cut off")
 	}
-	r.mend()
+	r.fix()
 	if !arrives(100) {
 		t.Error("nothing arrives after it was mended")
 	}

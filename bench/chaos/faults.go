@@ -123,7 +123,7 @@ func partition(ctx context.Context, st *stage) error {
 		}
 	}
 	st.c.relay.cut(some, others)
-	defer st.c.relay.mend()
+	defer st.c.relay.fix()
 	return st.pause(ctx, 20*time.Second)
 }
 

@@ -122,8 +122,8 @@ func (r *relay) cut(some, others []*node) {
 	}
 }
 
-// mend removes every cut.
-func (r *relay) mend() {
+// fix removes every cut.
+func (r *relay) fix() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	clear(r.cuts)

@@ -198,7 +198,7 @@ func (f *Field) Format(v reflect.Value) string {
 
 // Check returns a description of what is wrong with v, and how to correct it. Both are
 // empty if v is one of Choices and lies between Min and Max.
-func (f *Field) Check(v reflect.Value) (wrong, mend string) {
+func (f *Field) Check(v reflect.Value) (wrong, fix string) {
 	if len(f.Choices) > 0 && !slices.Contains(f.Choices, v.String()) {
 		return fmt.Sprintf("is %q", v.String()), "choose one of " + strings.Join(f.Choices, ", ")
 	}
@@ -219,13 +219,13 @@ func (f *Field) Check(v reflect.Value) (wrong, mend string) {
 	}
 	switch {
 	case f.Min == "" && f.Max == "":
-		mend = "it must not be negative"
+		fix = "it must not be negative"
 	case f.Max == "":
-		mend = "it must be at least " + f.Min
+		fix = "it must be at least " + f.Min
 	default:
-		mend = fmt.Sprintf("it must be from %s to %s", f.Min, f.Max)
+		fix = fmt.Sprintf("it must be from %s to %s", f.Min, f.Max)
 	}
-	return "is " + f.Format(v), mend
+	return "is " + f.Format(v), fix
 }
 
 // number returns v as a float. ok is false if v is not a number.

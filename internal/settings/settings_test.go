@@ -110,8 +110,8 @@ func TestFieldsAndBounds(t *testing.T) {
 		if err := f.Set(v, []string{c.text}); err != nil {
 			t.Errorf("%s = %s: %v", c.field, c.text, err)
 		}
-		if wrong, mend := f.Check(v); wrong != c.wrong || (wrong != "") != (mend != "") {
-			t.Errorf("%s = %s: %q, mend %q", c.field, c.text, wrong, mend)
+		if wrong, fix := f.Check(v); wrong != c.wrong || (wrong != "") != (fix != "") {
+			t.Errorf("%s = %s: %q, fix %q", c.field, c.text, wrong, fix)
 		}
 	}
 	for _, f := range settings.Fields(reflect.TypeFor[limits]()) {

@@ -127,11 +127,11 @@ func (t *Table) Find(op int32) (index int, rule *Rule) {
 	return 0, nil
 }
 
-// Check calls refuse for each rule that cannot be used, with what is wrong and the mend.
-func (r *Rules) Check(refuse func(wrong, mend string)) {
+// Check calls refuse for each rule that cannot be used, with what is wrong and the fix.
+func (r *Rules) Check(refuse func(wrong, fix string)) {
 	var before []span
 	for i := range r.Upstream {
-		refuse := func(wrong, mend string) { refuse(fmt.Sprintf("table %d: %s", i+1, wrong), mend) }
+		refuse := func(wrong, fix string) { refuse(fmt.Sprintf("table %d: %s", i+1, wrong), fix) }
 		rule := &r.Upstream[i]
 		if len(rule.Ops) == 0 {
 			refuse("there are no ops, so the rule never counts", `write ops = ["4", "1000-1999"], or ops = ["*"] for all`)
@@ -163,7 +163,7 @@ func (r *Rule) all() (spans []span) {
 }
 
 // checkCall checks the address and the secrets of a rule.
-func (r *Rule) checkCall(refuse func(wrong, mend string)) {
+func (r *Rule) checkCall(refuse func(wrong, fix string)) {
 	if r.To != ToCall {
 		if r.URL != "" || len(r.Secrets) > 0 {
 			refuse(fmt.Sprintf("a url or secrets are given, but to = %q calls nobody", r.To), `write to = "call", or leave them out`)

@@ -69,8 +69,8 @@ type Config struct {
 	Transport http.RoundTripper
 }
 
-// CheckURL returns what is wrong with an address, and the mend. Both are empty for a good one.
-func CheckURL(address string) (wrong, mend string) {
+// CheckURL returns what is wrong with an address, and the fix. Both are empty for a good one.
+func CheckURL(address string) (wrong, fix string) {
 	u, err := url.Parse(address)
 	switch {
 	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
@@ -83,9 +83,9 @@ func CheckURL(address string) (wrong, mend string) {
 	return "", ""
 }
 
-// CheckSecret returns what is wrong with a secret, and the mend. Both are empty for a good one.
+// CheckSecret returns what is wrong with a secret, and the fix. Both are empty for a good one.
 // Neither has a part of the secret in it.
-func CheckSecret(secret string) (wrong, mend string) {
+func CheckSecret(secret string) (wrong, fix string) {
 	const advice = `use whsec_ and the output of: openssl rand -base64 32`
 	key, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(secret, "whsec_"))
 	switch {
@@ -97,17 +97,17 @@ func CheckSecret(secret string) (wrong, mend string) {
 	return "", ""
 }
 
-// Check calls refuse for an address and for secrets that cannot be used, with what is wrong and the mend.
-func Check(address string, secrets []string, refuse func(wrong, mend string)) {
-	if wrong, mend := CheckURL(address); wrong != "" {
-		refuse("the url "+wrong, mend)
+// Check calls refuse for an address and for secrets that cannot be used, with what is wrong and the fix.
+func Check(address string, secrets []string, refuse func(wrong, fix string)) {
+	if wrong, fix := CheckURL(address); wrong != "" {
+		refuse("the url "+wrong, fix)
 	}
 	if len(secrets) == 0 {
 		refuse("there are no secrets, so nobody could tell the calls from forged ones", "use whsec_ and the output of: openssl rand -base64 32")
 	}
 	for _, secret := range secrets {
-		if wrong, mend := CheckSecret(secret); wrong != "" {
-			refuse("a secret "+wrong, mend)
+		if wrong, fix := CheckSecret(secret); wrong != "" {
+			refuse("a secret "+wrong, fix)
 		}
 	}
 }
@@ -134,8 +134,8 @@ func (a Answer) OK() bool { return a.Status/100 == 2 }
 
 // New returns a Caller. It returns an error for an address or a secret that cannot be used.
 func New(cfg Config) (*Caller, error) {
-	if wrong, mend := CheckURL(cfg.URL); wrong != "" {
-		return nil, fmt.Errorf("the webhook's address %s: %s", wrong, mend)
+	if wrong, fix := CheckURL(cfg.URL); wrong != "" {
+		return nil, fmt.Errorf("the webhook's address %s: %s", wrong, fix)
 	}
 	if len(cfg.Secrets) == 0 {
 		return nil, errors.New("the webhook has no secret")
@@ -143,8 +143,8 @@ func New(cfg Config) (*Caller, error) {
 	cfg = withDefaults(cfg)
 	c := &Caller{cfg: cfg, slots: make(chan struct{}, cfg.InFlight)}
 	for _, secret := range cfg.Secrets {
-		if wrong, mend := CheckSecret(secret); wrong != "" {
-			return nil, fmt.Errorf("a secret of the webhook %s: %s", wrong, mend)
+		if wrong, fix := CheckSecret(secret); wrong != "" {
+			return nil, fmt.Errorf("a secret of the webhook %s: %s", wrong, fix)
 		}
 		signer, err := standardwebhooks.NewWebhook(secret)
 		if err != nil {

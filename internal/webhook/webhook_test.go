@@ -248,8 +248,8 @@ func TestCheck(t *testing.T) {
 		"https://backend.example/auth": true, "http://127.0.0.1:9000": true, "http://localhost/x": true, "https://b.example/?k=v": true,
 		"http://backend.example": false, "ftp://x": false, "backend": false, "": false, "https://user:pass@b.example": false, "https://": false,
 	} {
-		if wrong, mend := webhook.CheckURL(address); (wrong == "") != good || (mend == "") != good {
-			t.Errorf("%q: %q, %q", address, wrong, mend)
+		if wrong, fix := webhook.CheckURL(address); (wrong == "") != good || (fix == "") != good {
+			t.Errorf("%q: %q, %q", address, wrong, fix)
 		}
 	}
 	for secret, good := range map[string]bool{

@@ -220,7 +220,7 @@ func parseText(value []byte, into *string) bool {
 		return false
 	}
 	// The value was read before, so all that can be wrong is UTF-8, which the
-	// unquoted form has mended.
+	// unquoted form has corrected.
 	text, _ := jsontext.AppendUnquote(nil, value)
 	*into = string(text)
 	return true

@@ -55,11 +55,11 @@ type Logic struct {
 // or has no usable key is an error here, and later only a warning.
 func New(cfg Config, deps Deps) (*Logic, error) {
 	var wrong error
-	cfg.Auth.Check(func(key, text, mend string) {
-		wrong = errors.Join(wrong, fmt.Errorf("auth.%s %s; %s", key, text, mend))
+	cfg.Auth.Check(func(key, text, fix string) {
+		wrong = errors.Join(wrong, fmt.Errorf("auth.%s %s; %s", key, text, fix))
 	})
-	cfg.CheckWebhook(&cfg.Auth, func(key, text, mend string) {
-		wrong = errors.Join(wrong, fmt.Errorf("%s %s; %s", key, text, mend))
+	cfg.CheckWebhook(&cfg.Auth, func(key, text, fix string) {
+		wrong = errors.Join(wrong, fmt.Errorf("%s %s; %s", key, text, fix))
 	})
 	if wrong != nil {
 		return nil, wrong

@@ -47,8 +47,8 @@ type RoomRules struct {
 }
 
 // Check calls refuse for each rule that cannot be used, with what is wrong and the
-// mend.
-func (r *RoomRules) Check(refuse func(wrong, mend string)) {
+// fix.
+func (r *RoomRules) Check(refuse func(wrong, fix string)) {
 	for i, rule := range r.Rooms {
 		if err := envelope.CheckName("pattern", rule.Pattern); err != nil {
 			refuse(fmt.Sprintf("table %d: the %s", i+1, err), "write the name of a room, or a part of it with a star, such as private/*")
@@ -63,9 +63,9 @@ func (r *RoomRules) Check(refuse func(wrong, mend string)) {
 	}
 }
 
-// CheckWebhook calls refuse, with the key, what is wrong and the mend, if the rules and the settings of
+// CheckWebhook calls refuse, with the key, what is wrong and the fix, if the rules and the settings of
 // their webhook do not fit together.
-func (r *RoomRules) CheckWebhook(cfg *auth.Config, refuse func(key, wrong, mend string)) {
+func (r *RoomRules) CheckWebhook(cfg *auth.Config, refuse func(key, wrong, fix string)) {
 	asks := r.Asks()
 	switch {
 	case asks && cfg.RoomsWebhook() == "":

@@ -96,7 +96,7 @@ func (b *rebuild) restoreDevices(a *account) {
 type follower struct{ *partition }
 
 // run finds where to go on and follows the log until ctx is done or the log is
-// closed. It returns an error that trying again does not mend.
+// closed. It returns an error that trying again does not fix.
 func (f follower) run(ctx context.Context) error {
 	release, err := f.readSlot(ctx)
 	if err != nil {

@@ -91,7 +91,7 @@ func TestHalvesApart(t *testing.T) {
 		w.cut(some, others)
 		eventually(w.t, "each half is alone", func() bool { return w.knownNodes("logic1") == 4 && w.knownNodes("logic2") == 4 })
 		w.waitReceived(100)
-		w.mend()
+		w.repair()
 		eventually(w.t, "the halves are one again", func() bool { return w.knownNodes("logic1") == 8 && w.knownNodes("logic2") == 8 })
 	})
 }
@@ -118,7 +118,7 @@ func TestCallsCut(t *testing.T) {
 			withFaults(t, func(w *world) {
 				w.cut(pair[:1], pair[1:])
 				w.waitReceived(20) // a logic that cannot ask refuses, but only after a while
-				w.mend()
+				w.repair()
 			})
 		})
 	}
@@ -139,7 +139,7 @@ func TestAncestorBug15_HungCometBlocksNobody(t *testing.T) {
 		w.pushes.push("u")
 	}
 	within(t, 10*time.Second, "the healthy comet's session has all", func() bool { return fine.received.Load() == 31 })
-	w.mend()
+	w.repair()
 	w.checkHistory()
 }
 

@@ -11,36 +11,36 @@ import (
 	"imgo/roles/router"
 )
 
-// cable is the way between a router and the log. It is cut between cut and mend.
+// cable is the way between a router and the log. It is cut between cut and repair.
 type cable struct {
-	mu     sync.Mutex
-	mended chan struct{} // nil while the cable is whole
+	mu       sync.Mutex
+	repaired chan struct{} // nil while the cable is whole
 }
 
 func (c *cable) cut() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.mended = make(chan struct{})
+	c.repaired = make(chan struct{})
 }
 
-func (c *cable) mend() {
+func (c *cable) repair() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	close(c.mended)
-	c.mended = nil
+	close(c.repaired)
+	c.repaired = nil
 }
 
-// pass lets an answer through. While the cable is cut, the answer waits until it is mended, as that of
+// pass lets an answer through. While the cable is cut, the answer waits until it is repaired, as that of
 // a broker behind a broken network does.
 func (c *cable) pass(ctx context.Context, err error) error {
 	c.mu.Lock()
-	mended := c.mended
+	repaired := c.repaired
 	c.mu.Unlock()
-	if mended == nil {
+	if repaired == nil {
 		return err
 	}
 	select {
-	case <-mended:
+	case <-repaired:
 		return err
 	case <-ctx.Done():
 		return ctx.Err()
@@ -82,7 +82,7 @@ func TestRouterCutFromKafka(t *testing.T) {
 	kafka.cut()
 	eventually(t, "the router has given up its partitions", func() bool { return !ready() })
 	pushAll() // with idempotency keys, which need the owner
-	kafka.mend()
+	kafka.repair()
 	eventually(t, "the router has its partitions again", ready)
 	pushAll()
 	w.checkHistory()

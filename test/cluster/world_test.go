@@ -84,7 +84,7 @@ func newWorld(t *testing.T) *world {
 		for _, d := range w.devices {
 			d.leave()
 		}
-		w.mend()
+		w.repair()
 		// Roles that other roles call are stopped after these.
 		for _, role := range []string{config.RoleComet, config.RoleJob, config.RoleLogic, config.RoleRouter} {
 			for _, n := range w.of(role) {
@@ -229,8 +229,8 @@ func (w *world) hang(name string) {
 	w.hung[name] = true
 }
 
-// mend undoes every cut and hang.
-func (w *world) mend() {
+// repair undoes every cut and hang.
+func (w *world) repair() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	clear(w.apart)

@@ -13,7 +13,7 @@ const (
 	// firstAdmitting is the limit before anything is known about logic.
 	firstAdmitting = maxAdmitting / 4
 	// minAdmitting is the floor for slow answers. They may be the network's fault,
-	// which fewer calls would not mend. Failures lower the limit below it.
+	// which fewer calls would not fix. Failures lower the limit below it.
 	minAdmitting = 16
 	// Bounds of the pause after a failure.
 	minRetryPause, maxRetryPause = 50 * time.Millisecond, time.Second

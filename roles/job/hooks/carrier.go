@@ -382,7 +382,7 @@ func (c *carrier) addDeadLetter(it *item, why string, now time.Time) {
 	c.unsaved[it.Offset], c.changed = struct{}{}, true
 	c.h.metrics.events.WithLabelValues(c.h.cfg.Name, "dead").Inc()
 	c.h.log.Error().Int32("partition", c.partition).Str("event", l.ID).Str("user", l.User).Int("tries", l.Tries).Str("why", why).
-		Msg("an event was set aside as a dead letter: mend the receiver, then replay the dead letters")
+		Msg("an event was set aside as a dead letter: fix the receiver, then replay the dead letters")
 }
 
 // again lets the one event of a call wait for another try, or sets it aside.

@@ -126,7 +126,7 @@ func TestPoisonedEvent(t *testing.T) {
 			}
 			w.sent["poisoned"] = w.sent["poisoned"][1:]
 			w.checkAll()
-			// The receiver is mended, and the dead letters are replayed.
+			// The receiver is repaired, and the dead letters are replayed.
 			w.to.change(func() { poison = "" })
 			w.admin(func(ctx context.Context, a *hooks.Admin) error { return a.Retry(ctx, "orders") })
 			w.after(time.Minute)
@@ -214,7 +214,7 @@ func TestRetryAfter(t *testing.T) {
 
 // 410 pauses the hook until a caller, or another address, lets it go on.
 func TestPause(t *testing.T) {
-	for _, mend := range []string{"resume", "another address"} {
+	for _, fix := range []string{"resume", "another address"} {
 		inWorld(t, func(w *world) {
 			gone := true
 			w.to.answer = func(call) (int, http.Header) {
@@ -231,12 +231,12 @@ func TestPause(t *testing.T) {
 			}
 			w.to.change(func() { gone = false })
 			w.stop()
-			if mend != "resume" {
+			if fix != "resume" {
 				w.cfg.URL = "https://backend.example/other"
 			}
 			w.start()
 			w.after(time.Hour)
-			if mend == "resume" {
+			if fix == "resume" {
 				if got := w.to.ids("1"); len(got) != 0 {
 					t.Errorf("a restart ended the pause: %v were posted", got)
 				}

@@ -30,11 +30,11 @@ func (c *Config) UnmarshalText(text []byte) error {
 // maxName is the length of the longest name, in bytes.
 const maxName = 64
 
-// Check calls refuse for each hook that cannot be used, with what is wrong and the mend.
-func (s *Settings) Check(refuse func(wrong, mend string)) {
+// Check calls refuse for each hook that cannot be used, with what is wrong and the fix.
+func (s *Settings) Check(refuse func(wrong, fix string)) {
 	seen := make(map[string]bool)
 	for i, c := range s.Hooks {
-		refuse := func(wrong, mend string) { refuse(fmt.Sprintf("table %d: %s", i+1, wrong), mend) }
+		refuse := func(wrong, fix string) { refuse(fmt.Sprintf("table %d: %s", i+1, wrong), fix) }
 		outside := func(r rune) bool {
 			return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("._-", r)
 		}

@@ -72,21 +72,21 @@ func (c *Config) usesJWKS() bool { return c.JWKSFile != "" || c.JWKSURL != "" }
 func (c *Config) RoomsWebhook() string { return cmp.Or(c.RoomsWebhookURL, c.WebhookURL) }
 
 // checkWebhook is Check for the webhooks.
-func (c *Config) checkWebhook(refuse func(key, wrong, mend string)) {
+func (c *Config) checkWebhook(refuse func(key, wrong, fix string)) {
 	if c.Mode != ModeWebhook && c.WebhookURL != "" {
 		refuse("webhook_url", "is given, but auth.mode is "+c.Mode, "set auth.mode to webhook, or leave it out")
 	}
 	if c.RoomsWebhookURL != "" {
-		if wrong, mend := webhook.CheckURL(c.RoomsWebhookURL); wrong != "" {
-			refuse("rooms_webhook_url", wrong, mend)
+		if wrong, fix := webhook.CheckURL(c.RoomsWebhookURL); wrong != "" {
+			refuse("rooms_webhook_url", wrong, fix)
 		}
 	}
 	if c.Mode == ModeWebhook {
 		if c.UsesJWT() {
 			refuse("mode", "is webhook, but JWT keys are given, which would check nothing", "leave the keys out, or set it to token")
 		}
-		if wrong, mend := webhook.CheckURL(c.WebhookURL); wrong != "" {
-			refuse("webhook_url", wrong, mend)
+		if wrong, fix := webhook.CheckURL(c.WebhookURL); wrong != "" {
+			refuse("webhook_url", wrong, fix)
 		}
 	}
 	if c.Mode != ModeWebhook && c.RoomsWebhookURL == "" {
@@ -97,15 +97,15 @@ func (c *Config) checkWebhook(refuse func(key, wrong, mend string)) {
 			"use whsec_ and the output of: openssl rand -base64 32")
 	}
 	for i, secret := range c.WebhookSecrets {
-		if wrong, mend := webhook.CheckSecret(secret); wrong != "" {
-			refuse("webhook_secrets", fmt.Sprintf("number %d %s", i+1, wrong), mend)
+		if wrong, fix := webhook.CheckSecret(secret); wrong != "" {
+			refuse("webhook_secrets", fmt.Sprintf("number %d %s", i+1, wrong), fix)
 		}
 	}
 }
 
 // Check calls refuse for each setting that cannot be used, with its key, what is
-// wrong, and the mend. It does not read files.
-func (c *Config) Check(refuse func(key, wrong, mend string)) {
+// wrong, and the fix. It does not read files.
+func (c *Config) Check(refuse func(key, wrong, fix string)) {
 	if c.Mode == ModeNone && c.UsesJWT() {
 		refuse("mode", "is none, but JWT keys are given, which would check nothing", "set it to token, or leave the keys out")
 	}

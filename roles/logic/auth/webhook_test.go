@@ -29,7 +29,7 @@ func newWebhook(t *testing.T, handle http.HandlerFunc) *auth.Webhook {
 	t.Cleanup(server.Close)
 	cfg := settings.Default[auth.Config]()
 	cfg.Mode, cfg.WebhookURL, cfg.WebhookSecrets, cfg.WebhookTimeout = auth.ModeWebhook, server.URL, []string{webhookSecret}, 2*time.Second
-	cfg.Check(func(key, wrong, mend string) { t.Errorf("%s %s: %s", key, wrong, mend) })
+	cfg.Check(func(key, wrong, fix string) { t.Errorf("%s %s: %s", key, wrong, fix) })
 	now := func() time.Time { return time.UnixMilli(1_800_000_000_000) }
 	w, err := auth.NewWebhook(cfg, auth.NewOpaque(&tokenStore{}, now), zerolog.Nop(), prometheus.NewRegistry())
 	if err != nil {

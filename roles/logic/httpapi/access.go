@@ -34,8 +34,8 @@ var allows = map[Scope]string{
 	httpcall.ScopeAdmin:  "change the cluster and read profiles of the process",
 }
 
-// Check calls refuse with what is wrong with the scopes and patterns of the key, and the mend.
-func (k *Key) Check(refuse func(wrong, mend string)) {
+// Check calls refuse with what is wrong with the scopes and patterns of the key, and the fix.
+func (k *Key) Check(refuse func(wrong, fix string)) {
 	for _, scope := range k.Scopes {
 		if !slices.Contains(Scopes(), Scope(scope)) {
 			refuse(fmt.Sprintf("has the scope %q, which does not exist", scope), "choose from "+scopeList(Scopes()))
