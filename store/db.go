@@ -40,20 +40,20 @@ type Options struct {
 	// InMemory keeps nothing on a disk; for tests. Dir is not used.
 	InMemory bool
 	// Reserve is how many bytes of the file system must be free for pushes to be accepted.
-	// Acknowledgements go on down to a quarter of it. 0: 256 MiB; negative: none. Every write
+	// Acknowledgements go on down to a quarter of it. 0 means 256 MiB, a negative value none. Every write
 	// needs minFree in any case.
 	Reserve int64
 
 	Log zerolog.Logger
-	// Metrics is where the store's metrics are registered, until Close; nil: nowhere.
+	// Metrics registers the store's metrics, until Close. If it is nil, nothing is registered.
 	Metrics prometheus.Registerer
 
 	// FreeBytes returns how much of dir's file system is free to this process, in bytes;
 	// nil: the operating system is asked. Tests simulate a full disk with it.
 	FreeBytes func(dir string) (int64, error)
-	// DiskInterval is how often Run asks for the free bytes; 0: every second.
+	// DiskInterval is how often Run asks for the free bytes. 0 means every second.
 	DiskInterval time.Duration
-	// GCInterval is how often Run merges tables that nobody writes to; 0: every ten minutes.
+	// GCInterval is how often Run merges tables that nobody writes to. 0 means every ten minutes.
 	GCInterval time.Duration
 	// Faults are for tests.
 	Faults Faults
@@ -93,7 +93,7 @@ type DB struct {
 	// broken is the error of a commit that may be half written.
 	broken atomic.Pointer[error]
 
-	// syncer makes commits durable; nil: Badger does, or there is nothing to sync.
+	// syncer makes commits durable. If it is nil, Badger does, or there is nothing to sync.
 	syncer *badgerwal.Syncer
 
 	// writes counts transactions, so that Run knows a quiet time.

@@ -30,7 +30,7 @@ type LiveOptions struct {
 	// Retention is how long an entry stays while Run runs; negative: until newer ones need
 	// its room.
 	Retention time.Duration
-	// Metrics is where the log's metrics are registered, until Close; nil: nowhere.
+	// Metrics registers the log's metrics, until Close. If it is nil, nothing is registered.
 	Metrics prometheus.Registerer
 }
 

@@ -25,27 +25,27 @@ const (
 
 // LogOptions are the options of a Log.
 type LogOptions struct {
-	// Partitions is the number of partitions; 0: as many as the log was made with, 16
+	// Partitions is the number of partitions. 0 means as many as the log was made with, 16
 	// for a new one. An existing log with another number is refused.
 	Partitions int32
-	// Generation is the upper part of the log's ids; 0: the one it was made with, 1 for
+	// Generation is the upper part of the log's ids. 0 means the one it was made with, 1 for
 	// a new log. An existing log with another one is refused.
 	Generation uint16
-	// Retention is how long entries are kept; 0: for ever. It must be longer than the
+	// Retention is how long entries are kept. 0 means for ever. It must be longer than the
 	// longest ttl of a message.
 	Retention time.Duration
-	// TrimInterval is how often Run deletes entries older than that; 0: every minute.
+	// TrimInterval is how often Run deletes entries older than that. 0 means every minute.
 	TrimInterval time.Duration
 	// QueueBytes bounds the records that wait to be committed, with 64 bytes for each.
-	// Further appends wait. 0: 16 MiB.
+	// Further appends wait. 0 means 16 MiB.
 	QueueBytes int64
 	// TailBytes bounds the newest entries that each partition keeps in memory, for the
-	// readers at its end. 0: 256 KiB.
+	// readers at its end. 0 means 256 KiB.
 	TailBytes int
 	// Events opens the log of events in place of the kept log. Its appends are essential: an event
 	// that is not appended holds back what frees the disk. See Log.AppendEssential.
 	Events bool
-	// Now is the clock by which entries are stamped and trimmed; nil: time.Now.
+	// Now is the clock by which entries are stamped and trimmed. If it is nil, time.Now is used.
 	Now func() time.Time
 }
 

@@ -68,7 +68,7 @@ func (lr logRecords) openShape(want logShape) (shape logShape, err error) {
 	return shape, nil
 }
 
-// readShape reads the stored shape; nil: there is none. orphans reports whether there are
+// readShape reads the stored shape. It returns nil if there is none. orphans reports whether there are
 // entries all the same.
 func (lr logRecords) readShape() (stored []byte, orphans bool, err error) {
 	err = lr.db.view(func(txn *badger.Txn) error {

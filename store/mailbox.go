@@ -23,9 +23,9 @@ type MailboxDevice struct {
 	// SeenMS is when the device was last connected, Unix milliseconds.
 	SeenMS int64
 	// NotedMS is when the newest record about the device was appended to the log, Unix
-	// milliseconds; 0: not known.
+	// milliseconds, or 0 if it is not known.
 	NotedMS int64
-	// Published is the highest id that the device has given to a message for the backend; 0: none. PublishedMS
+	// Published is the highest id that the device has given to a message for the backend, or 0 if there is none. PublishedMS
 	// is when the newest record that has the id was appended to the log, Unix milliseconds.
 	Published   uint64
 	PublishedMS int64
@@ -45,9 +45,9 @@ type MailboxMeta struct {
 	// Rooms are the rooms that callers of the API have put the user into; nil: they never
 	// did. What it points to never changes.
 	Rooms *MailboxRooms
-	// Reads is what the user has read; nil: nothing. What it points to never changes.
+	// Reads is what the user has read, or nil for nothing. What it points to never changes.
 	Reads *MailboxReads
-	// Presence is what was told of the user's coming and going; nil: nothing. What it points to never
+	// Presence is what was told of the user's coming and going, or nil for nothing. What it points to never
 	// changes.
 	Presence *MailboxPresence
 }
@@ -102,7 +102,7 @@ type MailboxTracked struct {
 	PushedMS int64
 	// Level is an events.Level.
 	Level uint32
-	// DeadlineMS is when the message is reported as undelivered, Unix milliseconds; 0: never.
+	// DeadlineMS is when the message is reported as undelivered, in Unix milliseconds. 0 means never.
 	// DeadlineAny is set if one device that still waits is enough for a missed deadline.
 	DeadlineMS  int64
 	DeadlineAny bool
@@ -254,7 +254,7 @@ func (m *Mailboxes) Bodies(partition int32, user string, entries []MailboxEntry)
 	return out, nil
 }
 
-// seekBody returns the item at key; nil: there is none. It tries the iterator's next item
+// seekBody returns the item at key, or nil if there is none. It tries the iterator's next item
 // before it searches.
 func seekBody(it *badger.Iterator, key []byte) *badger.Item {
 	if it.Valid() {

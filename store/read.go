@@ -32,7 +32,7 @@ func readKey(txn *badger.Txn, key []byte, read func(raw []byte) error) (found bo
 	return err == nil, err
 }
 
-// getValue copies the value of a key, without its checksum; nil: there is none.
+// getValue copies the value of a key, without its checksum. It returns nil if there is none.
 func getValue(txn *badger.Txn, key []byte) (value []byte, err error) {
 	_, err = readKey(txn, key, func(raw []byte) error {
 		value = append([]byte{}, raw...)
