@@ -210,7 +210,7 @@ func (c *conn) receive(session *history.Session) error {
 			return err
 		}
 		c.heard.Store(int64(c.d.v.now()))
-		if err := c.take(p, session); err != nil {
+		if err := c.handle(p, session); err != nil {
 			return err
 		}
 		// Packets that arrived together share one ack packet.
@@ -229,15 +229,15 @@ func (c *conn) receive(session *history.Session) error {
 	}
 }
 
-// take handles a packet.
-func (c *conn) take(p raw.Packet, session *history.Session) error {
+// handle judges a packet and answers it.
+func (c *conn) handle(p raw.Packet, session *history.Session) error {
 	switch p.Op {
 	case protocol.OpDisconnect:
 		return readClose(p.Body)
 	case protocol.OpRaw:
 		batch, err := raw.Batch(p.Body, maxPacket)
 		for _, inner := range batch {
-			if err := c.take(inner, session); err != nil {
+			if err := c.handle(inner, session); err != nil {
 				return err
 			}
 		}
@@ -249,7 +249,7 @@ func (c *conn) take(p raw.Packet, session *history.Session) error {
 		}
 	case upstreamOp, protocol.OpError:
 		if c.d.publishes() {
-			c.takeUpstream(p)
+			c.noteUpstream(p)
 		}
 	}
 	return nil

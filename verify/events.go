@@ -115,7 +115,7 @@ func newObserver(v *Verifier) (*observer, error) {
 	if cfg.Hook != "" {
 		streams = append(streams, outcome.Stream{Name: "the hook", Repeats: true})
 		var err error
-		if o.receiver, err = newReceiver(cfg, v, func(list []events.Document) { o.take(streamHook, list) }); err != nil {
+		if o.receiver, err = newReceiver(cfg, v, func(list []events.Document) { o.add(streamHook, list) }); err != nil {
 			return nil, err
 		}
 	}
@@ -210,7 +210,7 @@ func (o *observer) follow(ctx context.Context) {
 		if o.falsifier != nil {
 			list = o.falsifier.change(list)
 		}
-		o.take(streamFollower, list)
+		o.add(streamFollower, list)
 		o.cursor = page.Next
 	}
 }
@@ -238,10 +238,10 @@ func parseEvents(list []json.RawMessage) (all []events.Document, err error) {
 	return all, err
 }
 
-// take passes events of a stream to the judge.
-func (o *observer) take(stream int, list []events.Document) {
+// add passes events of a stream to the judge.
+func (o *observer) add(stream int, list []events.Document) {
 	for _, e := range list {
-		o.judge.Take(stream, outcome.Event{Document: e, Received: o.v.now()})
+		o.judge.Add(stream, outcome.Event{Document: e, Received: o.v.now()})
 	}
 }
 

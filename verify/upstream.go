@@ -107,8 +107,8 @@ type refused struct {
 	RetryMS int64  `json:"retry_ms"`
 }
 
-// takeUpstream handles the answer to a message for the backend.
-func (c *conn) takeUpstream(p raw.Packet) {
+// noteUpstream handles the answer to a message for the backend.
+func (c *conn) noteUpstream(p raw.Packet) {
 	if p.Op == upstreamOp {
 		c.d.answered(uint64(p.Seq))
 		return

@@ -79,7 +79,7 @@ func (r *Reader) Next(ctx context.Context) ([]Record, error) {
 		if err != nil {
 			return nil, err
 		}
-		if records := r.take(entries); len(records) > 0 {
+		if records := r.decode(entries); len(records) > 0 {
 			return records, nil
 		}
 	}
@@ -101,9 +101,9 @@ func (r *Reader) read(ctx context.Context) ([]envelope.Entry, error) {
 	}
 }
 
-// take returns the events of entries that are not repetitions. An entry that cannot be read is
+// decode returns the events of entries that are not repetitions. An entry that cannot be read is
 // left out: it is of somebody else.
-func (r *Reader) take(entries []envelope.Entry) (records []Record) {
+func (r *Reader) decode(entries []envelope.Entry) (records []Record) {
 	for _, e := range entries {
 		r.at.Offset = e.Offset + 1
 		id, err := parseID(e.Value)

@@ -68,7 +68,7 @@ func OfMessage(ctx context.Context, log Log, partition int32, user string, messa
 			return nil, false, err
 		}
 		seen += len(entries)
-		for _, record := range r.take(entries) {
+		for _, record := range r.decode(entries) {
 			if record.User == user && messageOf(record.Value) == message {
 				found = append(found, record)
 			}

@@ -213,7 +213,7 @@ func (r *pageReader) partition(ctx context.Context, p int32, end int64) error {
 				return nil
 			}
 			r.scanned++
-			for _, rec := range reader.take(entries[i : i+1]) {
+			for _, rec := range reader.decode(entries[i : i+1]) {
 				if Matches(r.q.Types, rec.Type) && (r.q.User == "" || rec.User == r.q.User) {
 					r.page.Records = append(r.page.Records, rec)
 					r.bytes += len(rec.Value)

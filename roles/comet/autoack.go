@@ -53,9 +53,9 @@ func (u unacked) full() bool { return len(u) >= maxUnacked }
 // endsAt reports whether the last message was written up to position end.
 func (u unacked) endsAt(end int64) bool { return len(u) > 0 && u[len(u)-1].end == end }
 
-// takeArrived removes the messages that lie before position end of the stream and
+// removeArrived removes the messages that lie before position end of the stream and
 // were written at the time latest at the latest. It returns their ids.
-func (u *unacked) takeArrived(end int64, latest time.Duration) []uint64 {
+func (u *unacked) removeArrived(end int64, latest time.Duration) []uint64 {
 	n := 0
 	for n < len(*u) && (*u)[n].end <= end && (*u)[n].at <= latest {
 		n++
@@ -131,7 +131,7 @@ func (a *autoAck) ackArrivedLocked(packet bool) {
 	} else if !packet {
 		return
 	}
-	if ids := a.unacked.takeArrived(arrived, latest); len(ids) > 0 {
+	if ids := a.unacked.removeArrived(arrived, latest); len(ids) > 0 {
 		c.acknowledge(a.session, ids, by)
 	}
 }

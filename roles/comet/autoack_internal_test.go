@@ -9,7 +9,7 @@ import (
 // up to its end. Each message is returned once.
 func TestTakeArrived(t *testing.T) {
 	var a unacked
-	if ids := a.takeArrived(100, 0); ids != nil || a.endsAt(0) {
+	if ids := a.removeArrived(100, 0); ids != nil || a.endsAt(0) {
 		t.Fatalf("an empty one has %v", ids)
 	}
 	a.add(written{id: 1, end: 10})
@@ -23,7 +23,7 @@ func TestTakeArrived(t *testing.T) {
 		end  int64
 		want string
 	}{{9, "[]"}, {19, "[1]"}, {20, "[2 3]"}, {29, "[]"}, {30, "[4]"}, {30, "[]"}} {
-		if got := fmt.Sprint(a.takeArrived(step.end, 0)); got != step.want {
+		if got := fmt.Sprint(a.removeArrived(step.end, 0)); got != step.want {
 			t.Errorf("up to %d arrived %s, want %s", step.end, got, step.want)
 		}
 	}
@@ -44,7 +44,7 @@ func TestAutoAckIsFull(t *testing.T) {
 	if !a.full() {
 		t.Fatal("not full at the bound")
 	}
-	a.takeArrived(1, 0)
+	a.removeArrived(1, 0)
 	if a.full() {
 		t.Fatal("full though one has arrived")
 	}

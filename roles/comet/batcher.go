@@ -153,7 +153,7 @@ func (b *batcher[T]) sendAll(ctx context.Context) {
 	pause := wait.Backoff{Min: minCallPause, Max: maxCallPause}
 	failing := false
 	for ctx.Err() == nil {
-		items := b.take()
+		items := b.dequeue()
 		if len(items) == 0 {
 			return
 		}
@@ -207,9 +207,9 @@ func (b *batcher[T]) call(ctx context.Context, items []T) error {
 	return err
 }
 
-// take removes the next batch: at least one item, and at most the weight of a full
+// dequeue removes the next batch: at least one item, and at most the weight of a full
 // batch.
-func (b *batcher[T]) take() []T {
+func (b *batcher[T]) dequeue() []T {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	n, weight := 0, 0

@@ -131,7 +131,7 @@ func (s *connecting) goLive(reply *envelope.ConnectReply) bool {
 	}
 	if reply.GetBacklog() != nil {
 		b := backlog{session: s.session, answer: reply.GetBacklog()}
-		b.takeLocked()
+		b.writeAnswerLocked()
 		s.out.FlushLocked(s.session)
 		c.metrics.add(&b.tally)
 	}

@@ -116,7 +116,7 @@ func (s *session) deliverBacklog(answer *envelope.Backlog, t *tally) {
 	s.out.Lock()
 	defer s.out.Unlock()
 	b := backlog{session: s, answer: answer}
-	b.takeLocked()
+	b.writeAnswerLocked()
 	t.add(&b.tally)
 }
 
@@ -129,10 +129,10 @@ type backlog struct {
 	tally  tally
 }
 
-// takeLocked writes as much of the answer as the queue has room for. The rest is asked
+// writeAnswerLocked writes as much of the answer as the queue has room for. The rest is asked
 // for again when the queue has drained, and so is the next window of an answer
 // that has more. In this way a slow client sets its own pace.
-func (b *backlog) takeLocked() {
+func (b *backlog) writeAnswerLocked() {
 	messages, after := b.answer.GetMessages(), b.answer.GetAfter()
 	if b.state > stateLive {
 		b.tally[kindBacklog][outGone]++
@@ -168,7 +168,7 @@ func (b *backlog) takeLocked() {
 // are held until FlushLocked.
 func (b *backlog) writeLocked(messages []*envelope.Kept) (whole bool) {
 	if !b.pacedLocked() {
-		b.takeBroadcastsLocked()
+		b.enqueueBroadcastsLocked()
 		size := 0
 		for _, k := range messages {
 			if k.GetId() > b.last {

@@ -33,7 +33,7 @@ func (r reader) retire(grace time.Duration) ending {
 	}
 
 	s.out.Lock()
-	s.takeBroadcastsLocked()
+	s.enqueueBroadcastsLocked()
 	switch s.state {
 	case stateConnecting:
 		s.state = stateEnded

@@ -47,7 +47,7 @@ func (l *sessionList) add(s *session) { l.sessions = append(l.sessions, s) }
 // sessionLists is a pool of empty lists.
 type sessionLists struct{ pool sync.Pool }
 
-func (p *sessionLists) take() *sessionList {
+func (p *sessionLists) get() *sessionList {
 	if l, ok := p.pool.Get().(*sessionList); ok {
 		return l
 	}
@@ -122,7 +122,7 @@ func (f *fanoutWorker) flush() {
 func (f *fanoutWorker) enqueueLocked(s *session, frame []byte, id uint64) {
 	switch {
 	case f.comet.window != nil:
-		s.takeBroadcastsLocked()
+		s.enqueueBroadcastsLocked()
 		f.comet.window.holdLocked(s)
 	case f.hold && s.out.HoldLocked():
 		f.held = append(f.held, s)

@@ -111,8 +111,8 @@ func (w *flushWindow) flush() {
 	w.open, w.ending = newBroadcasts(w.seq), ending
 	w.mu.Unlock()
 
-	l := c.lists.take()
-	c.table.takeWindowed(l)
+	l := c.lists.get()
+	c.table.collectWindowed(l)
 	if len(ending.all.list) > 0 {
 		c.table.all(l)
 	} else {
@@ -144,7 +144,7 @@ func (w *flushWindow) flushTo(s *session, ending *broadcasts, f *fanoutWorker) {
 			return
 		}
 	}
-	w.takeLocked(s, &f.tally)
+	w.enqueueForLocked(s, &f.tally)
 	s.out.FlushLocked(s)
 }
 
@@ -171,19 +171,19 @@ func (b *broadcasts) onlyForLocked(s *session) (only *broadcastList) {
 	return only
 }
 
-// takeBroadcastsLocked queues the broadcasts so far for the session.
-func (s *session) takeBroadcastsLocked() {
+// enqueueBroadcastsLocked queues the broadcasts so far for the session.
+func (s *session) enqueueBroadcastsLocked() {
 	if s.comet.window == nil {
 		return
 	}
 	var t tally
-	s.comet.window.takeLocked(s, &t)
+	s.comet.window.enqueueForLocked(s, &t)
 	s.comet.metrics.add(&t)
 }
 
-// takeLocked queues the broadcasts for a session since it was last asked for. The
+// enqueueForLocked queues the broadcasts for a session since it was last asked for. The
 // session holds them until the window ends.
-func (w *flushWindow) takeLocked(s *session, t *tally) {
+func (w *flushWindow) enqueueForLocked(s *session, t *tally) {
 	w.mu.RLock()
 	if s.broadcastSeq == w.seq {
 		w.mu.RUnlock()

@@ -45,7 +45,7 @@ func (m member) enterLocked(room string) {
 	}
 	m.comet.table.join(room, m.session)
 	m.out.Lock()
-	m.takeBroadcastsLocked()
+	m.enqueueBroadcastsLocked()
 	m.ownExtras()
 	m.rooms.in.add(room)
 	m.out.Unlock()
@@ -78,7 +78,7 @@ func (m member) exitLocked(room string) bool {
 	}
 	m.comet.table.leave(room, m.session)
 	m.out.Lock()
-	m.takeBroadcastsLocked()
+	m.enqueueBroadcastsLocked()
 	m.rooms.remove(room)
 	m.out.Unlock()
 	return true

@@ -69,7 +69,7 @@ func (r reader) handleImgo(p transport.Packet) {
 	switch p.Op {
 	case protocol.OpSend:
 		r.countPacket("send")
-		if _, over := r.takeUpstream(p); over {
+		if _, over := r.enqueueUpstream(p); over {
 			return
 		}
 		r.reply(p, protocol.OpMessage, p.Body)
@@ -93,7 +93,7 @@ func (r reader) upstream(p transport.Packet) {
 		op = "send"
 	}
 	r.countPacket(op)
-	taken, over := r.takeUpstream(p)
+	taken, over := r.enqueueUpstream(p)
 	switch {
 	case over, taken && r.gen == genV2: // a worker answers
 	case r.gen == genV2:
@@ -282,7 +282,7 @@ func (r reader) subscribe(p transport.Packet, replyOp int32, change func([]int32
 		}
 	}
 	r.out.Lock()
-	r.takeBroadcastsLocked()
+	r.enqueueBroadcastsLocked()
 	r.ownExtras()
 	r.accepts = accepts
 	r.out.Unlock()
@@ -302,7 +302,7 @@ func (r reader) ackPacket(p transport.Packet) {
 	}
 	r.out.Lock()
 	named := len(ids)
-	ids = r.takeSentLocked(ids)
+	ids = r.removeSentLocked(ids)
 	r.out.Unlock()
 	r.comet.metrics.unknownAcks.Add(float64(named - len(ids)))
 	if len(ids) > 0 {
@@ -313,16 +313,16 @@ func (r reader) ackPacket(p transport.Packet) {
 	}
 }
 
-// takeSentLocked returns those of the acknowledged ids that count: they were
+// removeSentLocked returns those of the acknowledged ids that count: they were
 // written to this session, and are not acknowledged yet.
-func (r reader) takeSentLocked(ids []uint64) []uint64 {
+func (r reader) removeSentLocked(ids []uint64) []uint64 {
 	if r.comet.cfg.Faults.BelieveAcks {
 		return ids
 	}
 	if r.sent == nil {
 		return nil
 	}
-	known := r.sent.take(ids)
+	known := r.sent.removeKnown(ids)
 	if len(*r.sent) == 0 {
 		r.sent = nil
 	}

@@ -107,7 +107,7 @@ func (c *Comet) pushMessage(d *envelope.Delivery, f *fanoutWorker) (denied bool)
 	if c.window != nil {
 		return c.enqueueBroadcast(d, m)
 	}
-	l := c.lists.take()
+	l := c.lists.get()
 	defer c.lists.put(l)
 	switch {
 	case d.GetAll():

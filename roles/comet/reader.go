@@ -117,7 +117,7 @@ func (r reader) received(p transport.Packet, err error) (handle bool, delay time
 		r.auto.ackArrivedLocked(true)
 		r.out.Unlock()
 	}
-	if delay = r.throttle.take(now, r.comet.cfg.UpstreamRate, r.comet.cfg.UpstreamBurst, cost(p)); delay > 0 {
+	if delay = r.throttle.reserve(now, r.comet.cfg.UpstreamRate, r.comet.cfg.UpstreamBurst, cost(p)); delay > 0 {
 		r.comet.metrics.throttled.Inc()
 	}
 	return handle, delay
@@ -191,9 +191,9 @@ func (r reader) closing() (bool, time.Time) {
 // the time on comet's clock at which the bucket is full again.
 type throttle time.Duration
 
-// take takes n tokens at the time now. It returns how long to wait before they may
+// reserve takes n tokens at the time now. It returns how long to wait before they may
 // be used: 0 or less for no wait. A rate of 0 or less is no limit.
-func (t *throttle) take(now time.Duration, rate float64, burst, n int) time.Duration {
+func (t *throttle) reserve(now time.Duration, rate float64, burst, n int) time.Duration {
 	if rate <= 0 {
 		return 0
 	}

@@ -21,8 +21,8 @@ func (s *sentIDs) add(id uint64) {
 	}
 }
 
-// take removes ids and returns those that were there, in the order of ids, of which it reuses the memory.
-func (s *sentIDs) take(ids []uint64) []uint64 {
+// removeKnown removes ids and returns those that were there, in the order of ids, of which it reuses the memory.
+func (s *sentIDs) removeKnown(ids []uint64) []uint64 {
 	var taken map[int]struct{} // indexes in s
 	first := 0                 // those before it are taken
 	known := ids[:0]

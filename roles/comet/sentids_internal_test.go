@@ -26,7 +26,7 @@ func TestSentIDs(t *testing.T) {
 			for _, id := range test.sent {
 				s.add(id)
 			}
-			counted := s.take(slices.Clone(test.ids))
+			counted := s.removeKnown(slices.Clone(test.ids))
 			if fmt.Sprint(counted) != test.counted || fmt.Sprint([]uint64(s)) != test.waiting {
 				t.Errorf("%v count, %v wait; want %s and %s", counted, s, test.counted, test.waiting)
 			}
@@ -39,7 +39,7 @@ func TestSentIDs(t *testing.T) {
 	for id := range uint64(3 * maxSentIDs) {
 		s.add(id + 1)
 	}
-	if len(s) != maxSentIDs || cap(s) > 2*maxSentIDs || len(s.take([]uint64{1})) != 0 || len(s.take([]uint64{3 * maxSentIDs})) != 1 {
+	if len(s) != maxSentIDs || cap(s) > 2*maxSentIDs || len(s.removeKnown([]uint64{1})) != 0 || len(s.removeKnown([]uint64{3 * maxSentIDs})) != 1 {
 		t.Errorf("%d of %d wait", len(s), cap(s))
 	}
 }

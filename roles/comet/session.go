@@ -150,7 +150,7 @@ func (s *session) wantsLocked(op int32, room bool) bool {
 // enqueueLocked sends a frame behind all that is queued or waits in the flush
 // window for this session.
 func (s *session) enqueueLocked(frame []byte, id uint64) {
-	s.takeBroadcastsLocked()
+	s.enqueueBroadcastsLocked()
 	s.out.EnqueueLocked(s, frame, id)
 }
 
@@ -164,7 +164,7 @@ func (s *session) close(code protocol.CloseCode, reason string) {
 	if s.state > stateLive {
 		return
 	}
-	s.takeBroadcastsLocked()
+	s.enqueueBroadcastsLocked()
 	s.auto.pacer().flushLocked()
 	s.ownExtras()
 	s.state, s.code, s.reason = stateClosing, code, reason

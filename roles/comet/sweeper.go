@@ -32,7 +32,7 @@ func (w *sweeper) tick() time.Duration {
 func (w *sweeper) sweep() {
 	c := w.comet
 	for i := range c.table.shards {
-		for _, s := range c.table.shards[i].takeBusy() {
+		for _, s := range c.table.shards[i].collectBusy() {
 			w.checkBusy(s)
 		}
 	}

@@ -122,8 +122,8 @@ func (sh *shard) each(f func(*session)) {
 	}
 }
 
-// takeBusy returns the sessions that the sweeper is to look at, and forgets them.
-func (sh *shard) takeBusy() []*session {
+// collectBusy returns the sessions that the sweeper is to look at, and forgets them.
+func (sh *shard) collectBusy() []*session {
 	sh.busyMu.Lock()
 	defer sh.busyMu.Unlock()
 	busy := sh.busy
@@ -152,8 +152,8 @@ func (t *table) all(l *sessionList) {
 	}
 }
 
-// takeWindowed moves the sessions that have something in the flush window to l.
-func (t *table) takeWindowed(l *sessionList) {
+// collectWindowed moves the sessions that have something in the flush window to l.
+func (t *table) collectWindowed(l *sessionList) {
 	for i := range t.shards {
 		sh := &t.shards[i]
 		sh.windowMu.Lock()

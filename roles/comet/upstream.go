@@ -112,9 +112,9 @@ func (r reader) fullFor(m *upstreamMessage) bool {
 	return r.upQueue != nil && r.upQueue.fullForLocked(m)
 }
 
-// takeUpstream puts the message in a packet into the queue. It waits for room. taken is false if no rule takes the
+// enqueueUpstream puts the message in a packet into the queue. It waits for room. taken is false if no rule takes the
 // message. over is true if the session ended before there was room.
-func (r reader) takeUpstream(p transport.Packet) (taken, over bool) {
+func (r reader) enqueueUpstream(p transport.Packet) (taken, over bool) {
 	m := r.comet.upstream.message(r.gen, p)
 	if m == nil {
 		return false, false

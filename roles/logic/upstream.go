@@ -50,7 +50,7 @@ func (h *upstreamHandler) Upstream(ctx context.Context, r *envelope.UpstreamRequ
 	if rule != nil {
 		to = rule.To
 	}
-	reply, err := h.take(ctx, r, index, to)
+	reply, err := h.accept(ctx, r, index, to)
 	outcome := outcome(err)
 	if reply.GetCode() != "" {
 		outcome = reply.GetCode()
@@ -59,8 +59,8 @@ func (h *upstreamHandler) Upstream(ctx context.Context, r *envelope.UpstreamRequ
 	return reply, err
 }
 
-// take does what the rule with an index says.
-func (h *upstreamHandler) take(ctx context.Context, r *envelope.UpstreamRequest, index int, to string) (*envelope.UpstreamReply, error) {
+// accept does what the rule with an index says.
+func (h *upstreamHandler) accept(ctx context.Context, r *envelope.UpstreamRequest, index int, to string) (*envelope.UpstreamReply, error) {
 	if refused := h.check(r); refused != nil {
 		return refused, nil
 	}

@@ -27,8 +27,8 @@ func (c *claims) add(key string, id uint64, recordID []byte) {
 	c.pending[key] = claim
 }
 
-// take returns what is to be written. written must follow.
-func (c *claims) take() map[string]store.MailboxClaim {
+// collect returns what is to be written. written must follow.
+func (c *claims) collect() map[string]store.MailboxClaim {
 	c.flushing, c.pending = c.pending, nil
 	return c.flushing
 }

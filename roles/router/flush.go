@@ -122,8 +122,8 @@ func (w *writeBehind) flush(everything bool) error {
 	position := envelope.ID(p.position.generation, upTo-1)
 	b := p.store.Batch(p.index)
 	now := p.now()
-	batch := w.takeLocked(b, position, now)
-	claims := p.claims.take()
+	batch := w.collectLocked(b, position, now)
+	claims := p.claims.collect()
 	p.rebuild.claimsStored = p.rebuild.claimsStored || len(claims) > 0
 	p.mu.Unlock()
 	release()
@@ -187,13 +187,13 @@ func (w *writeBehind) upToLocked(everything bool) (upTo int64, ok bool) {
 	return upTo, true
 }
 
-// takeLocked puts the changes up to the position into the batch.
-func (w *writeBehind) takeLocked(b *store.MailboxBatch, position uint64, now time.Time) []taken {
+// collectLocked puts the changes up to the position into the batch.
+func (w *writeBehind) collectLocked(b *store.MailboxBatch, position uint64, now time.Time) []taken {
 	out := make([]taken, 0, len(w.dirty))
 	later := make(map[*account]struct{})
 	shared := make(map[uint64]bool)
 	for a := range w.dirty {
-		c, more := a.TakeChanges(position)
+		c, more := a.CollectChanges(position)
 		if more {
 			later[a] = struct{}{}
 		}

@@ -128,7 +128,7 @@ func TestReplacedSessionsAreForgottenInOrder(t *testing.T) {
 func TestClaims(t *testing.T) {
 	var c claims
 	c.add("a", 1, []byte("0123456789ab"))
-	if taken := c.take(); len(taken) != 1 {
+	if taken := c.collect(); len(taken) != 1 {
 		t.Errorf("took %v", taken)
 	}
 	c.add("b", 2, nil)
@@ -138,7 +138,7 @@ func TestClaims(t *testing.T) {
 		}
 	}
 	c.written(errors.New("disk"))
-	if taken := c.take(); len(taken) != 2 || taken["a"].Record != [12]byte([]byte("0123456789ab")) {
+	if taken := c.collect(); len(taken) != 2 || taken["a"].Record != [12]byte([]byte("0123456789ab")) {
 		t.Errorf("after a failure it took %v", taken)
 	}
 	c.written(nil)
@@ -147,7 +147,7 @@ func TestClaims(t *testing.T) {
 	}
 	c.written(errors.New("disk")) // a flush without claims
 	c.add("d", 3, nil)
-	if c.take()["d"] != (store.MailboxClaim{ID: 3}) {
+	if c.collect()["d"] != (store.MailboxClaim{ID: 3}) {
 		t.Error("a new claim is lost")
 	}
 }

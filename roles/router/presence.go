@@ -312,7 +312,7 @@ func (pr *presenceRecorder) recordDue(ctx context.Context) {
 		pr.findGone(ctx)
 	}
 	for ctx.Err() == nil && p.owned.Load() {
-		batch, records := pr.take()
+		batch, records := pr.dequeue()
 		if len(batch) == 0 {
 			return
 		}
@@ -356,8 +356,8 @@ func (pr *presenceRecorder) findGone(ctx context.Context) {
 	}
 }
 
-// take takes what is due from the queue, at most as much as a record may have.
-func (pr *presenceRecorder) take() (batch []presenceDue, records []*envelope.Presence) {
+// dequeue takes what is due from the queue, at most as much as a record may have.
+func (pr *presenceRecorder) dequeue() (batch []presenceDue, records []*envelope.Presence) {
 	p := pr.p
 	p.mu.Lock()
 	defer p.mu.Unlock()

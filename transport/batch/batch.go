@@ -45,9 +45,9 @@ func NewPool(n int) (*Pool, error) {
 	return &Pool{free: []*Batch{first}, more: n - 1}, nil
 }
 
-// Take lends an empty batch. It returns nil if there is none: each write then
+// Get lends an empty batch. It returns nil if there is none: each write then
 // goes by itself.
-func (p *Pool) Take() *Batch {
+func (p *Pool) Get() *Batch {
 	if p == nil {
 		return nil
 	}

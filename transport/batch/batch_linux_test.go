@@ -52,7 +52,7 @@ func read(t *testing.T, fd int32) string {
 // TestEachSocketGetsItsBytes sends batches of every size. Each socket must get its own bytes, at every
 // start position of the ring.
 func TestEachSocketGetsItsBytes(t *testing.T) {
-	b := pool(t, 1).Take()
+	b := pool(t, 1).Get()
 	var fds, peers [batch.Size]int32
 	for i := range fds {
 		fds[i], peers[i] = pair(t)
@@ -83,7 +83,7 @@ func TestEachSocketGetsItsBytes(t *testing.T) {
 // TestResults checks that a send that fails has its own result and that the other sends of the batch
 // succeed.
 func TestResults(t *testing.T) {
-	b := pool(t, 1).Take()
+	b := pool(t, 1).Get()
 	good, peer := pair(t)
 	full, _ := pair(t)
 	gone, other := pair(t)
@@ -122,22 +122,22 @@ func TestResults(t *testing.T) {
 
 func TestPool(t *testing.T) {
 	p := pool(t, 2)
-	a, b := p.Take(), p.Take()
-	if a == nil || b == nil || a == b || p.Take() != nil {
+	a, b := p.Get(), p.Get()
+	if a == nil || b == nil || a == b || p.Get() != nil {
 		t.Fatal("a pool of two does not lend two, or lends a third")
 	}
 	p.Put(b)
-	if p.Take() != b {
+	if p.Get() != b {
 		t.Error("what came back is not lent again")
 	}
 	p.Put(nil)
 	p.Close()
 	p.Put(a) // This ring comes back after Close.
-	if p.Take() != nil {
+	if p.Get() != nil {
 		t.Error("a closed pool lends")
 	}
 	var none *batch.Pool
-	if none.Take() != nil {
+	if none.Get() != nil {
 		t.Error("no pool lends")
 	}
 	none.Put(nil)
@@ -154,7 +154,7 @@ func TestConcurrent(t *testing.T) {
 		wg.Go(func() {
 			for i := range 500 {
 				body := fmt.Appendf(nil, "%d/%d", g, i)
-				batch := p.Take()
+				batch := p.Get()
 				if batch == nil {
 					runtime.Gosched()
 					continue

@@ -53,7 +53,7 @@ func (c *Client) Ping() { c.server.sign() }
 func (c *Client) Read(b []byte) (int, error) { return c.server.down.Read(b) }
 
 // Frame reads one raw text message. It is only for a text client.
-func (c *Client) Frame() ([]byte, error) { return c.server.down.take() }
+func (c *Client) Frame() ([]byte, error) { return c.server.down.dequeue() }
 
 // Receive reads the server's next packet. The Body of a text frame is its raw
 // JSON. Once the server has closed and all that it wrote was read, it returns

@@ -139,8 +139,8 @@ func (h *half) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// take reads one message.
-func (h *half) take() ([]byte, error) {
+// dequeue reads one message.
+func (h *half) dequeue() ([]byte, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.waitLocked(); err != nil {

@@ -83,7 +83,7 @@ func (c *conn) sign() { c.lastSign.Store(time.Now().UnixNano()) }
 func (c *conn) ReadStep() (p transport.Packet, err error) {
 	if c.opts.Text {
 		var b []byte
-		if b, err = c.up.take(); err == nil {
+		if b, err = c.up.dequeue(); err == nil {
 			if limit := transport.JSONLimit(c.opts.MaxBody); len(b) > limit {
 				return p, &transport.ProtocolError{
 					Code: protocol.CloseTooLarge, Kind: "too_large",

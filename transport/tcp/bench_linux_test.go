@@ -43,7 +43,7 @@ func BenchmarkBatch(b *testing.B) {
 		conns = append(conns, <-ready)
 	}
 	frame := transport.NewMessage(protocol.OpMessage, 1, make([]byte, 200)).Frame(transport.FormGoim)
-	writes := pool.Take()
+	writes := pool.Get()
 	before := cpuTime(b)
 	b.ReportAllocs()
 	for b.Loop() {
@@ -78,7 +78,7 @@ func BenchmarkStartFinishWrite(b *testing.B) {
 	transporttest.Dial(b, l, nil)
 	c := <-ready
 	frame := make([]byte, 200)
-	writes := pool.Take()
+	writes := pool.Get()
 	before := cpuTime(b)
 	b.ReportAllocs()
 	for b.Loop() {

@@ -42,7 +42,7 @@ func decode(in socket.Input) (p transport.Packet, need int, err error) {
 		if p.Body != nil {
 			p.Body = append([]byte(nil), p.Body...) // the buffer is used again
 		}
-		in.Take(len(b) - len(rest))
+		in.Discard(len(b) - len(rest))
 		return p, 0, nil
 	case err != io.EOF && err != io.ErrUnexpectedEOF:
 		if socket.IsProxyHeader(b) {

@@ -59,7 +59,7 @@ func testBatches(t *testing.T, h Harness) {
 		t.Skip(err)
 	}
 	defer pool.Close()
-	b := pool.Take()
+	b := pool.Get()
 	form := h.form()
 	if conns[0].Traits().Framed {
 		form = form.Framed()

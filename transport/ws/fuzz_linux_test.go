@@ -85,7 +85,7 @@ func (b *sharedConn) enqueue(frame []byte, mode int) {
 }
 
 func (b *sharedConn) write(frame []byte, mode int) (taken, left int, err error) {
-	writes := b.batches.Take()
+	writes := b.batches.Get()
 	defer b.batches.Put(writes)
 	if mode == byItself || writes == nil || !b.conn.StartWrite(writes, frame) {
 		return b.conn.TryWriteOne(frame)

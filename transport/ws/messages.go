@@ -40,8 +40,8 @@ type messages struct {
 	header http.Header
 }
 
-// TakeHeader implements transport.Headed.
-func (m *messages) TakeHeader() map[string][]string {
+// RemoveHeader implements transport.Headed.
+func (m *messages) RemoveHeader() map[string][]string {
 	header := m.header
 	m.header = nil
 	return header
@@ -153,7 +153,7 @@ func (m *messages) frame(in socket.Input, f frame) (p transport.Packet, err erro
 	} else {
 		err = m.control(in, f.op, payload)
 	}
-	in.Take(f.head + f.size) // payload is not valid any more
+	in.Discard(f.head + f.size) // payload is not valid any more
 	return p, err
 }
 

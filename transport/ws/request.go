@@ -50,7 +50,7 @@ func (h *handshake) upgrade() error {
 		_ = h.write(refused.response())
 		return errRefused
 	}
-	h.in.Take(len(head))
+	h.in.Discard(len(head))
 	if err := h.write(switchingProtocols(accept)); err != nil {
 		cfg.Refused(socket.RefusedSocket)
 		return err

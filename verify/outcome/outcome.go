@@ -191,8 +191,8 @@ func (j *Judge) Device(userName, deviceName string, acks Acks) {
 	u.devices = append(u.devices, device{name: deviceName, acks: acks})
 }
 
-// Take takes an event of a stream, in the order of the stream.
-func (j *Judge) Take(stream int, e Event) {
+// Add takes an event of a stream, in the order of the stream.
+func (j *Judge) Add(stream int, e Event) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	u := j.users[e.Data.User]

@@ -69,7 +69,7 @@ func (s *story) tell(stream int, t events.Type, user string, number uint64, chan
 	for _, c := range change {
 		c(&e)
 	}
-	s.Take(stream, e)
+	s.Add(stream, e)
 }
 
 // tellBoth is tell by both streams.
@@ -433,7 +433,7 @@ func TestSideBySide(t *testing.T) {
 				j.Held(user, n)
 				j.Acknowledging(user, "phone", []uint64{n}, 1)
 				j.Accepted(n, user, n)
-				j.Take(0, event(fmt.Sprintf("0-%d.0", n), events.Settled, user, n))
+				j.Add(0, event(fmt.Sprintf("0-%d.0", n), events.Settled, user, n))
 				j.Stats()
 				j.Missing()
 				j.Stats()

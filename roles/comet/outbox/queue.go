@@ -45,7 +45,7 @@ func (q *queue) dropFirst(n int) {
 // openLocked returns the queue, and makes one if there is none.
 func (o *Outbox) openLocked() *queue {
 	if o.queue == nil {
-		o.queue = o.shared.takeQueue()
+		o.queue = o.shared.getQueue()
 	}
 	return o.queue
 }

@@ -65,7 +65,7 @@ func (s *Shared) Writing() int64 { return s.writing.Load() }
 // now is a clock that no step of the wall clock moves.
 func (s *Shared) now() time.Duration { return time.Since(s.epoch) }
 
-func (s *Shared) takeQueue() *queue {
+func (s *Shared) getQueue() *queue {
 	if q, ok := s.queues.Get().(*queue); ok {
 		return q
 	}

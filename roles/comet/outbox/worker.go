@@ -40,7 +40,7 @@ func (w *Worker) Begin(n int) {
 	if n < batchFrom {
 		return
 	}
-	if w.batch = w.shared.cfg.Batches.Take(); w.batch != nil && w.begun == nil {
+	if w.batch = w.shared.cfg.Batches.Get(); w.batch != nil && w.begun == nil {
 		w.begun = make([]begun, 0, min(n, batch.Size))
 	}
 }

@@ -234,7 +234,7 @@ func (c *carrier) start(ctx context.Context, workers *sync.WaitGroup, paused boo
 		if c.h.health.view().down {
 			c.lanes.preferHopeful()
 		}
-		taken, items := c.lanes.take(c.h.cfg.Batch)
+		taken, items := c.lanes.dequeue(c.h.cfg.Batch)
 		c.calls++
 		workers.Go(func() {
 			r := c.post(ctx, taken, items)

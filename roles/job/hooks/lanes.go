@@ -86,8 +86,8 @@ func (l *lanes) wake(now time.Time) (next time.Time) {
 	return next
 }
 
-// take removes ready lanes and returns them with their next events: at most n of them.
-func (l *lanes) take(n int) (taken []*lane, items []*item) {
+// dequeue removes ready lanes and returns them with their next events: at most n of them.
+func (l *lanes) dequeue(n int) (taken []*lane, items []*item) {
 	for len(l.ready) > 0 && len(items) < n {
 		u := l.ready[0]
 		alone := u.single || u.items[0].Tries > 0

@@ -29,20 +29,20 @@ func (m *Mailbox) metaChanged() bool {
 	return m.Messages.metaChanged || m.Devices.changed || m.Rooms.changed || m.Presence.changed
 }
 
-// TakeChanges returns what is to be written, and takes it for written from now
+// CollectChanges returns what is to be written, and takes it for written from now
 // on. Messages of records after position that the store does not have are left
 // for the next flush; later reports whether there are such. Written or Undo
 // must follow.
-func (m *Mailbox) TakeChanges(position uint64) (c Changes, later bool) {
+func (m *Mailbox) CollectChanges(position uint64) (c Changes, later bool) {
 	c = Changes{Meta: m.metaChanged(), Told: m.Presence.onlineChanged}
-	later = m.Messages.take(&c, position)
-	m.Keys.take(&c)
+	later = m.Messages.collect(&c, position)
+	m.Keys.collect(&c)
 	m.Devices.changed, m.Rooms.changed, m.Presence.changed, m.Presence.onlineChanged = false, false, false, false
 	return c, later
 }
 
-// take adds the messages to the changes: see TakeChanges.
-func (ms *Messages) take(c *Changes, position uint64) (later bool) {
+// collect adds the messages to the changes: see CollectChanges.
+func (ms *Messages) collect(c *Changes, position uint64) (later bool) {
 	c.Gone = ms.gone
 	for _, e := range ms.entries {
 		switch {

@@ -33,14 +33,14 @@ func TestEachPartIsWritten(t *testing.T) {
 		m.NoteDevice(1, "phone", 1, 1)
 		m.NoteDevice(2, "laptop", 1, 1)
 		push(&m, 3, "a", 10)
-		written, _ := m.TakeChanges(1 << 40)
+		written, _ := m.CollectChanges(1 << 40)
 		m.Written(&written, nil)
 		if m.Dirty() {
 			t.Fatalf("%s: dirty before", name)
 		}
 		c.change(&m)
 		for range 2 { // the first time the store fails
-			taken, _ := m.TakeChanges(1 << 40)
+			taken, _ := m.CollectChanges(1 << 40)
 			if taken.Meta != c.meta || taken.Told != c.told || len(taken.Used) == 0 && m.Dirty() {
 				t.Errorf("%s: to be written: %+v", name, taken)
 			}
@@ -48,7 +48,7 @@ func TestEachPartIsWritten(t *testing.T) {
 				t.Errorf("%s: not dirty after a failure", name)
 			}
 		}
-		taken, _ := m.TakeChanges(1 << 40)
+		taken, _ := m.CollectChanges(1 << 40)
 		if m.Written(&taken, nil); m.Dirty() {
 			t.Errorf("%s: dirty after it was written", name)
 		}

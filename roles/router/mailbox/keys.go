@@ -42,9 +42,9 @@ func (k *Keys) erase(at uint64) {
 	}
 }
 
-// take adds the keys to the changes. Those that are used while these are written are for the next
+// collect adds the keys to the changes. Those that are used while these are written are for the next
 // flush.
-func (k *Keys) take(c *Changes) {
+func (k *Keys) collect(c *Changes) {
 	c.Used = maps.Clone(k.used)
 	if len(k.used) > 0 {
 		k.noneStored = false

@@ -18,7 +18,7 @@ func TestIdempotencyKeys(t *testing.T) {
 	if id, known := blank.Keys.Used("k"); id != 7 || !known {
 		t.Errorf("a used key: %d, %v", id, known)
 	}
-	c, _ := blank.TakeChanges(10)
+	c, _ := blank.CollectChanges(10)
 	blank.Keys.Use("later", 8) // while the others are written
 	blank.Written(&c, nil)
 	if id, known := blank.Keys.Used("k"); id != 0 || known || !blank.Dirty() {

@@ -149,17 +149,17 @@ func TestPurgeAndErase(t *testing.T) {
 	if id, _ := m.Keys.Used("new"); id != 6 {
 		t.Error("a later idempotency key is gone")
 	}
-	c, _ := m.TakeChanges(10)
+	c, _ := m.CollectChanges(10)
 	if c.Erased != 5 || !c.Meta {
 		t.Errorf("to be written: %+v", c)
 	}
 	m.Undo(&c)
-	if c, _ = m.TakeChanges(10); c.Erased != 5 {
+	if c, _ = m.CollectChanges(10); c.Erased != 5 {
 		t.Errorf("to be written after a failure: %+v", c)
 	}
 	m.Written(&c, nil)
 	m.NoteDevice(7, "phone", 1, 1)
-	if c, _ = m.TakeChanges(10); c.Erased != 0 || m.Blank() {
+	if c, _ = m.CollectChanges(10); c.Erased != 0 || m.Blank() {
 		t.Errorf("to be written later: %+v", c)
 	}
 }
@@ -169,13 +169,13 @@ func TestChangesAreTakenAgainAfterAFailure(t *testing.T) {
 	m.NoteDevice(1, "d", 1, 1)
 	push(&m, 2, "a", 10)
 	push(&m, 3, "b", 10)
-	c, later := m.TakeChanges(2)
+	c, later := m.CollectChanges(2)
 	if len(c.Entries) != 1 || len(c.Fresh) != 1 || c.Entries[0].ID != 2 || !c.Meta || !later {
 		t.Errorf("took %+v, later %v", c, later)
 	}
 	ack(&m, 4, "d", 2) // while it is being written
 	m.Undo(&c)
-	if c, _ = m.TakeChanges(10); len(c.Fresh) != 1 || c.Fresh[0].ID != 3 || len(c.Gone) != 1 || c.Gone[0].ID != 2 {
+	if c, _ = m.CollectChanges(10); len(c.Fresh) != 1 || c.Fresh[0].ID != 3 || len(c.Gone) != 1 || c.Gone[0].ID != 2 {
 		t.Errorf("took %+v", c)
 	}
 	var held []uint64

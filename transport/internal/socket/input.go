@@ -45,8 +45,8 @@ func (rb *readBuffer) bytes() []byte {
 	return rb.b.b[rb.b.r:rb.b.w]
 }
 
-// take drops the first n bytes.
-func (rb *readBuffer) take(n int, a *Acceptor) {
+// discard drops the first n bytes.
+func (rb *readBuffer) discard(n int, a *Acceptor) {
 	if rb.b.r += n; rb.b.r == rb.b.w {
 		rb.stow(a)
 	}

@@ -93,7 +93,7 @@ func readProxyHeader(in Input) (client netip.AddrPort, err error) {
 			return client, err
 		case need == 0:
 			client, err = parseProxyHeader(in.Buffered()[:length])
-			in.Take(length)
+			in.Discard(length)
 			return client, err
 		case filled:
 			return client, transport.ErrPart

@@ -223,9 +223,9 @@ func (r *pollReader) Gone() bool {
 	return true
 }
 
-// Take implements Input. A reader may stop reading after any Take.
-func (r *pollReader) Take(n int) {
-	r.in.take(n, r.acceptor)
+// Discard implements Input. A reader may stop reading after any Discard.
+func (r *pollReader) Discard(n int) {
+	r.in.discard(n, r.acceptor)
 	if r.in.b == nil {
 		r.held.set(r.acceptor, r, 0)
 	}

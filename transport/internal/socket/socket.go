@@ -42,8 +42,8 @@ const (
 type Input interface {
 	// Buffered is what was read and not taken. The caller may change it.
 	Buffered() []byte
-	// Take drops n bytes of Buffered, which is not to be used any more.
-	Take(n int)
+	// Discard drops n bytes of Buffered, which is not to be used any more.
+	Discard(n int)
 	// Fill reads once, for a reader that wants Buffered to have need bytes. It need
 	// not get all of them, because memory grows only as bytes arrive. Errors are
 	// those of Socket.Read. A Polled returns transport.ErrIdle where a Socket waits.
@@ -228,9 +228,9 @@ func (s *Socket) Read(b []byte) (n int, err error) {
 	return n, fmt.Errorf("%w: %w", io.ErrUnexpectedEOF, err)
 }
 
-// Take implements Input.
-func (s *Socket) Take(n int) {
-	s.in.take(n, s.acceptor)
+// Discard implements Input.
+func (s *Socket) Discard(n int) {
+	s.in.discard(n, s.acceptor)
 	if s.in.b == nil {
 		s.held.set(s.acceptor, s, 0)
 	}

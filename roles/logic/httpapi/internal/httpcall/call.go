@@ -183,7 +183,7 @@ func (c *Call) ReadBody() ([]byte, error) {
 	for err == nil && int64(len(buf)) != length { // there is no more than what was announced
 		if len(buf) == cap(buf) {
 			if !c.placed && len(buf) >= LargeBody {
-				if err := c.takePlace(); err != nil {
+				if err := c.acquireSlot(); err != nil {
 					return nil, err
 				}
 			}
@@ -216,8 +216,8 @@ func tooLarge(limit int64) error {
 	return envelope.Errorf(envelope.CodeTooLarge, "the request body is over the limit of %d bytes (http.body_limit)", limit)
 }
 
-// takePlace waits for one of the places for large bodies.
-func (c *Call) takePlace() error {
+// acquireSlot waits for one of the places for large bodies.
+func (c *Call) acquireSlot() error {
 	select {
 	case c.shared.Large <- struct{}{}:
 		c.placed = true
