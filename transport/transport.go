@@ -117,9 +117,9 @@ type Conn interface {
 	Close(code protocol.CloseCode, reason string) error
 }
 
-// Headed is a Conn that began with an HTTP request. TakeHeader returns the
+// Headed is a Conn that began with an HTTP request. RemoveHeader returns the
 // request's header, once, if the listener keeps it. It is for the reader.
-type Headed interface{ TakeHeader() map[string][]string }
+type Headed interface{ RemoveHeader() map[string][]string }
 
 // Traits are the properties of a transport that the users of its connections
 // have to know. They are the same for all connections of a Listener.

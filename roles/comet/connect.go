@@ -62,7 +62,7 @@ func (c *Comet) admit(ctx context.Context, p *admission.PendingConnect) error {
 		s = c.newSession(p.Conn, p.Packet, &auth)
 		p.Session = s
 		if headed, ok := p.Conn.(transport.Headed); ok && c.cfg.Handshake {
-			p.Header = headed.TakeHeader()
+			p.Header = headed.RemoveHeader()
 		}
 		if poll, ok := p.Conn.(transport.Pollable); ok {
 			poll.Attach(s)

@@ -22,7 +22,7 @@ const maxWindowBytes = 64 << 20
 //
 // Sequence numbers keep the order. Before a session is sent anything of its own,
 // before it leaves or joins a room, and before it changes what it accepts, it
-// takes the broadcasts that were queued for it so far (takeLocked).
+// takes the broadcasts that were queued for it so far (enqueueForLocked).
 //
 // Its lock comes after a session's. Safe for concurrent use.
 type flushWindow struct {

@@ -39,7 +39,8 @@ func TestSentIDs(t *testing.T) {
 	for id := range uint64(3 * maxSentIDs) {
 		s.add(id + 1)
 	}
-	if len(s) != maxSentIDs || cap(s) > 2*maxSentIDs || len(s.removeKnown([]uint64{1})) != 0 || len(s.removeKnown([]uint64{3 * maxSentIDs})) != 1 {
+	if len(s) != maxSentIDs || cap(s) > 2*maxSentIDs ||
+		len(s.removeKnown([]uint64{1})) != 0 || len(s.removeKnown([]uint64{3 * maxSentIDs})) != 1 {
 		t.Errorf("%d of %d wait", len(s), cap(s))
 	}
 }

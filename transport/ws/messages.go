@@ -40,6 +40,8 @@ type messages struct {
 	header http.Header
 }
 
+var _ transport.Headed = (*messages)(nil)
+
 // RemoveHeader implements transport.Headed.
 func (m *messages) RemoveHeader() map[string][]string {
 	header := m.header

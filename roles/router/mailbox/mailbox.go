@@ -7,7 +7,7 @@
 // than the stored position of the log.
 //
 // It takes no lock, calls no store and reads no clock: the caller guards a
-// Mailbox, passes the time and writes the changes (see TakeChanges). From
+// Mailbox, passes the time and writes the changes (see CollectChanges). From
 // package store it takes only the types of what is stored.
 package mailbox
 
