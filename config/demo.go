@@ -4,7 +4,6 @@ import (
 	"crypto/rand"
 	"strings"
 
-	"imgo/roles/logic/auth"
 	"imgo/roles/logic/httpapi"
 )
 
@@ -36,7 +35,7 @@ func (v *validation) demo() {
 	if cfg.demoKey == "" {
 		v.refuse("demo", "is on, which makes an API key, but http.api_keys has keys already", "leave one of the two out")
 	}
-	if cfg.Auth.Mode != auth.ModeToken {
+	if !cfg.Auth.NeedsTokens() {
 		v.refuse("demo", "is on, where clients need tokens, but auth.mode is "+cfg.Auth.Mode, "leave one of the two out")
 	}
 	if cfg.Clustered() {

@@ -13,7 +13,6 @@ import (
 	"imgo/commands/suggest"
 	"imgo/internal/events"
 	"imgo/internal/upstream"
-	"imgo/roles/logic/auth"
 )
 
 // Sources are the places that settings come from. Flags win over the environment, the environment
@@ -94,10 +93,10 @@ func (cfg *Config) roomWarnings() []string {
 	if !cfg.Runs(RoleLogic) {
 		return nil
 	}
-	if cfg.Auth.Mode == auth.ModeNone && cfg.Asks() {
+	if cfg.Auth.BelievesClients() && cfg.Asks() {
 		return []string{`rooms: auth.mode is none, so the users that auth.rooms_webhook_url is asked about are whoever the clients say they are`}
 	}
-	if cfg.Auth.Mode == auth.ModeNone || !cfg.RoomRules.Open() {
+	if cfg.Auth.BelievesClients() || !cfg.RoomRules.Open() {
 		return nil
 	}
 	return []string{`rooms: every authenticated client may join every room that no rule of [[rooms]] names: ` +

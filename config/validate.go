@@ -15,7 +15,6 @@ import (
 	"imgo/internal/settings"
 	"imgo/internal/weborigin"
 	"imgo/protocol"
-	"imgo/roles/logic/auth"
 )
 
 // Validate checks every value and the combinations of values. It returns a *ConfigError with all
@@ -269,7 +268,7 @@ func (v *validation) http() listener {
 // auth checks the settings of authentication.
 func (v *validation) auth(comet []listener, http listener) {
 	a := &v.cfg.Auth
-	if a.Mode == auth.ModeNone {
+	if a.BelievesClients() {
 		v.open(append(slices.Clone(comet), http))
 	}
 	a.Check(func(key, wrong, fix string) { v.refuse("auth."+key, wrong, fix) })

@@ -8,7 +8,6 @@ import (
 
 	"imgo/envelope"
 	"imgo/roles/comet"
-	"imgo/roles/logic/auth"
 	"imgo/transport"
 	"imgo/transport/tcp"
 	"imgo/transport/ws"
@@ -39,8 +38,8 @@ func (n clientSide) transports() []clientTransport {
 	bindWS := func(l transport.ListenConfig) (transport.Listener, error) {
 		l.ProxyProtocol = c.WSProxyProtocol
 		return ws.Listen(ws.Config{
-			ListenConfig: l, Origins: c.WSOrigins, Local: n.cfg.Auth.Mode == auth.ModeNone, RequestSize: c.WSRequestSize,
-			KeepHeader:   n.cfg.Auth.Mode == auth.ModeWebhook,
+			ListenConfig: l, Origins: c.WSOrigins, Local: n.cfg.Auth.BelievesClients(), RequestSize: c.WSRequestSize,
+			KeepHeader:   n.cfg.Auth.NeedsHandshake(),
 			ClientHeader: c.WSClientHeader,
 		})
 	}
@@ -139,7 +138,7 @@ func (n clientSide) cometConfig() (comet.Config, error) {
 	c.Sockets, c.Protocol, c.Limits, c.Delivery = n.cfg.Comet.Sockets, n.cfg.Protocol, n.cfg.Limits.Limits, n.cfg.Delivery.Delivery
 	c.Shutdown, c.Expiry = n.cfg.Shutdown.Shutdown, n.cfg.Auth.Expiry
 	c.Upstream = n.cfg.Rules
-	c.Handshake = n.cfg.Auth.Mode == auth.ModeWebhook
+	c.Handshake = n.cfg.Auth.NeedsHandshake()
 	c.Faults = n.opts.Faults.Comet
 	// The other parts need time to stop too. The HTTP side gets a quarter of the timeout.
 	c.DrainTimeout = n.cfg.Shutdown.Timeout * 3 / 10

@@ -154,24 +154,23 @@ func (a timedAuthenticator) timed(decide func() (auth.Identity, error)) (auth.Id
 	return id, asUnavailable(err)
 }
 
-// Decide returns the identity of the client of a connect: the webhook's answer, if
-// there is one, else that of its token.
+// Decide returns the identity of the client of a connect. An auth.Decider decides by the
+// whole request, other authenticators by the token.
 func (a timedAuthenticator) Decide(ctx context.Context, r *envelope.ConnectRequest) (auth.Identity, error) {
-	backend, ok := a.Authenticator.(*auth.Webhook)
+	decider, ok := a.Authenticator.(auth.Decider)
 	if !ok {
 		return a.Authenticate(ctx, r.GetToken(), r.GetMid())
 	}
-	return a.timed(func() (auth.Identity, error) { return backend.Decide(ctx, r) })
+	return a.timed(func() (auth.Identity, error) { return decider.Decide(ctx, r) })
 }
 
-// DecideAgain returns the identity of the client of a new token: the webhook's answer, if there is
-// one, else that of the token.
+// DecideAgain returns the identity of the client of a new token, as Decide does.
 func (a timedAuthenticator) DecideAgain(ctx context.Context, r *envelope.RefreshRequest) (auth.Identity, error) {
-	backend, ok := a.Authenticator.(*auth.Webhook)
+	decider, ok := a.Authenticator.(auth.Decider)
 	if !ok {
 		return a.Authenticate(ctx, r.GetToken(), r.GetMid())
 	}
-	return a.timed(func() (auth.Identity, error) { return backend.DecideAgain(ctx, r) })
+	return a.timed(func() (auth.Identity, error) { return decider.DecideAgain(ctx, r) })
 }
 
 // Run keeps the keys of JWTs up to date until ctx is done. It then refuses new

@@ -10,6 +10,7 @@
 package auth
 
 import (
+	"context"
 	"crypto/sha256"
 	"fmt"
 
@@ -43,6 +44,16 @@ type Identity struct {
 	// hash is the token's.
 	opaque bool
 	hash   [sha256.Size]byte
+}
+
+// Decider is an authenticator that decides by all that a client has sent, not by its token alone. An error with
+// the code envelope.CodeAuthUnavailable means that there is no decision: the client comes back. Any other
+// *envelope.Error refuses the client. Safe for concurrent use.
+type Decider interface {
+	// Decide returns who the client of a connect is.
+	Decide(ctx context.Context, r *envelope.ConnectRequest) (Identity, error)
+	// DecideAgain returns who the client of a live session is, which has sent a new token.
+	DecideAgain(ctx context.Context, r *envelope.RefreshRequest) (Identity, error)
 }
 
 // CheckRooms returns an error for a list of rooms and patterns that a token

@@ -66,6 +66,16 @@ type Config struct {
 // UsesJWT reports whether there is any key for JWTs.
 func (c *Config) UsesJWT() bool { return c.Secret != "" || c.PublicKeyFile != "" || c.usesJWKS() }
 
+// BelievesClients reports whether a client's user is what it says, without a proof.
+func (c *Config) BelievesClients() bool { return c.Mode == ModeNone }
+
+// NeedsTokens reports whether this server decides by a client's token.
+func (c *Config) NeedsTokens() bool { return c.Mode == ModeToken }
+
+// NeedsHandshake reports whether the authenticator is a Decider: comet then sends logic the whole
+// auth body, and the header of a WebSocket's request.
+func (c *Config) NeedsHandshake() bool { return c.Mode == ModeWebhook }
+
 func (c *Config) usesJWKS() bool { return c.JWKSFile != "" || c.JWKSURL != "" }
 
 // RoomsWebhook returns the address of the backend that rules of rooms ask, or an empty string if there is none.

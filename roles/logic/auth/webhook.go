@@ -108,15 +108,18 @@ type connectAnswer struct {
 }
 
 // errNoAnswer tells a client to come back: nobody has said that it may not.
-var errNoAnswer = envelope.Errorf(envelope.CodeAuthUnavailable, "who decides about clients does not answer")
+var errNoAnswer = envelope.Errorf(envelope.CodeAuthUnavailable, "the backend that decides about clients does not answer")
 
-// Decide returns who the client of a connect is.
+// Decide returns who the client of a connect is. If the backend refuses the client, the error is an
+// *envelope.Error with the reason. If the backend does not answer, or its answer cannot be used, the error has
+// the code envelope.CodeAuthUnavailable.
 func (w *Webhook) Decide(ctx context.Context, r *envelope.ConnectRequest) (Identity, error) {
 	return w.ask(ctx, callOf("connect", r))
 }
 
-// DecideAgain returns who the client of a live session is, which has sent a new token. It is
-// asked as a connect is, but for the headers of the handshake, with the session's user.
+// DecideAgain returns who the client of a live session is, which has sent a new token. The backend
+// gets the same call as for a connect, without the headers of the handshake and with the session's user. Errors
+// are those of Decide.
 func (w *Webhook) DecideAgain(ctx context.Context, r *envelope.RefreshRequest) (Identity, error) {
 	call := callOf("refresh", &envelope.ConnectRequest{Session: r.GetSession(), AuthBody: r.GetAuthBody()})
 	call.User, call.Session = r.GetSession().GetUser(), r.GetSession().GetAddress().AsKey().Name()
