@@ -1,6 +1,8 @@
 package router
 
 import (
+	"fmt"
+	"reflect"
 	"time"
 
 	"imgo/internal/settings"
@@ -113,3 +115,17 @@ type Presence struct {
 
 // DefaultConfig returns a Config with every default.
 func DefaultConfig() Config { return settings.Default[Config]() }
+
+// checkPolicies returns an error if a policy is none of the choices of its setting.
+func (cfg *Config) checkPolicies() error {
+	v := reflect.ValueOf(cfg).Elem()
+	for _, field := range settings.Fields(v.Type()) {
+		if field.Choices == nil {
+			continue
+		}
+		if wrong, mend := field.Check(v.FieldByIndex(field.Index)); wrong != "" {
+			return fmt.Errorf("%s %s, %s", field.Name, wrong, mend)
+		}
+	}
+	return nil
+}

@@ -169,8 +169,8 @@ func New(cfg Config, d Deps) (*Router, error) {
 	if cfg.MailboxLength < 1 {
 		return nil, fmt.Errorf("mailbox length must be at least 1, not %d", cfg.MailboxLength)
 	}
-	if cfg.SessionsPolicy != RefuseSession && cfg.SessionsPolicy != CloseOldestSession {
-		return nil, fmt.Errorf("sessions policy %q is neither %q nor %q", cfg.SessionsPolicy, RefuseSession, CloseOldestSession)
+	if err := cfg.checkPolicies(); err != nil {
+		return nil, err
 	}
 	res := &resources{
 		cfg: cfg, kept: d.Kept, live: d.Live, store: d.Store,
