@@ -10,6 +10,7 @@ package envelope
 //go:generate protoc -I . --go_out=.. --go_opt=module=imgo --go-vtproto_out=.. --go-vtproto_opt=module=imgo,features=marshal+unmarshal+size envelope.proto
 
 import (
+	"context"
 	"fmt"
 	"unicode/utf8"
 
@@ -107,6 +108,18 @@ type Entry struct {
 	// TimeMS is when the record was appended, by the log's own clock, in Unix milliseconds;
 	// 0: the log has no other clock than the process that appends.
 	TimeMS int64
+}
+
+// Log is a topic of the log, as its readers need it. It is safe for concurrent use.
+type Log interface {
+	// Partitions is how many partitions there are. It never changes.
+	Partitions() int32
+	// Generation is the high part of the ids of the records (ID).
+	Generation() uint16
+	// Read waits until there is a record at or after from. It returns at least one, and about maxBytes at most.
+	Read(ctx context.Context, partition int32, from int64, maxBytes int) ([]Entry, error)
+	// Bounds returns the offset of the first record that is there, and the one after the last.
+	Bounds(ctx context.Context, partition int32) (begin, end int64, err error)
 }
 
 // Record decodes the entry into rec. Its times are those of the log's clock: a producer whose

@@ -23,7 +23,7 @@ type eventTopics struct {
 func (t *eventTopics) Current() uint16 { return t.cores.serving.Load().kept.Generation() }
 
 // Open returns the topic of a generation.
-func (t *eventTopics) Open(ctx context.Context, generation uint16) (events.Log, error) {
+func (t *eventTopics) Open(ctx context.Context, generation uint16) (envelope.Log, error) {
 	c := t.cores.serving.Load()
 	switch current := c.kept.Generation(); {
 	case c.events == nil:
@@ -76,10 +76,10 @@ func (s service) Explain(ctx context.Context, user string, id uint64) (*logic.Ex
 		x.Unknown = append(x.Unknown, "the events topic has too many events since then; the later ones are not looked at")
 	}
 	x.AddEvents(found, func(r events.Record) []string {
-		if s.n.hooks == nil || s.n.hooks.admin == nil {
+		if s.n.hooks == nil {
 			return nil
 		}
-		return s.n.hooks.admin.Fate(topic.Generation(), r)
+		return s.n.hooks.Fate(topic.Generation(), r)
 	})
 	return x, nil
 }

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"imgo/cluster/bus"
 	"imgo/config"
 	"imgo/envelope"
@@ -18,55 +16,27 @@ import (
 // hooks.
 const hookTopic = "hooks"
 
-// hookService are the hooks of this process: poster is nil if it does not run job, admin if it does not
-// run logic. They live as long as the node, and follow the events topic through growth.
-type hookService struct {
-	poster *hooks.Hooks
-	admin  *hooks.Admin
-}
-
-// newHooks makes the hooks of the settings. It returns nil if there are none, or no role here needs them.
-func (n *Node) newHooks(ctx context.Context) (*hookService, error) {
-	posts, shows := n.cfg.Runs(config.RoleJob), n.cfg.Runs(config.RoleLogic)
-	if len(n.cfg.Hooks) == 0 || !posts && !shows {
+// newHooks makes the hooks of the settings: they post if this process runs job. It returns nil if there are none, or no role
+// here needs them. They live as long as the node, and follow the events topic through growth.
+func (n *Node) newHooks(ctx context.Context) (*hooks.Hooks, error) {
+	posts := n.cfg.Runs(config.RoleJob)
+	if len(n.cfg.Hooks) == 0 || !posts && !n.cfg.Runs(config.RoleLogic) {
 		return nil, nil
 	}
-	var table hooks.Table
+	deps := hooks.Deps{
+		Topics: &n.topics, ShowOnly: !posts, Log: n.log, Metrics: n.metrics, Now: n.now, Retention: n.cfg.Events.Retention,
+	}
 	var err error
 	if n.cluster == nil {
-		table, err = n.stores.db.Table(hookTopic)
+		deps.Table, err = n.stores.db.Table(hookTopic)
 	} else {
-		table, err = n.cluster.kafka.awaitTopic(ctx, hookTopic)
+		deps.Group = n.topics.joinHookGroup
+		deps.Table, err = n.cluster.kafka.awaitTopic(ctx, hookTopic)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open the state of the hooks: %w", err)
 	}
-	s := &hookService{}
-	deps := hooks.Deps{
-		Topics: &n.topics, Table: table, Log: n.log, Metrics: n.metrics, Now: n.now, Retention: n.cfg.Events.Retention,
-	}
-	if shows {
-		s.admin = hooks.NewAdmin(n.cfg.Hooks, deps)
-	}
-	if posts {
-		if n.cluster != nil {
-			deps.Group = n.topics.joinHookGroup
-		}
-		s.poster, err = hooks.New(n.cfg.Hooks, deps)
-	}
-	return s, err
-}
-
-// run runs the hooks until ctx is done.
-func (s *hookService) run(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
-	if s.poster != nil {
-		g.Go(func() error { return s.poster.Run(ctx) })
-	}
-	if s.admin != nil {
-		g.Go(func() error { return s.admin.Run(ctx) })
-	}
-	return g.Wait()
+	return hooks.New(n.cfg.Hooks, deps)
 }
 
 // joinHookGroup joins Kafka's group of a hook.
@@ -91,7 +61,7 @@ func (s service) Hooks(ctx context.Context) ([]events.Hook, error) {
 	if s.n.hooks == nil {
 		return []events.Hook{}, nil
 	}
-	return s.n.hooks.admin.List(ctx)
+	return s.n.hooks.List(ctx)
 }
 
 // errNoHooks is the answer to a change of a hook where the settings have none.
@@ -102,7 +72,7 @@ func (s service) ReplayHook(ctx context.Context, hook string, fromMS int64) erro
 	if s.n.hooks == nil {
 		return errNoHooks
 	}
-	return s.n.hooks.admin.Replay(ctx, hook, time.UnixMilli(fromMS))
+	return s.n.hooks.Replay(ctx, hook, time.UnixMilli(fromMS))
 }
 
 // RetryHook makes a hook post its dead letters again.
@@ -110,7 +80,7 @@ func (s service) RetryHook(ctx context.Context, hook string) error {
 	if s.n.hooks == nil {
 		return errNoHooks
 	}
-	return s.n.hooks.admin.Retry(ctx, hook)
+	return s.n.hooks.Retry(ctx, hook)
 }
 
 // ResumeHook ends the pause of a hook.
@@ -118,5 +88,5 @@ func (s service) ResumeHook(ctx context.Context, hook string) error {
 	if s.n.hooks == nil {
 		return errNoHooks
 	}
-	return s.n.hooks.admin.Resume(ctx, hook)
+	return s.n.hooks.Resume(ctx, hook)
 }

@@ -71,7 +71,7 @@ func (n *Node) stages() []stage {
 	}
 	all = append(all, stage{name: coreStage, run: n.cores.run, ready: n.cores.ready, started: n.cores.started})
 	if n.hooks != nil {
-		all = append(all, stage{name: "hooks", run: n.hooks.run})
+		all = append(all, stage{name: "hooks", run: n.hooks.Run})
 	}
 	all = append(all, stage{name: "http", run: n.http.serve})
 	if n.cluster != nil {

@@ -23,6 +23,7 @@ import (
 	"imgo/cluster/growth"
 	"imgo/config"
 	"imgo/roles/comet"
+	"imgo/roles/job/hooks"
 )
 
 // RunOptions are the inputs of a node besides its settings.
@@ -60,7 +61,7 @@ type Node struct {
 	cores   cores
 	comet   *comet.Comet // nil: this process runs no comet
 	topics  eventTopics
-	hooks   *hookService // nil: there are no hooks here
+	hooks   *hooks.Hooks // nil: there are no hooks here
 
 	killed  chan struct{} // closed by Kill
 	serving atomic.Bool   // all stages have started and none stops yet

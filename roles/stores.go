@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 
-	"imgo/roles/job"
+	"imgo/envelope"
 	"imgo/roles/logic"
 	"imgo/roles/logic/tokenlog"
 	"imgo/roles/router"
@@ -94,7 +94,7 @@ type eventsLog interface {
 type liveLog interface {
 	logic.LiveLog
 	router.LiveLog
-	job.Log
+	envelope.Log
 	Run(ctx context.Context) error
 	Close() error
 }

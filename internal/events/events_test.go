@@ -99,7 +99,7 @@ func (s *topics) Current() uint16 {
 	return uint16(len(s.logs))
 }
 
-func (s *topics) Open(_ context.Context, generation uint16) (events.Log, error) {
+func (s *topics) Open(_ context.Context, generation uint16) (envelope.Log, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.logs[generation-1], nil

@@ -9,16 +9,6 @@ import (
 	"imgo/envelope"
 )
 
-// Log is the events topic of one generation of the kept log, as its readers need it. It has as
-// many partitions as the kept log. A user's events are in the user's partition.
-type Log interface {
-	Partitions() int32
-	Generation() uint16
-	// Read blocks until there is an entry at or after from. It returns at least one.
-	Read(ctx context.Context, partition int32, from int64, maxBytes int) ([]envelope.Entry, error)
-	Bounds(ctx context.Context, partition int32) (begin, end int64, err error)
-}
-
 const (
 	// readBytes is how much of a partition is read at a time.
 	readBytes = 256 << 10
@@ -45,20 +35,20 @@ type Position struct {
 
 // Reader reads the events of one partition, each one once and in order. It is for one goroutine.
 type Reader struct {
-	log       Log
+	log       envelope.Log
 	partition int32
 	at        Position
 	skipped   int64
 }
 
 // NewReader returns a reader that goes on at a position.
-func NewReader(log Log, partition int32, at Position) *Reader {
+func NewReader(log envelope.Log, partition int32, at Position) *Reader {
 	return &Reader{log: log, partition: partition, at: at}
 }
 
 // ResumeReader returns a reader that goes on at an offset, as a consumer group has committed it.
 // It reads the entries before the offset for the highest id. It returns an error if the log cannot be read.
-func ResumeReader(ctx context.Context, log Log, partition int32, offset int64) (*Reader, error) {
+func ResumeReader(ctx context.Context, log envelope.Log, partition int32, offset int64) (*Reader, error) {
 	last, err := highest(ctx, log, partition, offset)
 	if err != nil {
 		return nil, err
@@ -137,12 +127,12 @@ func (r *Reader) skip(ctx context.Context) error {
 
 // Highest returns the highest id that a partition has; the zero ID if it is empty. All events with lower ids are in
 // the topic too. It returns an error if the log cannot be read.
-func Highest(ctx context.Context, log Log, partition int32) (ID, error) {
+func Highest(ctx context.Context, log envelope.Log, partition int32) (ID, error) {
 	return highest(ctx, log, partition, math.MaxInt64)
 }
 
 // highest returns the highest id among the last entries before an offset.
-func highest(ctx context.Context, log Log, partition int32, end int64) (last ID, err error) {
+func highest(ctx context.Context, log envelope.Log, partition int32, end int64) (last ID, err error) {
 	begin, have, err := log.Bounds(ctx, partition)
 	if err != nil {
 		return last, fmt.Errorf("find the bounds of the events of partition %d: %w", partition, err)

@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"time"
+
+	"imgo/envelope"
 )
 
 // OffsetAt returns the offset of the first event of a partition at or after a time, in Unix milliseconds. An
 // event has the time of its record.
-func OffsetAt(ctx context.Context, log Log, partition int32, ms int64) (int64, error) {
+func OffsetAt(ctx context.Context, log envelope.Log, partition int32, ms int64) (int64, error) {
 	low, high, err := log.Bounds(ctx, partition)
 	if err != nil {
 		return 0, fmt.Errorf("find the bounds of the events of partition %d: %w", partition, err)
@@ -43,7 +45,7 @@ const maxSearch = 50_000
 
 // OfMessage returns the events of a user's message that have happened since a time, in Unix milliseconds.
 // complete is false if there are too many events of others to look at all.
-func OfMessage(ctx context.Context, log Log, partition int32, user string, message uint64, fromMS int64) (
+func OfMessage(ctx context.Context, log envelope.Log, partition int32, user string, message uint64, fromMS int64) (
 	found []Record, complete bool, err error,
 ) {
 	from, err := OffsetAt(ctx, log, partition, fromMS)

@@ -19,7 +19,7 @@ type Topics interface {
 	// Current returns the newest generation.
 	Current() uint16
 	// Open returns the topic of a generation, up to the newest one.
-	Open(ctx context.Context, generation uint16) (Log, error)
+	Open(ctx context.Context, generation uint16) (envelope.Log, error)
 }
 
 // Query asks for events.
@@ -96,7 +96,7 @@ func (w *Window) Read(ctx context.Context, q Query) (*Page, error) {
 type pageReader struct {
 	topics  Topics
 	q       Query
-	log     Log
+	log     envelope.Log
 	at      Cursor
 	page    Page
 	scanned int

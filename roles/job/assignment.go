@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"imgo/envelope"
 	"imgo/internal/wait"
 )
 
@@ -69,7 +70,7 @@ type SoleGroup struct {
 // newSoleGroup returns a group that begins where the log ends now.
 func newSoleGroup(ctx context.Context, d *Deps) (*SoleGroup, error) {
 	g := &SoleGroup{}
-	for topic, log := range map[Topic]Log{Kept: d.Kept, Live: d.Live} {
+	for topic, log := range map[Topic]envelope.Log{Kept: d.Kept, Live: d.Live} {
 		for p := range log.Partitions() {
 			_, end, err := log.Bounds(ctx, p)
 			if err != nil {

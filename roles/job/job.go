@@ -24,16 +24,6 @@ import (
 	"imgo/internal/wait"
 )
 
-// Log is a topic, as job reads it. If it also has the method
-// End(partition int32) int64, job measures its lag. End returns the offset after the
-// last record as far as it is known without asking; -1: it is not known.
-type Log interface {
-	Partitions() int32
-	Generation() uint16
-	Read(ctx context.Context, partition int32, from int64, maxBytes int) ([]envelope.Entry, error)
-	Bounds(ctx context.Context, partition int32) (begin, end int64, err error)
-}
-
 // Router is the owner of a partition, as job asks it.
 type Router interface {
 	Resolve(ctx context.Context, req *envelope.ResolveRequest) (*envelope.ResolveReply, error)
@@ -92,7 +82,9 @@ func DefaultConfig() Config {
 
 // Deps are the parts of the system that a job works with.
 type Deps struct {
-	Kept, Live Log
+	// Kept and Live are the topics. Of one that also has the method End(partition int32) int64, job measures its
+	// lag. End returns the offset after the last record as far as it is known without asking; -1: it is not known.
+	Kept, Live envelope.Log
 	Owners     Owners
 	Comets     Comets
 	// Local is the router that owns every partition, if that router and all comets are

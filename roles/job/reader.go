@@ -14,7 +14,7 @@ import (
 type reader struct {
 	j         *Job
 	topic     Topic
-	log       Log
+	log       envelope.Log
 	partition int32
 	assigned  int64 // the position of the assignment; -1: none
 	progress  progress

@@ -33,14 +33,6 @@ type Step struct {
 	Text string `json:"text"`
 }
 
-// ReadLog is the kept topic as Explain reads it.
-type ReadLog interface {
-	Partitions() int32
-	Generation() uint16
-	Read(ctx context.Context, partition int32, from int64, maxBytes int) ([]envelope.Entry, error)
-	Bounds(ctx context.Context, partition int32) (begin, end int64, err error)
-}
-
 const (
 	// maxExplainRecords and maxExplainTime bound what Explain reads of the log behind the push.
 	maxExplainRecords = 100_000
@@ -51,7 +43,7 @@ const (
 // Explain says what became of a message that was pushed to a user. It reads the log from the push on, within
 // bounds, and asks the owner. Explanation.Unknown tells what retention or a bound has left out. The error is
 // envelope.ErrNotFound if the log has no such push.
-func (h *userHandler) Explain(ctx context.Context, log ReadLog, user string, id uint64) (*Explanation, error) {
+func (h *userHandler) Explain(ctx context.Context, log envelope.Log, user string, id uint64) (*Explanation, error) {
 	if err := envelope.CheckName("user", user); err != nil {
 		return nil, err
 	}
@@ -81,7 +73,7 @@ func (x *explainer) unknown(format string, args ...any) {
 }
 
 // readLog reads the push and what the log has of the message behind it.
-func (x *explainer) readLog(ctx context.Context, log ReadLog) error {
+func (x *explainer) readLog(ctx context.Context, log envelope.Log) error {
 	ctx, cancel := context.WithTimeout(ctx, maxExplainTime)
 	defer cancel()
 	partition := envelope.Partition(x.User, int(log.Partitions()))

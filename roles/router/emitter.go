@@ -12,7 +12,7 @@ import (
 
 // EventsLog is the events topic of the kept log's generation.
 type EventsLog interface {
-	events.Log
+	envelope.Log
 	AppendMany(ctx context.Context, entries []envelope.Entry) error
 }
 

@@ -38,10 +38,7 @@ import (
 // also has the method End(partition int32) int64, the cached end of a
 // partition (-1: not known), how far router is behind it is a metric.
 type KeptLog interface {
-	Partitions() int32
-	Generation() uint16
-	Read(ctx context.Context, partition int32, from int64, maxBytes int) ([]envelope.Entry, error)
-	Bounds(ctx context.Context, partition int32) (begin, end int64, err error)
+	envelope.Log
 	AppendEssential(ctx context.Context, partition int32, value []byte) (int64, error)
 }
 

@@ -145,7 +145,7 @@ func (w *world) derive() ([]string, error) {
 }
 
 // told returns the events of a topic, partition by partition. With skip a reader drops repetitions.
-func (w *world) told(topic events.Log, skip bool) (list []string, err error) {
+func (w *world) told(topic envelope.Log, skip bool) (list []string, err error) {
 	for p := range topic.Partitions() {
 		_, end, err := topic.Bounds(w.ctx, p)
 		w.must(err)

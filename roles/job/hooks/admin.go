@@ -11,22 +11,11 @@ import (
 	"imgo/internal/events"
 )
 
-// Admin shows the hooks and changes what they do, on any node. Its methods are safe for concurrent use.
+// Admin shows the hooks and changes what they do, on any node that runs Hooks. Its methods are safe for concurrent use.
 type Admin struct {
 	deps   Deps
 	mirror *mirror
 	hooks  []Config
-}
-
-// NewAdmin returns an Admin of the hooks of the settings.
-func NewAdmin(hooks []Config, deps Deps) *Admin {
-	return &Admin{deps: deps, mirror: newMirror(deps.Table), hooks: hooks}
-}
-
-// Run follows the table until ctx is done.
-func (a *Admin) Run(ctx context.Context) error {
-	a.mirror.run(ctx, a.deps.Log)
-	return nil
 }
 
 // maxLetters bounds the dead letters of an events.Hook. The newest are there.

@@ -21,7 +21,7 @@ import (
 // goroutine of run, except post and read.
 type carrier struct {
 	h         *hook
-	log       events.Log
+	log       envelope.Log
 	partition int32
 	commit    func(ctx context.Context, next int64) error
 
@@ -64,7 +64,7 @@ type callResult struct {
 	err    error
 }
 
-func newCarrier(h *hook, log events.Log, partition int32, state State, commit func(context.Context, int64) error) *carrier {
+func newCarrier(h *hook, log envelope.Log, partition int32, state State, commit func(context.Context, int64) error) *carrier {
 	return &carrier{
 		h: h, log: log, partition: partition, commit: commit, state: state, lanes: lanes{byUser: make(map[string]*lane)},
 		unsaved: make(map[int64]struct{}), saved: make(map[int64]struct{}), recoveries: h.health.view().recoveries,

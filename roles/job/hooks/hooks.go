@@ -9,17 +9,16 @@ import (
 
 	"github.com/rs/zerolog"
 
-	"imgo/internal/events"
+	"imgo/envelope"
 	"imgo/internal/wait"
 	"imgo/internal/webhook"
 	"imgo/roles/job"
 )
 
-// Hooks posts events to all hooks.
+// Hooks posts events to all hooks, and shows them.
 type Hooks struct {
-	deps   Deps
-	mirror *mirror
-	hooks  []*hook
+	Admin
+	posting []*hook // none with Deps.ShowOnly
 }
 
 // hook is one hook in this process.
@@ -36,7 +35,10 @@ type hook struct {
 
 // New makes the hooks. It returns an error for an address or a secret that cannot be used.
 func New(cfgs []Config, deps Deps) (*Hooks, error) {
-	h := &Hooks{deps: deps, mirror: newMirror(deps.Table)}
+	h := &Hooks{Admin: Admin{deps: deps, mirror: newMirror(deps.Table), hooks: cfgs}}
+	if deps.ShowOnly {
+		return h, nil
+	}
 	m := newMetrics(deps.Metrics)
 	for _, cfg := range cfgs {
 		caller, err := webhook.New(webhook.Config{
@@ -50,7 +52,7 @@ func New(cfgs []Config, deps Deps) (*Hooks, error) {
 			return nil, fmt.Errorf("hook %q: %w", cfg.Name, err)
 		}
 		log := deps.Log.With().Str("hook", cfg.Name).Logger()
-		h.hooks = append(h.hooks, &hook{
+		h.posting = append(h.posting, &hook{
 			cfg: cfg, deps: deps, mirror: h.mirror, caller: caller, health: newHealth(), metrics: m, log: log,
 			sampled: log.Sample(&zerolog.BurstSampler{Burst: 1, Period: time.Second}),
 		})
@@ -58,11 +60,12 @@ func New(cfgs []Config, deps Deps) (*Hooks, error) {
 	return h, nil
 }
 
-// Run posts until ctx is done. It then waits for the calls under way and stores the positions.
+// Run follows the state of the hooks, and posts, until ctx is done. It then waits for the calls under way and stores the
+// positions.
 func (h *Hooks) Run(ctx context.Context) error {
 	var running sync.WaitGroup
 	running.Go(func() { h.mirror.run(ctx, h.deps.Log) })
-	for _, each := range h.hooks {
+	for _, each := range h.posting {
 		running.Go(func() { each.run(ctx) })
 	}
 	running.Wait()
@@ -141,7 +144,7 @@ func (h *hook) post(ctx context.Context, generation uint16) error {
 }
 
 // join joins the group of the hook for a generation of the topic.
-func (h *hook) join(ctx context.Context, log events.Log) (Group, error) {
+func (h *hook) join(ctx context.Context, log envelope.Log) (Group, error) {
 	if h.deps.Group == nil {
 		return newLoneGroup(h, log.Partitions()), nil
 	}
@@ -150,7 +153,7 @@ func (h *hook) join(ctx context.Context, log events.Log) (Group, error) {
 
 // awaitEnd calls ended when all events of a generation are posted and there is a newer one, or when an older one is to
 // be replayed.
-func (h *hook) awaitEnd(ctx context.Context, log events.Log, ended func()) {
+func (h *hook) awaitEnd(ctx context.Context, log envelope.Log, ended func()) {
 	looked, replay := false, uint64(0) // the last replay that was looked at: the states are many
 	for wait.Sleep(ctx, saveInterval) == nil {
 		if control, _ := h.control(); !looked || control.Replay != replay {
@@ -173,7 +176,7 @@ func (h *hook) awaitEnd(ctx context.Context, log events.Log, ended func()) {
 }
 
 // endGeneration reports whether all events of an older generation are posted. It marks its states then.
-func (h *hook) endGeneration(ctx context.Context, log events.Log) (done bool, err error) {
+func (h *hook) endGeneration(ctx context.Context, log envelope.Log) (done bool, err error) {
 	control, _ := h.control()
 	posted := make(map[string]State)
 	for partition := range log.Partitions() {
@@ -201,7 +204,7 @@ func (h *hook) endGeneration(ctx context.Context, log events.Log) (done bool, er
 }
 
 // serve carries one assignment until it or ctx ends.
-func (h *hook) serve(ctx context.Context, log events.Log, a job.Assignment) {
+func (h *hook) serve(ctx context.Context, log envelope.Log, a job.Assignment) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var carrying sync.WaitGroup
@@ -218,7 +221,7 @@ func (h *hook) serve(ctx context.Context, log events.Log, a job.Assignment) {
 
 // carry posts the events of one partition until ctx is done. After an error it goes on at the stored
 // position.
-func (h *hook) carry(ctx context.Context, log events.Log, a job.Assignment, part job.Part) {
+func (h *hook) carry(ctx context.Context, log envelope.Log, a job.Assignment, part job.Part) {
 	commit := func(ctx context.Context, next int64) error {
 		at := part
 		at.Next = next
@@ -255,7 +258,7 @@ func (h *hook) carry(ctx context.Context, log events.Log, a job.Assignment, part
 }
 
 // restore returns a carrier with the stored state of a partition.
-func (h *hook) restore(log events.Log, partition int32, commit func(context.Context, int64) error) (*carrier, error) {
+func (h *hook) restore(log envelope.Log, partition int32, commit func(context.Context, int64) error) (*carrier, error) {
 	state, _, err := load[State](h.mirror, stateKey(h.cfg.Name, place{log.Generation(), partition}))
 	if err != nil {
 		return nil, err

@@ -114,7 +114,7 @@ func (t *topics) Current() uint16 {
 	return uint16(len(t.all))
 }
 
-func (t *topics) Open(_ context.Context, generation uint16) (events.Log, error) {
+func (t *topics) Open(_ context.Context, generation uint16) (envelope.Log, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.all[generation-1], nil
@@ -418,12 +418,15 @@ func (w *world) status() (s events.Hook) {
 func (w *world) admin(fn func(context.Context, *hooks.Admin) error) {
 	w.t.Helper()
 	ctx, cancel := context.WithCancel(w.t.Context())
-	a := hooks.NewAdmin([]hooks.Config{w.cfg}, hooks.Deps{
-		Topics: &w.topics, Table: w.table, Log: zerolog.Nop(), Retention: retention, Now: time.Now,
+	a, err := hooks.New([]hooks.Config{w.cfg}, hooks.Deps{
+		Topics: &w.topics, ShowOnly: true, Table: w.table, Log: zerolog.Nop(), Retention: retention, Now: time.Now,
 	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()
-	if err := fn(ctx, a); err != nil {
+	if err := fn(ctx, &a.Admin); err != nil {
 		w.t.Error(err)
 	}
 	cancel()
