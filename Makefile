@@ -49,10 +49,10 @@ install: build ## Build imgo and put it into the folder of `go install`
 	@command -v imgo >/dev/null || { dir="$$(go env GOBIN)"; echo "imgo is in $${dir:=$$(go env GOPATH)/bin}, which your shell does not search;" \
 		"add it with: export PATH=\"$$dir:\$$PATH\"" >&2; }
 
-test: setup ## Every test, with go vet, and the packages with the race detector
+test: setup ## Every test, with go vet
 	@scripts/test
 
-race: setup ## The tests of whole systems again: with the race detector, and with goroutines instead of epoll
+race: setup ## The tests of packages and of whole systems again: with the race detector, and with goroutines instead of epoll
 	@scripts/test race
 
 check: lint ## The quick check while you work: build, lint, and the tests that need no other process
