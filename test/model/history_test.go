@@ -22,6 +22,10 @@ type history struct {
 	first    map[string]map[uint64]string // user/device → id → body as first seen
 	maxFirst map[string]uint64
 	broken   error
+	missing  struct { // a message that judge found to be lost
+		user string
+		id   uint64
+	}
 }
 
 func newHistory() *history {
@@ -136,6 +140,7 @@ func (h *history) judge() error {
 			for i, body := range h.accepted[user] {
 				if !seen[body] && !h.read(user, h.ids[user][i]) {
 					lost = append(lost, body)
+					h.missing.user, h.missing.id = user, h.ids[user][i]
 				}
 			}
 			if len(lost) > 0 {

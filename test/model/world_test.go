@@ -372,11 +372,31 @@ func (w *world) run() error {
 			w.settlePresence()
 			return w.judgeEvents()
 		}
-		if err == nil || !errors.Is(err, errLost) || time.Now().After(limit) {
+		switch {
+		case err == nil || !errors.Is(err, errLost):
 			return err
+		case time.Now().After(limit):
+			return fmt.Errorf("%w: %s", err, w.explain())
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
+}
+
+// explain tells what became of the missing message, and what the sessions of its user saw.
+func (w *world) explain() string {
+	missing := w.h.missing
+	x, err := w.nodes[0].logic.Explain(w.ctx, w.kept, missing.user, missing.id)
+	if err != nil {
+		return err.Error()
+	}
+	text, err := json.MarshalIndent(x, "", "  ")
+	w.must(err)
+	for _, s := range w.h.sessions {
+		if s.user == missing.user {
+			text = fmt.Appendf(text, "\nsession %d of %s saw %d", s.n, s.device, s.ids)
+		}
+	}
+	return string(text)
 }
 
 // settleLimit is how long a message may take to arrive once all is well. A
