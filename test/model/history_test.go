@@ -21,8 +21,11 @@ type history struct {
 	sessions []*sessionHistory
 	first    map[string]map[uint64]string // user/device → id → body as first seen
 	maxFirst map[string]uint64
-	broken   error
-	missing  struct { // a message that judge found to be lost
+	// forgone has what a device acknowledged ahead in a session that then ended: user/device → id. If the message
+	// was on its way already, its acknowledgement counts, and the device need not see it.
+	forgone map[string]map[uint64]bool
+	broken  error
+	missing struct { // a message that judge found to be lost
 		user string
 		id   uint64
 	}
@@ -31,7 +34,7 @@ type history struct {
 func newHistory() *history {
 	return &history{
 		accepted: map[string][]string{}, ids: map[string][]uint64{}, readBy: map[string][]*envelope.Read{},
-		first: map[string]map[uint64]string{}, maxFirst: map[string]uint64{},
+		first: map[string]map[uint64]string{}, maxFirst: map[string]uint64{}, forgone: map[string]map[uint64]bool{},
 	}
 }
 
@@ -71,6 +74,27 @@ type sessionHistory struct {
 	n            int
 	user, device string
 	ids          []uint64
+	ahead        []uint64 // acknowledged before they were seen
+}
+
+// acknowledgedAhead notes that the session acknowledges ids that it has not seen.
+func (s *sessionHistory) acknowledgedAhead(ids []uint64) {
+	s.h.mu.Lock()
+	defer s.h.mu.Unlock()
+	s.ahead = append(s.ahead, ids...)
+}
+
+// ended notes that the session sees nothing more.
+func (s *sessionHistory) ended() {
+	s.h.mu.Lock()
+	defer s.h.mu.Unlock()
+	device := s.user + "/" + s.device
+	if s.h.forgone[device] == nil {
+		s.h.forgone[device] = map[uint64]bool{}
+	}
+	for _, id := range s.ahead {
+		s.h.forgone[device][id] = true
+	}
 }
 
 func (h *history) session(user, device string) *sessionHistory {
@@ -138,9 +162,10 @@ func (h *history) judge() error {
 			}
 			var lost []string
 			for i, body := range h.accepted[user] {
-				if !seen[body] && !h.read(user, h.ids[user][i]) {
+				id := h.ids[user][i]
+				if !seen[body] && !h.read(user, id) && !h.forgone[user+"/"+device][id] {
 					lost = append(lost, body)
-					h.missing.user, h.missing.id = user, h.ids[user][i]
+					h.missing.user, h.missing.id = user, id
 				}
 			}
 			if len(lost) > 0 {

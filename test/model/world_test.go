@@ -449,6 +449,7 @@ func (c *client) connect() {
 	s := c.w.h.session(c.user, c.device)
 	c.w.served.Go(func() {
 		defer close(done)
+		defer s.ended()
 		defer cl.Close()
 		c.receive(cl, s)
 	})
@@ -470,7 +471,9 @@ func (c *client) receive(cl *pipe.Client, s *sessionHistory) {
 		s.got(p.ID, string(p.Body))
 		if c.w.dice.float() < 0.3 {
 			// It acknowledges what it was not sent, too: nobody must lose a message by that.
-			_ = cl.Send(transport.Packet{Version: 2, Op: protocol.OpAck, Body: ackBody(p.ID+1, p.ID+2, p.ID+5)})
+			ahead := []uint64{p.ID + 1, p.ID + 2, p.ID + 5}
+			s.acknowledgedAhead(ahead)
+			_ = cl.Send(transport.Packet{Version: 2, Op: protocol.OpAck, Body: ackBody(ahead...)})
 		}
 		held = append(held, p.ID)
 		if c.w.p.reports && c.w.dice.n(12) == 0 {
