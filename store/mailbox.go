@@ -11,67 +11,6 @@ import (
 	"imgo/envelope"
 )
 
-// MailboxDevice is one cursor of a user's mailbox.
-type MailboxDevice struct {
-	// Name is the name of the device; empty for the default cursor.
-	Name string
-	// Bit is the device's bit in MailboxEntry.Waiting, 0 to 63.
-	Bit uint8
-	// Since is the id of the record that made the device known. The device gets the
-	// messages after it, and those before it that no device had acknowledged.
-	Since uint64
-	// SeenMS is when the device was last connected, Unix milliseconds.
-	SeenMS int64
-	// NotedMS is when the newest record about the device was appended to the log, Unix
-	// milliseconds, or 0 if it is not known.
-	NotedMS int64
-	// Published is the highest id that the device has given to a message for the backend, or 0 if there is none. PublishedMS
-	// is when the newest record that has the id was appended to the log, Unix milliseconds.
-	Published   uint64
-	PublishedMS int64
-}
-
-// MailboxMeta is what is stored of a user beside the messages.
-type MailboxMeta struct {
-	Devices []MailboxDevice
-	// LastMS is the largest message time so far, Unix milliseconds. The message ids of
-	// the API of 2016 are such times, unique and growing within the user.
-	LastMS int64
-	// Dropped counts the messages that were dropped by the bound on the mailbox's length.
-	Dropped uint64
-	// Moved is the id of the record that completed the mailbox's move from the log's
-	// previous generation; 0: it did not come from there.
-	Moved uint64
-	// Rooms are the rooms that callers of the API have put the user into; nil: they never
-	// did. What it points to never changes.
-	Rooms *MailboxRooms
-	// Reads is what the user has read, or nil for nothing. What it points to never changes.
-	Reads *MailboxReads
-	// Presence is what was told of the user's coming and going, or nil for nothing. What it points to never
-	// changes.
-	Presence *MailboxPresence
-}
-
-// MailboxRooms are the memberships of a user.
-type MailboxRooms struct {
-	// At is the id of the newest record that changed them.
-	At uint64
-	// NotedMS is when the oldest record was appended to the log that they can be read back
-	// from, Unix milliseconds.
-	NotedMS int64
-	Names   []string
-}
-
-// MailboxReads is what a user has read, as far as it is remembered.
-type MailboxReads struct {
-	// At is the id of the newest record that told of reading.
-	At uint64
-	// UpTo: all messages up to this id are read.
-	UpTo uint64
-	// IDs are the messages after UpTo that are read, in order, each once.
-	IDs []uint64
-}
-
 // MailboxEntry is one pending message, without its body.
 type MailboxEntry struct {
 	ID        uint64

@@ -22,19 +22,6 @@ func appendUints(b []byte, numbers ...uint64) []byte {
 	return b
 }
 
-// appendMeta appends the stored form of a meta. Rooms, Reads and Presence have their lengths before them; 0: there
-// is none.
-func appendMeta(b []byte, m *MailboxMeta) []byte {
-	b = appendUints(append(b, mailboxFormat), uint64(m.LastMS), m.Dropped, m.Moved, uint64(len(m.Devices)))
-	for _, d := range m.Devices {
-		b = append(appendText(b, d.Name), d.Bit)
-		b = appendUints(b, d.Since, uint64(d.SeenMS), uint64(d.NotedMS), d.Published, uint64(d.PublishedMS))
-	}
-	b = appendText(b, m.Rooms.stored())
-	b = appendText(b, m.Reads.stored())
-	return appendText(b, m.Presence.stored())
-}
-
 // fieldReader reads the fields of a value in order. It keeps the first error.
 type fieldReader struct {
 	b   []byte
@@ -101,60 +88,6 @@ func (c *fieldReader) part(read func(part *fieldReader)) {
 		read(&part)
 		c.err = cmp.Or(c.err, part.err)
 	}
-}
-
-func decodeMeta(b []byte) (*MailboxMeta, error) {
-	c := newFieldReader(b)
-	m := &MailboxMeta{LastMS: int64(c.uint()), Dropped: c.uint(), Moved: c.uint()}
-	for n := c.uint(); n > 0 && c.err == nil; n-- {
-		m.Devices = append(m.Devices, MailboxDevice{
-			Name: string(c.bytes()), Bit: c.byte(), Since: c.uint(), SeenMS: int64(c.uint()), NotedMS: int64(c.uint()),
-			Published: c.uint(), PublishedMS: int64(c.uint()),
-		})
-	}
-	c.part(func(part *fieldReader) { m.Rooms = part.rooms() })
-	c.part(func(part *fieldReader) { m.Reads = part.reads() })
-	c.part(func(part *fieldReader) { m.Presence = part.presence() })
-	if c.err == nil && len(c.b) > 0 {
-		c.err = fmt.Errorf("%d bytes are left", len(c.b))
-	}
-	return m, c.err
-}
-
-// stored has the distances between the ids: they are small.
-func (r *MailboxReads) stored() []byte {
-	if r == nil {
-		return nil
-	}
-	b := appendUints(nil, r.At, r.UpTo)
-	last := r.UpTo
-	for _, id := range r.IDs {
-		b = appendUints(b, id-last)
-		last = id
-	}
-	return b
-}
-
-// reads reads a stored MailboxReads, to the end of the part.
-func (c *fieldReader) reads() *MailboxReads {
-	r := &MailboxReads{At: c.uint(), UpTo: c.uint()}
-	for last := r.UpTo; len(c.b) > 0 && c.err == nil; {
-		last += c.uint()
-		r.IDs = append(r.IDs, last)
-	}
-	return r
-}
-
-func (r *MailboxRooms) stored() []byte {
-	if r == nil {
-		return nil
-	}
-	return appendTexts(appendUints(nil, r.At, uint64(r.NotedMS)), r.Names)
-}
-
-// rooms reads a stored MailboxRooms, to the end of the part.
-func (c *fieldReader) rooms() *MailboxRooms {
-	return &MailboxRooms{At: c.uint(), NotedMS: int64(c.uint()), Names: c.texts()}
 }
 
 // Flags of a stored entry.

@@ -7,29 +7,6 @@ import (
 	"github.com/dgraph-io/badger/v4"
 )
 
-// MailboxPresence is what was told last of a user: that it is online, or offline.
-type MailboxPresence struct {
-	// At is the id of the record that told it.
-	At     uint64
-	Online bool
-	// SinceMS is when the user came or went, as far as the owner knew, Unix milliseconds; 0: it did
-	// not.
-	SinceMS int64
-	// NotedMS is when the newest record that has it was appended to the log, Unix milliseconds.
-	NotedMS int64
-}
-
-func (p *MailboxPresence) stored() []byte {
-	if p == nil {
-		return nil
-	}
-	return appendUints([]byte{flag(1, p.Online)}, p.At, uint64(p.SinceMS), uint64(p.NotedMS))
-}
-
-func (c *fieldReader) presence() *MailboxPresence {
-	return &MailboxPresence{Online: c.byte() == 1, At: c.uint(), SinceMS: int64(c.uint()), NotedMS: int64(c.uint())}
-}
-
 // PutOnline stores whether a user was told to be online, so that Online finds the user. The meta of
 // such a user must not expire.
 func (b *MailboxBatch) PutOnline(user string, online bool) {

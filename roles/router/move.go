@@ -186,25 +186,11 @@ func (m *mover) mailbox(ctx context.Context, user string) error {
 		}
 		entries = entries[n:]
 	}
-	part := newPart(user, meta, meta.Devices)
-	part.Last = true
-	part.Rooms, part.Reads, part.Presence = mailbox.RoomsRecord(meta.Rooms), mailbox.Reads(meta.Reads), mailbox.PresenceRecord(meta.Presence)
-	base += part.Rooms.SizeVT() + part.Reads.SizeVT() + part.Presence.SizeVT()
-	return m.add(ctx, user, base, func(to *envelope.Moved) { to.Mailboxes = append(to.Mailboxes, part) })
+	part := mailbox.LastPart(user, meta)
+	return m.add(ctx, user, part.SizeVT(), func(to *envelope.Moved) { to.Mailboxes = append(to.Mailboxes, part) })
 }
 
 func movedSize(e *store.MailboxEntry) int { return int(e.Size) + 64 }
-
-// newPart returns a part of a mailbox that names some of its devices.
-func newPart(user string, meta *store.MailboxMeta, devices []store.MailboxDevice) *envelope.MovedMailbox {
-	part := &envelope.MovedMailbox{User: user, LastMs: meta.LastMS, Dropped: meta.Dropped}
-	for _, d := range devices {
-		part.Devices = append(part.Devices, &envelope.MovedDevice{
-			Device: d.Name, Since: d.Since, SeenMs: d.SeenMS, Published: d.Published,
-		})
-	}
-	return part
-}
 
 // part moves some messages of a mailbox in one record. A message that leaves no
 // room for the names of its devices is moved in one record for each device.
@@ -221,7 +207,7 @@ func (m *mover) part(ctx context.Context, user string, meta *store.MailboxMeta, 
 		}
 	}
 	for _, devices := range together {
-		part := newPart(user, meta, devices)
+		part := mailbox.NewPart(user, meta, devices)
 		for i, e := range entries {
 			if bodies[i] == nil {
 				m.lost(user, &e, "the store has lost its body")

@@ -7,6 +7,24 @@ import (
 	"imgo/store"
 )
 
+// NewPart returns a part of what moves of a mailbox, without messages. It names some of the mailbox's devices.
+func NewPart(user string, meta *store.MailboxMeta, devices []store.MailboxDevice) *envelope.MovedMailbox {
+	part := &envelope.MovedMailbox{User: user, LastMs: meta.LastMS, Dropped: meta.Dropped}
+	for _, d := range devices {
+		part.Devices = append(part.Devices, &envelope.MovedDevice{
+			Device: d.Name, Since: d.Since, SeenMs: d.SeenMS, Published: d.Published,
+		})
+	}
+	return part
+}
+
+// LastPart returns the part that completes a mailbox. It has what the mailbox has beside messages.
+func LastPart(user string, meta *store.MailboxMeta) *envelope.MovedMailbox {
+	part := NewPart(user, meta, meta.Devices)
+	part.Last, part.Rooms, part.Reads, part.Presence = true, RoomsRecord(meta.Rooms), Reads(meta.Reads), PresenceRecord(meta.Presence)
+	return part
+}
+
 // Merge takes a part of the mailbox as the log's generation before had it, by
 // the record id, which was appended at notedMS. Times are Unix milliseconds.
 // What is there stays: the parts of two owners that moved the mailbox without
