@@ -3002,6 +3002,7 @@ export interface operations {
     bestNodes: {
         parameters: {
             query: {
+                /** @example ws */
                 transport: "tcp" | "ws";
                 /** @description The client's zone. Comets of this zone come first. */
                 zone?: string;

@@ -2,13 +2,17 @@ package httpapi_test
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"flag"
+	"maps"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"reflect"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -143,46 +147,58 @@ func TestOpenAPIRoutes(t *testing.T) {
 	}
 }
 
-// goodRequest returns a request of an operation of the document that is accepted.
-func goodRequest(op *operation) (method, target, body string) {
-	if r, ok := goodRequests[op.OperationID]; ok {
-		return r.method, r.target, r.body
-	}
-	path := strings.NewReplacer("{user}", "alice", "{device}", "phone", "{room}", "lobby", "{id}", "7", "{hook}", "orders").Replace(op.path)
-	return op.method, path, ""
+// goodNames are the values of parameters in good requests.
+var goodNames = map[string]string{
+	"user": "alice", "device": "phone", "room": "live://1000", "id": "7", "hook": "orders", "ids": "alice,bob",
 }
 
-// goodRequests has the requests of those operations that need more than their path.
-var goodRequests = map[string]struct{ method, target, body string }{
-	"push":                 {"POST", "/v1/push", `{"user":"alice","body":1}`},
-	"pushBatch":            {"POST", "/v1/push/batch", `{"pushes":[{"user":"alice","body":1},{"nonsense":1}]}`},
-	"pushStream":           {"POST", "/v1/push/stream", `{"user":"alice","body":1}` + "\n" + `{"nonsense":1}`},
-	"usersOnline":          {"GET", "/v1/users?ids=alice,bob", ""},
-	"usersOnlineList":      {"POST", "/v1/users/online", `{"users":["alice"]}`},
-	"kick":                 {"POST", "/v1/users/alice/kick", `{"device":"phone"}`},
-	"userByName":           {"GET", "/v1/user?user=online", ""},
-	"roomByName":           {"GET", "/v1/room?room=live://1000", ""},
-	"userRoomsByName":      {"GET", "/v1/memberships?user=.", ""},
-	"newToken":             {"POST", "/v1/tokens", `{"user":"alice","ttl":"1h"}`},
-	"addMemberByName":      {"PUT", "/v1/memberships?room=live://1000&user=/", ""},
-	"revokeTokens":         {"POST", "/v1/tokens/revoke", `{"user":"alice"}`},
-	"removeMemberByName":   {"DELETE", "/v1/memberships?room=live://1000&user=/", ""},
-	"growPartitions":       {"POST", "/v1/partitions", `{"kept":32}`},
-	"replayHook":           {"POST", "/v1/hooks/orders/replay", `{"from_ms":1700000000000}`},
-	"bestNodes":            {"GET", "/v1/nodes/best?transport=ws", ""},
-	"notices":              {"GET", "/v1/notices?after=1", ""},
-	"events":               {"GET", "/v1/events?user=a", ""},
-	"messages":             {"GET", "/v1/users/alice/messages?bodies=true", ""},
-	"explainMessageByName": {"GET", "/v1/user/messages/7/explain?user=/", ""},
-	"eraseUserByName":      {"DELETE", "/v1/user?user=.", ""},
-	"forgetDeviceByName":   {"DELETE", "/v1/user/devices?user=/&device=", ""},
-	"userTokensByName":     {"GET", "/v1/user/tokens?user=online", ""},
-	"messagesByName":       {"GET", "/v1/user/messages?user=/&bodies=true", ""},
-	"messageByName":        {"GET", "/v1/user/messages/7?user=/", ""},
-	"purgeMessagesByName":  {"DELETE", "/v1/user/messages?user=..", ""},
-	"read":                 {"POST", "/v1/users/alice/read", `{"up_to":"281474976710657"}`},
-	"readByName":           {"POST", "/v1/user/read?user=/", `{"ids":["281474976710657"],"device":"phone"}`},
-	"kickByName":           {"POST", "/v1/user/kick?user=/", `{"device":"phone"}`},
+// goodRequest returns a request of an operation that is accepted. It has the parameters that the operation needs, and the
+// first example of a body.
+func goodRequest(t *testing.T, op *operation) (method, target, body string) {
+	t.Helper()
+	if r, ok := goodRequests[op.OperationID]; ok {
+		return op.method, r.target, r.body
+	}
+	target = op.path
+	query := make(url.Values)
+	for _, p := range op.Parameters {
+		value := cmp.Or(p.Example, goodNames[p.Name])
+		switch {
+		case p.Required && value == "":
+			t.Fatalf("the parameter %s has no example in openapi.yaml", p.Name)
+		case p.In == "path":
+			target = strings.ReplaceAll(target, "{"+p.Name+"}", url.PathEscape(value))
+		case p.Required:
+			query.Set(p.Name, value)
+		}
+	}
+	if len(query) > 0 {
+		target += "?" + query.Encode()
+	}
+	for _, mediaType := range op.RequestBody.Content {
+		names := slices.Sorted(maps.Keys(mediaType.Examples))
+		if len(names) == 0 {
+			t.Fatal("the body has no example in openapi.yaml")
+		}
+		body = string(mediaType.Examples[names[0]].Value)
+	}
+	return op.method, target, body
+}
+
+// goodRequests has requests that try more than what their operations need.
+var goodRequests = map[string]struct{ target, body string }{
+	"pushBatch":           {"/v1/push/batch", `{"pushes":[{"user":"alice","body":1},{"nonsense":1}]}`},
+	"pushStream":          {"/v1/push/stream", `{"user":"alice","body":1}` + "\n" + `{"nonsense":1}`},
+	"userByName":          {"/v1/user?user=online", ""},
+	"userRoomsByName":     {"/v1/memberships?user=.", ""},
+	"addMemberByName":     {"/v1/memberships?room=live://1000&user=/", ""},
+	"notices":             {"/v1/notices?after=1", ""},
+	"events":              {"/v1/events?user=a", ""},
+	"messages":            {"/v1/users/alice/messages?bodies=true", ""},
+	"messagesByName":      {"/v1/user/messages?user=/&bodies=true", ""},
+	"purgeMessagesByName": {"/v1/user/messages?user=..", ""},
+	"forgetDeviceByName":  {"/v1/user/devices?user=/&device=", ""},
+	"readByName":          {"/v1/user/read?user=/", `{"ids":["281474976710657"],"device":"phone"}`},
 }
 
 // TestOpenAPIAnswers provokes every status that the document lists for every operation. It checks that
@@ -193,7 +209,7 @@ func TestOpenAPIAnswers(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, op := range doc.operations {
-		method, target, body := goodRequest(op)
+		method, target, body := goodRequest(t, op)
 		for status := range op.Responses {
 			if (op.OperationID == "pushBatch" || op.OperationID == "pushStream") && (status == "500" || status == "503") {
 				continue // These statuses need a bug or too many large bodies. A failing service is only a failed result.

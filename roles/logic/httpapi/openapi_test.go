@@ -64,6 +64,8 @@ type described struct {
 	Required bool
 	Explode  *bool
 	Schema   string // the location of the schema, a key of openapi.schemas
+	Example  string // of a parameter
+	Examples map[string]struct{ Value json.RawMessage }
 }
 
 // content maps each media type that a body may have to its description.
@@ -140,7 +142,9 @@ func (d *openapi) resolve(compiler *jsonschema.Compiler, root any, at string, va
 			case key == "schema" || at == "#/components/schemas":
 				object[key] = childAt
 				d.schemas[childAt], err = compiler.Compile(documentURL + childAt)
-			case key != "value" && key != "example": // These may have any value.
+			case key == "value" || key == "example": // These may have any value.
+				object[key] = child
+			default:
 				object[key], err = d.resolve(compiler, root, childAt, child)
 			}
 			problems = append(problems, err)
