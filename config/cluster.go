@@ -26,8 +26,8 @@ type Cluster struct {
 	DeadAfter     time.Duration `toml:"dead_after" default:"2s" unit:"duration" min:"500ms" max:"1m" doc:"A node that does not answer for about this time is declared dead."`
 	Zone          string        `toml:"zone" unit:"up to 32 bytes" doc:"Where this node is. Clients get the comets of their own zone first."`
 	Weight        int           `toml:"weight" default:"1" min:"1" max:"1000" doc:"How many clients this comet should have in proportion to others."`
-	TCPAddress    string        `toml:"tcp_address" unit:"host:port" doc:"The TCP address of this comet that clients are told. Empty: they are told none."`
-	WSAddress     string        `toml:"ws_address" unit:"host:port, or ws:// or wss:// and that" doc:"The WebSocket address of this comet that clients are told. Empty: they are told none."`
+
+	ClientAddresses
 }
 
 // Kafka sets how the node reaches the log of a cluster.
@@ -105,15 +105,7 @@ func (v *validation) cluster() {
 	}
 	v.advertised("cluster.gossip_address", c.GossipAddress)
 	v.advertised("cluster.rpc_address", c.RPCAddress)
-	v.advertised("cluster.tcp_address", c.TCPAddress)
-	ws := c.WSAddress
-	if scheme, rest, ok := strings.Cut(ws, "://"); ok {
-		ws, _, _ = strings.Cut(rest, "/")
-		if scheme != "ws" && scheme != "wss" {
-			v.refuse("cluster.ws_address", fmt.Sprintf("is %q", c.WSAddress), "write host:port, ws://host:port or wss://host:port")
-		}
-	}
-	v.advertised("cluster.ws_address", ws)
+	v.clientAddresses()
 	if len(c.Zone) > 32 || c.Zone != "" && envelope.CheckName("zone", c.Zone) != nil {
 		v.refuse("cluster.zone", fmt.Sprintf("is %q", c.Zone), "use up to 32 bytes without control characters")
 	}

@@ -11,9 +11,7 @@
 package config
 
 import (
-	"fmt"
 	"maps"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -79,63 +77,6 @@ type Config struct {
 type Logging struct {
 	Level  string `toml:"level" default:"info" flag:"log-level" common:"true" choices:"debug,info,warn,error" doc:"The lowest level that is logged."`
 	Format string `toml:"format" default:"auto" flag:"log-format" common:"true" choices:"auto,console,json" doc:"auto is console on a terminal and json elsewhere."`
-}
-
-// Comet sets the addresses and the TLS of the client listeners.
-type Comet struct {
-	TCP           string   `toml:"tcp" default:":8080" flag:"tcp" common:"true" unit:"address, or off" doc:"Where TCP clients connect."`
-	WS            string   `toml:"ws" default:":8090" flag:"ws" common:"true" unit:"address, or off" doc:"Where WebSocket clients connect, path /sub."`
-	TLSCert       string   `toml:"tls_cert" unit:"PEM file" doc:"The certificate (chain) for clients; re-read when it changes. Empty: no TLS."`
-	TLSKey        string   `toml:"tls_key" unit:"PEM file" doc:"The certificate's private key."`
-	TCPTLS        bool     `toml:"tcp_tls" default:"true" doc:"Whether the TCP port uses the certificate, where one is given."`
-	WSTLS         bool     `toml:"ws_tls" default:"true" doc:"Whether the WebSocket port uses the certificate, where one is given."`
-	WSRequestSize int      `toml:"ws_request_size" default:"32KiB" unit:"size" min:"1KiB" max:"1MiB" doc:"The longest request that opens a WebSocket, with all its cookies. A longer one is refused (HTTP 431)."`
-	WSOrigins     []string `toml:"ws_origins" unit:"hosts or origins such as \"example.com\", \"*.example.com\", \"https://example.com:8443\"" doc:"The web pages that may open a WebSocket. A host without a port stands for all of its ports.\nEmpty: any. Clients other than browsers send no origin and are always accepted."`
-
-	TrustedProxies   []string `toml:"trusted_proxies" unit:"networks such as 10.0.0.0/8, or addresses" doc:"The proxies and load balancers that are believed when they tell a client's address, which limits, logs\nand the API go by. The address of any other peer is the client's."`
-	TCPProxyProtocol bool     `toml:"tcp_proxy_protocol" doc:"Whether the trusted proxies begin connections to the TCP port with the PROXY protocol (version 1 or 2).\nOne without it is closed."`
-	WSProxyProtocol  bool     `toml:"ws_proxy_protocol" doc:"The same for the WebSocket port."`
-	WSClientHeader   string   `toml:"ws_client_header" default:"X-Forwarded-For" choices:"X-Forwarded-For,Forwarded" doc:"The header in which the trusted proxies tell a client's address. The other one is ignored, because\na proxy passes it on as a client has sent it."`
-
-	comet.Sockets
-}
-
-// cometListener is one way for clients to connect.
-type cometListener struct {
-	key     string // of the address
-	flag    string
-	example string // of an address
-	address *string
-	// proxyProtocol is set by the key of the address with _proxy_protocol after it.
-	proxyProtocol bool
-}
-
-// listeners returns every way for clients to connect. A further transport is one more
-// entry here, and one in roles/listeners.go.
-func (c *Comet) listeners() []cometListener {
-	return []cometListener{
-		{"comet.tcp", "--tcp", ":8080", &c.TCP, c.TCPProxyProtocol},
-		{"comet.ws", "--ws", ":8090", &c.WS, c.WSProxyProtocol},
-	}
-}
-
-// ProxyNetworks returns TrustedProxies. An address is a network of its own.
-func (c *Comet) ProxyNetworks() ([]netip.Prefix, error) {
-	var networks []netip.Prefix
-	for _, text := range c.TrustedProxies {
-		network, err := netip.ParsePrefix(text)
-		if err != nil {
-			var addr netip.Addr
-			if addr, err = netip.ParseAddr(text); err == nil {
-				network, err = addr.Prefix(addr.BitLen())
-			}
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%q is neither a network nor an address", text)
-		}
-		networks = append(networks, network.Masked())
-	}
-	return networks, nil
 }
 
 // Limits bounds the resources that clients may use.

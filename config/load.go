@@ -204,7 +204,7 @@ func (cfg *Config) complete() {
 		cfg.Roles[i] = strings.ToLower(strings.TrimSpace(role))
 	}
 	off := []*string{&cfg.HTTP.Admin}
-	for _, l := range cfg.Comet.listeners() {
+	for _, l := range cfg.listeners() {
 		off = append(off, l.address)
 	}
 	for _, address := range off {

@@ -152,42 +152,6 @@ func (v *validation) distinct(l listener) {
 	v.listeners = append(v.listeners, l)
 }
 
-// comet checks the client listeners and returns those that are on.
-func (v *validation) comet() []listener {
-	c := &v.cfg.Comet
-	var on []listener
-	if !v.cfg.Runs(RoleComet) {
-		return nil
-	}
-	var keys []string
-	for _, l := range c.listeners() {
-		keys = append(keys, l.key)
-		if *l.address != "" {
-			on = append(on, v.listenAddress(l.key, l.flag, *l.address, l.example))
-		}
-	}
-	if len(on) == 0 {
-		v.refuse(keys[0], "is off, and so is every other way to connect", "leave one on: "+strings.Join(keys, ", "))
-	}
-	v.certificate("comet", c.TLSCert, c.TLSKey)
-	networks, err := c.ProxyNetworks()
-	if err != nil {
-		v.refuse("comet.trusted_proxies", "has "+err.Error(), "write networks such as 10.0.0.0/8, or addresses such as 10.0.0.7")
-	}
-	for _, l := range c.listeners() {
-		if l.proxyProtocol && err == nil && len(networks) == 0 {
-			v.refuse(l.key+"_proxy_protocol", "is set, and comet.trusted_proxies is empty", "name the networks of the proxies there")
-		}
-	}
-	for _, pattern := range c.WSOrigins {
-		if _, err := weborigin.Parse([]string{pattern}); err != nil {
-			v.refuse("comet.ws_origins", "has the "+err.Error(),
-				"write a host such as example.com or *.example.com, or an origin such as https://example.com:8443")
-		}
-	}
-	return on
-}
-
 // certificate checks that a section names both certificate and key, and that they can be read.
 func (v *validation) certificate(section, cert, key string) {
 	switch {
