@@ -4,7 +4,6 @@ import (
 	"testing"
 
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"imgo/envelope"
 )
@@ -19,39 +18,15 @@ func TestSessionsKeepEachField(t *testing.T) {
 			continue
 		}
 		info := &envelope.SessionInfo{Address: &envelope.Address{Comet: "c", Session: 7}, User: "u"}
-		setSample(t, info.ProtoReflect(), field)
+		set(t, info.ProtoReflect(), field, 7)
 		if info.GlobalKey {
 			info.Key = "k" // without a key it says nothing
 		}
 		if info.Key == "" {
 			info.Key = envelope.AddressKey{Comet: "c", Session: 7}.Name()
 		}
-		if got := new(sessionKinds).newSession(info).describe("u"); !proto.Equal(got, info) {
+		if got := new(sessionKinds).newSession(info).describe(info.User); !proto.Equal(got, info) {
 			t.Errorf("%s: the session is described as %v, want %v", field.Name(), got, info)
 		}
 	}
-}
-
-// setSample sets a scalar field, or a list of scalars, to a value other than zero.
-func setSample(t *testing.T, m protoreflect.Message, field protoreflect.FieldDescriptor) {
-	var value protoreflect.Value
-	switch field.Kind() {
-	case protoreflect.BoolKind:
-		value = protoreflect.ValueOfBool(true)
-	case protoreflect.StringKind:
-		value = protoreflect.ValueOfString("u")
-	case protoreflect.Int32Kind:
-		value = protoreflect.ValueOfInt32(7)
-	case protoreflect.Int64Kind:
-		value = protoreflect.ValueOfInt64(7)
-	case protoreflect.Uint64Kind:
-		value = protoreflect.ValueOfUint64(7)
-	default:
-		t.Fatalf("%s has no sample: add one for %s", field.Name(), field.Kind())
-	}
-	if field.IsList() {
-		m.Mutable(field).List().Append(value)
-		return
-	}
-	m.Set(field, value)
 }
