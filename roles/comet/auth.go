@@ -1,11 +1,13 @@
 package comet
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -86,6 +88,10 @@ func identify(p transport.Packet, conn transport.Conn, auth *authBody) (generati
 	return genImgo, transport.FormImgo
 }
 
+// authReaders has readers of auth bodies that are not in use. A new reader costs more
+// than the reading of a body.
+var authReaders = sync.Pool{New: func() any { return jsonread.NewLenient(nil) }}
+
 // parseAuth reads the body of an auth packet: a JSON object with the keys of the
 // protocol, else the token itself, as a JSON string or as plain bytes with or
 // without quotes around them. Numbers and the other JSON that is no object are
@@ -94,7 +100,9 @@ func identify(p transport.Packet, conn transport.Conn, auth *authBody) (generati
 func parseAuth(p transport.Packet, text bool, maxRooms int) (authBody, error) {
 	var auth authBody
 	body, v2 := p.Body, isV2(p)
-	r := jsonread.NewLenient(body)
+	r := authReaders.Get().(*jsonread.Reader)
+	defer authReaders.Put(r)
+	r.Reset(body)
 	switch r.Kind() {
 	case '{':
 		var members authMembers
@@ -132,13 +140,13 @@ func (a *authBody) wholeToken(text string) error {
 }
 
 // foldName returns the name of a member in lower case, as encoding/json compares it.
-func foldName(name []byte) string {
+func foldName(name []byte) []byte {
 	for _, c := range name {
 		if c != '_' && (c < 'a' || c > 'z') {
-			return strings.ToLower(strings.ToUpper(string(name))) // the way through capitals folds the long s
+			return bytes.ToLower(bytes.ToUpper(name)) // the way through capitals folds the long s
 		}
 	}
-	return string(name)
+	return name
 }
 
 // authMembers has the values of an auth body as they were sent, nil where there
@@ -149,7 +157,7 @@ type authMembers struct {
 
 func (m *authMembers) read(r *jsonread.Reader, name []byte) error {
 	value, err := r.Raw()
-	switch foldName(name) { // goim read them in any case
+	switch string(foldName(name)) { // goim read them in any case
 	case "token":
 		m.token = value
 	case "device":
@@ -221,7 +229,7 @@ func parseText(value []byte, into *string) bool {
 	}
 	// The value was read before, so all that can be wrong is UTF-8, which the
 	// unquoted form has corrected.
-	text, _ := jsontext.AppendUnquote(nil, value)
+	text, _ := jsontext.AppendUnquote(make([]byte, 0, 64), value)
 	*into = string(text)
 	return true
 }
