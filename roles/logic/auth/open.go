@@ -28,8 +28,7 @@ func (o *Open) Authenticate(ctx context.Context, token, mid string) (Identity, e
 			return id, err
 		}
 		user = token
-	}
-	if n, err := strconv.ParseInt(mid, 10, 64); err == nil && n <= 0 {
+	} else if n, err := strconv.ParseInt(mid, 10, 64); err == nil && n <= 0 {
 		return Identity{Anonymous: true, AnyKey: true}, nil // to goim these are nobody
 	}
 	if err := envelope.CheckName("user", user); err != nil {

@@ -108,6 +108,9 @@ func (t *Tokens) Run(ctx context.Context) error {
 // stays ready.
 func (t *Tokens) Ready() error { return t.changes.ready() }
 
+// errUnknown is made once, because each client with another kind of token costs a Lookup that fails.
+var errUnknown = envelope.Errorf(envelope.CodeUnauthorized, "the token is not known")
+
 // Lookup returns the token with a hash, by what this node has read. The error is
 // envelope.ErrUnauthorized for an unknown token, and envelope.ErrExpired or
 // envelope.ErrRevoked for one that was good within the last day. It is
@@ -126,7 +129,7 @@ func (t *Tokens) Lookup(ctx context.Context, hash [32]byte) (envelope.Token, err
 	case token == nil && errors.Is(ready, envelope.ErrNotReady):
 		return envelope.Token{}, ready
 	case token == nil:
-		return envelope.Token{}, envelope.Errorf(envelope.CodeUnauthorized, "the token is not known")
+		return envelope.Token{}, errUnknown
 	case token.Revoked:
 		return envelope.Token{}, envelope.Errorf(envelope.CodeRevoked, "the token was revoked")
 	case !token.Good(time.Now()):
