@@ -138,10 +138,9 @@ func (a *account) noteReplaced(key envelope.AddressKey) {
 	x.replaced = append(x.replaced, key)
 }
 
-// loading is one read of an account from the store. Its fields are true once
-// done is closed.
+// loading is one read of an account from the store.
 type loading struct {
-	done chan struct{}
+	done chan struct{} // nil: nobody waits. It is closed when err is set
 	err  error
 }
 
@@ -193,6 +192,9 @@ func (t *accountTable) openLocked(ctx context.Context, user string) (*account, e
 		if l == nil {
 			return t.loadLocked(user)
 		}
+		if l.done == nil {
+			l.done = make(chan struct{})
+		}
 		err := p.unlocked(func() error {
 			select {
 			case <-l.done:
@@ -210,8 +212,7 @@ func (t *accountTable) openLocked(ctx context.Context, user string) (*account, e
 // loadLocked reads a user's account from the store, and wakes the goroutines
 // that wait for it.
 func (t *accountTable) loadLocked(user string) (*account, error) {
-	l := &loading{done: make(chan struct{})}
-	defer close(l.done)
+	l := &loading{}
 	t.loading[user] = l
 	t.loads.Add(1)
 	defer t.loads.Done()
@@ -222,6 +223,9 @@ func (t *accountTable) loadLocked(user string) (*account, error) {
 		return nil
 	})
 	delete(t.loading, user)
+	if l.done != nil {
+		close(l.done)
+	}
 	switch {
 	case l.err != nil:
 		return nil, l.err

@@ -146,7 +146,11 @@ func (res *resources) append(ctx context.Context, partition int32, rec *envelope
 
 // appendDevice puts a device record into the kept log. It returns its id.
 func (res *resources) appendDevice(ctx context.Context, partition int32, d *envelope.Device) (id uint64, err error) {
-	return res.append(ctx, partition, &envelope.Record{Device: d}, fmt.Sprintf("device of user %q", d.User))
+	id, err = res.append(ctx, partition, &envelope.Record{Device: d}, "a device")
+	if err != nil {
+		err = fmt.Errorf("user %q: %w", d.User, err)
+	}
+	return id, err
 }
 
 // Router is the role. Its methods are safe for concurrent use from New on. A
