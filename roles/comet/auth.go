@@ -227,9 +227,12 @@ func parseText(value []byte, into *string) bool {
 	if value[0] != '"' {
 		return false
 	}
-	// The value was read before, so all that can be wrong is UTF-8, which the
-	// unquoted form has corrected.
-	text, _ := jsontext.AppendUnquote(make([]byte, 0, 64), value)
+	text := value[1 : len(value)-1]
+	if bytes.IndexByte(text, '\\') >= 0 || !utf8.Valid(text) {
+		// The value was read before, so all that can be wrong is UTF-8, which the
+		// unquoted form has corrected.
+		text, _ = jsontext.AppendUnquote(nil, value)
+	}
 	*into = string(text)
 	return true
 }

@@ -59,17 +59,17 @@ func (p *partition) attach(ctx context.Context, info *envelope.SessionInfo) (kic
 		return nil, err
 	}
 	defer p.mu.Unlock()
-	address := info.Address.AsKey()
+	address, now := info.Address.AsKey(), p.now()
 	if a.isReplaced(address) {
 		// The call is made again: it must not replace a session that came since.
 		return nil, envelope.Errorf(envelope.CodeTooMany, "a newer session of the user has replaced this one")
 	}
 	// A call that is made again does not count against itself.
-	p.removeSessionLocked(a, address, p.now())
+	p.removeSessionLocked(a, address, now)
 	replace := func(s *session, code protocol.CloseCode, reason string) {
 		old := s.address()
 		kicks = append(kicks, &envelope.Kick{To: []*envelope.Address{old.Address()}, Code: int32(code), Reason: reason})
-		p.removeSessionLocked(a, old, p.now())
+		p.removeSessionLocked(a, old, now)
 		a.noteReplaced(old)
 	}
 	if info.Key != "" {
@@ -84,14 +84,14 @@ func (p *partition) attach(ctx context.Context, info *envelope.SessionInfo) (kic
 		return nil, envelope.Errorf(envelope.CodeTooMany, "user has %d sessions, %d are allowed", len(a.sessions), limit)
 	}
 	for limit > 0 && len(a.sessions) >= limit {
-		if info.Generation != envelope.GenerationV2 && !a.mayReplace(p.now()) {
+		if info.Generation != envelope.GenerationV2 && !a.mayReplace(now) {
 			return nil, envelope.Errorf(envelope.CodeTooMany, "user has %d sessions, %d are allowed, and one was closed for another lately",
 				len(a.sessions), limit)
 		}
 		replace(a.sessions[0], protocol.CloseTooManySessions,
 			fmt.Sprintf("the user's %d sessions are all that are allowed and this was the oldest", limit))
 	}
-	p.addSessionLocked(a, info)
+	p.addSessionLocked(a, info, now)
 	return kicks, nil
 }
 

@@ -280,7 +280,7 @@ func (pr *presence) register(ctx context.Context, info *envelope.SessionInfo) {
 		return
 	}
 	defer p.mu.Unlock()
-	p.addSessionLocked(a, info)
+	p.addSessionLocked(a, info, p.now())
 	if info.RoomsAt < a.Rooms.Memberships().GetAt() {
 		p.remindRoomsLocked(a)
 	}

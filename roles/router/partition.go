@@ -288,11 +288,11 @@ func (p *partition) expire() (n int) {
 	return n
 }
 
-// addSessionLocked puts a session into the table.
-func (p *partition) addSessionLocked(a *account, info *envelope.SessionInfo) {
+// addSessionLocked puts a session into the table that has begun at a time.
+func (p *partition) addSessionLocked(a *account, info *envelope.SessionInfo, at time.Time) {
 	p.sessions.addLocked(a, info)
 	p.accounts.touchLocked(a, 0)
-	p.presence.noteLocked(a, p.now(), "")
+	p.presence.noteLocked(a, at, "")
 }
 
 // removeSessionLocked takes a session out of the table that has ended at a time. It
