@@ -23,6 +23,7 @@ import (
 	"testing"
 	"time"
 
+	"imgo/clients/conformance/driver"
 	"imgo/config"
 	"imgo/internal/wait/waittest"
 )
@@ -30,10 +31,8 @@ import (
 // documents returns the documents of people, relative to this folder.
 func documents(t *testing.T) []string {
 	t.Helper()
-	files := []string{"../README.md", "../CONTRIBUTING.md", "../SECURITY.md", "../CHANGELOG.md", "../bench/README.md",
-		"../clients/go/README.md", "../examples/go/README.md", "../clients/javascript/README.md", "../examples/javascript/README.md",
-		"../clients/python/README.md", "../examples/python/README.md"}
-	for _, pattern := range []string{"*.md", "*/*.md"} {
+	files := []string{"../bench/README.md"}
+	for _, pattern := range []string{"*.md", "*/*.md", "../*.md", "../clients/*.md", "../clients/*/*.md", "../examples/*/*.md"} {
 		found, err := filepath.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)
@@ -91,6 +90,18 @@ func TestLinks(t *testing.T) {
 			}
 			if anchor != "" && !info.IsDir() && strings.HasSuffix(target, ".md") && !slugs(read(t, target))[anchor] {
 				t.Errorf("%s: the link %s leads to no heading of %s", file, to, target)
+			}
+		}
+	}
+}
+
+// TestClientLibraries checks that the list of the client libraries has a row for each library, with all of its links.
+func TestClientLibraries(t *testing.T) {
+	list := read(t, "../clients/README.md")
+	for _, language := range driver.Languages() {
+		for _, to := range []string{language.Name + "/README.md", "../docs/tutorial/" + language.Name + ".md", "../examples/" + language.Name} {
+			if !strings.Contains(list, "]("+to+")") {
+				t.Errorf("clients/README.md has no link to %s", to)
 			}
 		}
 	}
