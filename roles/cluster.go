@@ -250,7 +250,7 @@ func (c *cluster) leaving() {
 func (c *cluster) wiringOf(of *core) wiring {
 	r := of.remote
 	w := wiring{
-		routers: remoteRouters{r}, owners: r, rooms: r, comets: r, logic: remoteLogics{c}, owned: r.owned,
+		routers: remoteRouters{r}, owners: r, rooms: r, comets: r, logic: rpc.AnyLogic(remoteLogics{c}.try), owned: r.owned,
 		kept: c.kafka.growth.FencedLog(of.kept), growth: routerGrowth{&c.kafka, of.kept.Generation()},
 	}
 	if of.group != nil {

@@ -15,7 +15,6 @@ import (
 	"imgo/cluster/rpc"
 	"imgo/config"
 	"imgo/envelope"
-	"imgo/roles/comet"
 	"imgo/roles/job"
 	"imgo/roles/logic"
 )
@@ -240,8 +239,6 @@ func (r *remoteRoles) Names() []string { return r.state.Load().cometNames }
 // since every call of comet.Logic may be repeated.
 type remoteLogics struct{ *cluster }
 
-var _ comet.Logic = remoteLogics{}
-
 // minTry is the least time for one logic to answer before another is asked. A logic that hangs must
 // not use up the whole deadline.
 const minTry = time.Second
@@ -263,15 +260,6 @@ func (l remoteLogics) try(ctx context.Context, call func(context.Context, rpc.Lo
 	return err
 }
 
-// ask is try for a call that has an answer.
-func ask[Q, A any](ctx context.Context, l remoteLogics, q Q, call func(rpc.Logic, context.Context, Q) (A, error)) (answer A, err error) {
-	err = l.try(ctx, func(ctx context.Context, to rpc.Logic) error {
-		answer, err = call(to, ctx, q)
-		return err
-	})
-	return answer, err
-}
-
 // once calls one logic. It gives the call half of the remaining time, and the last call all of it.
 func (l remoteLogics) once(ctx context.Context, to rpc.Logic, last bool, call func(context.Context, rpc.Logic) error) error {
 	if deadline, ok := ctx.Deadline(); ok && !last {
@@ -280,54 +268,4 @@ func (l remoteLogics) once(ctx context.Context, to rpc.Logic, last bool, call fu
 		ctx = short
 	}
 	return call(ctx, to)
-}
-
-// Connect authenticates a client.
-func (l remoteLogics) Connect(ctx context.Context, r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
-	return ask(ctx, l, r, rpc.Logic.Connect)
-}
-
-// CatchUp asks for the messages that are pending for a session.
-func (l remoteLogics) CatchUp(ctx context.Context, r *envelope.CatchUpRequest) error {
-	return l.try(ctx, func(ctx context.Context, to rpc.Logic) error { return to.CatchUp(ctx, r) })
-}
-
-// Ack makes acknowledgements durable.
-func (l remoteLogics) Ack(ctx context.Context, r *envelope.AckRequest) error {
-	return l.try(ctx, func(ctx context.Context, to rpc.Logic) error { return to.Ack(ctx, r) })
-}
-
-// Read makes it durable that a user has read messages.
-func (l remoteLogics) Read(ctx context.Context, r *envelope.ReadRequest) (*envelope.ReadReply, error) {
-	return ask(ctx, l, r, rpc.Logic.Read)
-}
-
-// Detach reports sessions that ended.
-func (l remoteLogics) Detach(ctx context.Context, r *envelope.DetachRequest) error {
-	return l.try(ctx, func(ctx context.Context, to rpc.Logic) error { return to.Detach(ctx, r) })
-}
-
-// RoomOpened reports that a room has a member at this comet again.
-func (l remoteLogics) RoomOpened(ctx context.Context, r *envelope.RoomOpened) error {
-	return l.try(ctx, func(ctx context.Context, to rpc.Logic) error { return to.RoomOpened(ctx, r) })
-}
-
-// Announce tells the owners of partitions that this comet is alive.
-func (l remoteLogics) Announce(ctx context.Context, r *envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {
-	return ask(ctx, l, r, rpc.Logic.Announce)
-}
-
-// Join asks whether a session may join a room.
-func (l remoteLogics) Join(ctx context.Context, r *envelope.JoinRequest) (*envelope.JoinReply, error) {
-	return ask(ctx, l, r, rpc.Logic.Join)
-}
-
-// Refresh brings a new token for a session.
-func (l remoteLogics) Refresh(ctx context.Context, r *envelope.RefreshRequest) (*envelope.RefreshReply, error) {
-	return ask(ctx, l, r, rpc.Logic.Refresh)
-}
-
-// Upstream brings a message of a client for the backend.
-func (l remoteLogics) Upstream(ctx context.Context, r *envelope.UpstreamRequest) (*envelope.UpstreamReply, error) {
-	return ask(ctx, l, r, rpc.Logic.Upstream)
 }

@@ -10,8 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	"imgo/cluster/rpc"
 	"imgo/envelope"
 )
@@ -39,22 +37,9 @@ func BenchmarkConnect(b *testing.B) {
 func benchmarkConnect(b *testing.B, security rpc.Security, callers int) {
 	token := strings.Repeat("t", 180)
 	attachReply := &envelope.AttachReply{Backlog: &envelope.Backlog{}, Floor: 1 << 48}
-	routerAddr, _ := serve(b, rpc.ServerOptions{Security: security}, roles{
-		func(context.Context, string, proto.Message) (proto.Message, error) { return attachReply, nil },
-	}.services())
+	routerAddr, _ := serve(b, rpc.ServerOptions{Security: security}, rpc.Services{Router: attachingRouter{reply: attachReply}})
 	router := newPool(b, rpc.PoolOptions{Security: security}).Node(routerAddr).RouterOf(1)
-	logicAddr, _ := serve(b, rpc.ServerOptions{Security: security}, roles{
-		func(ctx context.Context, _ string, req proto.Message) (proto.Message, error) {
-			q := req.(*envelope.ConnectRequest)
-			session := q.Session
-			session.User = "user-1"
-			attached, err := router.Attach(ctx, &envelope.AttachRequest{Session: session, MaxMessages: 64, MaxBytes: 64 << 10})
-			if err != nil {
-				return nil, err
-			}
-			return &envelope.ConnectReply{User: "user-1", Backlog: attached.Backlog, Floor: attached.Floor}, nil
-		},
-	}.services())
+	logicAddr, _ := serve(b, rpc.ServerOptions{Security: security}, rpc.Services{Logic: connectingLogic{router: router}})
 	logic := newPool(b, rpc.PoolOptions{Security: security}).Node(logicAddr).Logic()
 	connect := func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
@@ -83,6 +68,39 @@ func benchmarkConnect(b *testing.B, security rpc.Security, callers int) {
 	all.Wait()
 	b.StopTimer()
 	b.ReportMetric(float64((cpuTime(b)-began).Nanoseconds())/1000/float64(b.N), "cpu-µs/connect")
+}
+
+// attachingRouter answers Attach without work.
+type attachingRouter struct {
+	rpc.Router
+	reply *envelope.AttachReply
+}
+
+func (r attachingRouter) Attach(context.Context, *envelope.AttachRequest) (*envelope.AttachReply, error) {
+	return r.reply, nil
+}
+
+// connectingLogic answers Connect as logic does: it attaches the session.
+type connectingLogic struct {
+	rpc.Logic
+	router rpc.Router
+}
+
+func (l connectingLogic) Connect(ctx context.Context, q *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
+	session := q.Session
+	session.User = "user-1"
+	attached, err := l.router.Attach(ctx, &envelope.AttachRequest{Session: session, MaxMessages: 64, MaxBytes: 64 << 10})
+	if err != nil {
+		return nil, err
+	}
+	return &envelope.ConnectReply{User: "user-1", Backlog: attached.Backlog, Floor: attached.Floor}, nil
+}
+
+// pushedComet answers Push without work.
+type pushedComet struct{ rpc.Comet }
+
+func (pushedComet) Push(context.Context, *envelope.PushRequest) (*envelope.PushReply, error) {
+	return &envelope.PushReply{}, nil
 }
 
 // cpuTime returns the CPU time that this process has used.

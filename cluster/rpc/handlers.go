@@ -29,52 +29,24 @@ type handlers map[string]handler
 
 func newHandlers() handlers {
 	h := make(handlers)
-	router := service[Router]{routerService, "router", func(o *Services) Router { return o.Router }}
-	add(h, router, "Attach", Router.Attach)
-	add(h, router, "Detach", noReply(Router.Detach))
-	add(h, router, "CatchUp", Router.CatchUp)
-	add(h, router, "Lookup", Router.Lookup)
-	add(h, router, "Announce", Router.Announce)
-	add(h, router, "User", Router.User)
-	add(h, router, "Take", Router.Take)
-	add(h, router, "Claim", Router.Claim)
-	add(h, router, "Forget", Router.Forget)
-	add(h, router, "Remove", Router.Remove)
-	add(h, router, "Resolve", Router.Resolve)
-	add(h, router, "Memberships", Router.Memberships)
-	add(h, router, "Messages", Router.Messages)
-	logic := service[Logic]{logicService, "logic", func(o *Services) Logic { return o.Logic }}
-	add(h, logic, "Connect", Logic.Connect)
-	add(h, logic, "CatchUp", noReply(Logic.CatchUp))
-	add(h, logic, "Ack", noReply(Logic.Ack))
-	add(h, logic, "Read", Logic.Read)
-	add(h, logic, "Detach", noReply(Logic.Detach))
-	add(h, logic, "Announce", Logic.Announce)
-	add(h, logic, "RoomOpened", noReply(Logic.RoomOpened))
-	add(h, logic, "Join", Logic.Join)
-	add(h, logic, "Refresh", Logic.Refresh)
-	add(h, logic, "Upstream", Logic.Upstream)
-	comet := service[Comet]{cometService, "comet", func(o *Services) Comet { return o.Comet }}
-	add(h, comet, "Push", Comet.Push)
-	add(h, comet, "Rooms", Comet.Rooms)
-	add(h, comet, "Members", Comet.Members)
-	status := service[Status]{statusService, "", func(o *Services) Status { return o.Status }}
-	add(h, status, "Status", Status.Status)
+	h.addRouter()
+	h.addLogic()
+	h.addComet()
+	h.addStatus()
 	return h
 }
 
 // service is one service of the table of handlers.
 type service[S any] struct {
-	name string
 	role string // that implements it; "" for the status, which every node has
 	pick func(*Services) S
 }
 
-// add puts a method into the table.
+// add puts a method into the table. name is its name on the wire.
 func add[S, Req, Rep any, P messageOf[Req], Q messageOf[Rep]](
 	h handlers, s service[S], name string, call func(S, context.Context, *Req) (*Rep, error),
 ) {
-	h["/"+s.name+"/"+name] = func(ctx context.Context, offered *Services, request *envelope.CallPart) (message, error) {
+	h[name] = func(ctx context.Context, offered *Services, request *envelope.CallPart) (message, error) {
 		to, err := s.offeredBy(offered, request.Generation)
 		if err != nil {
 			return nil, err

@@ -39,16 +39,16 @@ func (p *Peer) Router() Router { return p.RouterOf(0) }
 
 // RouterOf returns the node's router for one generation of the kept topic. Calls of
 // it fail with envelope.ErrUnavailable if the node's router serves another one.
-func (p *Peer) RouterOf(generation uint16) Router { return remoteRouter{p, generation} }
+func (p *Peer) RouterOf(generation uint16) Router { return remoteRouter{stub{p, generation}} }
 
 // Logic returns the node's logic.
-func (p *Peer) Logic() Logic { return remoteLogic{p} }
+func (p *Peer) Logic() Logic { return remoteLogic{stub{to: p}} }
 
 // Comet returns the node's comet.
-func (p *Peer) Comet() Comet { return remoteComet{p} }
+func (p *Peer) Comet() Comet { return remoteComet{stub{to: p}} }
 
 // Status returns the node's status service.
-func (p *Peer) Status() Status { return remoteStatus{p} }
+func (p *Peer) Status() Status { return remoteStatus{stub{to: p}} }
 
 // call makes one call, counted, with a deadline. generation is the one of the kept
 // topic that the call is for. 0 means any.

@@ -228,7 +228,7 @@ func TestErrorsKeepTheirIdentity(t *testing.T) {
 }
 
 func TestRolesThatANodeDoesNotRun(t *testing.T) {
-	addr, _ := serve(t, rpc.ServerOptions{}, rpc.Services{Status: statusRole{roles{ready}}})
+	addr, _ := serve(t, rpc.ServerOptions{}, rpc.Services{Status: roles{ready}.services().Status})
 	peer := newPool(t, rpc.PoolOptions{}).Node(addr)
 	forEachMethod(peer, func(name string, call func(context.Context, proto.Message) (proto.Message, error), req, _ proto.Message) {
 		_, err := call(within(t, waitLimit), req)
@@ -410,9 +410,7 @@ func BenchmarkPush(b *testing.B) {
 		name     string
 		security rpc.Security
 	}{{"plain", rpc.Security{}}, {"secret", rpc.Security{Secret: "a long and random secret"}}} {
-		addr, _ := serve(b, rpc.ServerOptions{Security: s.security}, roles{func(context.Context, string, proto.Message) (proto.Message, error) {
-			return &envelope.PushReply{}, nil
-		}}.services())
+		addr, _ := serve(b, rpc.ServerOptions{Security: s.security}, rpc.Services{Comet: pushedComet{}})
 		comet := newPool(b, rpc.PoolOptions{Security: s.security}).Node(addr).Comet()
 		b.Run(s.name+"/one", func(b *testing.B) {
 			b.ReportAllocs()

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"imgo/cluster/rpc"
 	"imgo/envelope"
 	"imgo/roles/comet"
 	"imgo/roles/job"
@@ -196,77 +197,14 @@ func (l link) Push(ctx context.Context, req *envelope.PushRequest) (*envelope.Pu
 	return &envelope.PushReply{}, nil // no rooms here: see rooms_test.go
 }
 
-// upstream is the way from a comet to its logic.
-type upstream struct{ n *node }
-
-func (u upstream) Connect(ctx context.Context, r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
-	if u.n.hung.Load() {
-		return nil, errHung
-	}
-	return u.n.logic.Connect(ctx, r)
-}
-
-func (u upstream) CatchUp(ctx context.Context, r *envelope.CatchUpRequest) error {
-	if u.n.hung.Load() {
-		return errHung
-	}
-	return u.n.logic.CatchUp(ctx, r)
-}
-
-func (u upstream) Ack(ctx context.Context, r *envelope.AckRequest) error {
-	if u.n.hung.Load() {
-		return errHung
-	}
-	return u.n.logic.Ack(ctx, r)
-}
-
-func (u upstream) Read(ctx context.Context, r *envelope.ReadRequest) (*envelope.ReadReply, error) {
-	if u.n.hung.Load() {
-		return nil, errHung
-	}
-	return u.n.logic.Read(ctx, r)
-}
-
-func (u upstream) Detach(ctx context.Context, r *envelope.DetachRequest) error {
-	if u.n.hung.Load() {
-		return errHung
-	}
-	return u.n.logic.Detach(ctx, r)
-}
-
-func (u upstream) Announce(ctx context.Context, r *envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {
-	if u.n.hung.Load() {
-		return nil, errHung
-	}
-	return u.n.logic.Announce(ctx, r)
-}
-
-func (u upstream) Join(ctx context.Context, r *envelope.JoinRequest) (*envelope.JoinReply, error) {
-	if u.n.hung.Load() {
-		return nil, errHung
-	}
-	return u.n.logic.Join(ctx, r)
-}
-
-func (u upstream) Refresh(ctx context.Context, r *envelope.RefreshRequest) (*envelope.RefreshReply, error) {
-	if u.n.hung.Load() {
-		return nil, errHung
-	}
-	return u.n.logic.Refresh(ctx, r)
-}
-
-func (u upstream) Upstream(ctx context.Context, r *envelope.UpstreamRequest) (*envelope.UpstreamReply, error) {
-	if u.n.hung.Load() {
-		return nil, errHung
-	}
-	return u.n.logic.Upstream(ctx, r)
-}
-
-func (u upstream) RoomOpened(ctx context.Context, r *envelope.RoomOpened) error {
-	if u.n.hung.Load() {
-		return errHung
-	}
-	return u.n.logic.RoomOpened(ctx, r)
+// upstream returns the way from a comet to its logic.
+func upstream(n *node) comet.Logic {
+	return rpc.AnyLogic(func(ctx context.Context, call func(context.Context, rpc.Logic) error) error {
+		if n.hung.Load() {
+			return errHung
+		}
+		return call(ctx, n.logic)
+	})
 }
 
 // comets are both comets, as jobs and logics see them.

@@ -193,7 +193,7 @@ func newWorld(t *testing.T, p plan) *world {
 		ccfg.Name, ccfg.Faults = n.name, p.cometFaults
 		ccfg.CatchUpTimeout, ccfg.AnnounceInterval, ccfg.AckInterval = 30*time.Millisecond, 10*time.Millisecond, time.Millisecond
 		ccfg.CallTimeout, ccfg.CatchUpMessages, ccfg.DrainRate = 250*time.Millisecond, 3, 1e6
-		n.comet, err = comet.New(ccfg, upstream{n}, zerolog.Nop(), nil)
+		n.comet, err = comet.New(ccfg, upstream(n), zerolog.Nop(), nil)
 		w.must(err)
 		w.nodes = append(w.nodes, n)
 		stopLogic := w.spawn(n.logic.Run)
