@@ -6,6 +6,9 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
+// Methods returns how many methods a server has.
+func Methods() int { return len(newHandlers()) }
+
 // StubServices returns stubs of all services, whose calls call answers.
 func StubServices(call func(ctx context.Context, method string, req, rep proto.Message) error) Services {
 	s := stub{to: callerFunc(call)}

@@ -60,6 +60,8 @@ type roomPush struct {
 
 // roomComet is one incarnation of a comet.
 type roomComet struct {
+	comet.Logic // nil: the comet makes no other calls than those below
+
 	w    *roomWorld
 	c    *comet.Comet
 	dead atomic.Bool
@@ -118,22 +120,13 @@ func (n *roomComet) Connect(_ context.Context, r *envelope.ConnectRequest) (*env
 func (n *roomComet) CatchUp(context.Context, *envelope.CatchUpRequest) error { return nil }
 func (n *roomComet) Ack(context.Context, *envelope.AckRequest) error         { return nil }
 func (n *roomComet) Detach(context.Context, *envelope.DetachRequest) error   { return nil }
-func (n *roomComet) Read(context.Context, *envelope.ReadRequest) (*envelope.ReadReply, error) {
-	return &envelope.ReadReply{}, nil
-}
+
 func (n *roomComet) Announce(context.Context, *envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {
 	return &envelope.AnnounceReply{}, nil
 }
 
 func (n *roomComet) Join(context.Context, *envelope.JoinRequest) (*envelope.JoinReply, error) {
 	return &envelope.JoinReply{}, nil
-}
-func (n *roomComet) Refresh(context.Context, *envelope.RefreshRequest) (*envelope.RefreshReply, error) {
-	return &envelope.RefreshReply{}, nil
-}
-
-func (n *roomComet) Upstream(context.Context, *envelope.UpstreamRequest) (*envelope.UpstreamReply, error) {
-	return &envelope.UpstreamReply{}, nil
 }
 
 func (n *roomComet) RoomOpened(ctx context.Context, r *envelope.RoomOpened) error {
