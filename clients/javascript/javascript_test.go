@@ -62,7 +62,10 @@ func TestTypes(t *testing.T) {
 	programs.Run(t, ".", nil, tool("tsc"))
 }
 
-var update = flag.Bool("update", false, "write the files that are made from others")
+var (
+	update   = flag.Bool("update", false, "write the files that are made from others")
+	commonJS = flag.Bool("commonjs", false, "compile the programs of the quick start as CommonJS, in place of ES modules")
+)
 
 func TestMain(m *testing.M) {
 	code := m.Run()

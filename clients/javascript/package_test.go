@@ -112,40 +112,40 @@ func quickStart(t *testing.T) (commands []string, files map[string]string) {
 	return commands, files
 }
 
-// TestQuickStart does what the quick start says, in an empty folder with the packed client only. The
-// programs are compiled as both kinds of modules. Kept messages arrive in order and once, through kills of the server
+// TestQuickStart does what the quick start says, in an empty folder with the packed client only. With -commonjs the
+// programs are compiled as the other kind of modules. Kept messages arrive in order and once, through kills of the server
 // and of the program.
 func TestQuickStart(t *testing.T) {
 	tgz := jstest.Pack(t)
-	for _, kind := range []string{"module", "commonjs"} {
-		t.Run(kind, func(t *testing.T) {
-			server := programs.StartServer(t)
-			dir := t.TempDir()
-			commands, files := quickStart(t)
-			write(t, filepath.Join(dir, "package.json"), "{}")
-			data, err := os.ReadFile(tgz)
-			if err != nil {
-				t.Fatal(err)
-			}
-			write(t, filepath.Join(dir, filepath.Base(tgz)), string(data))
-			for name, text := range files {
-				write(t, filepath.Join(dir, name), server.Real(text))
-			}
-			last := len(commands) - 1
-			for _, command := range commands[:last] {
-				command = strings.Replace(command, "type=module", "type="+kind, 1)
-				command = strings.Replace(command, "npm install", "npm install --no-audit --no-fund --prefer-offline --ignore-scripts", 1)
-				for _, name := range []string{"typescript", "@types/node", "ws"} { // the tested versions
-					command = regexp.MustCompile(" "+name+"( |$)").ReplaceAllString(command, " "+jstest.Version(t, name)+"$1")
-				}
-				programs.Run(t, dir, nil, "bash", "-c", command)
-			}
-			if strings.Contains(string(read(t, filepath.Join(dir, "listen.js"))), "require(") != (kind == "commonjs") {
-				t.Errorf("listen.js is no %s", kind)
-			}
-			receive(t, server, dir, commands[last])
-		})
+	kind := "module"
+	if *commonJS {
+		kind = "commonjs"
 	}
+	server := programs.StartServer(t)
+	dir := t.TempDir()
+	commands, files := quickStart(t)
+	write(t, filepath.Join(dir, "package.json"), "{}")
+	data, err := os.ReadFile(tgz)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, filepath.Base(tgz)), string(data))
+	for name, text := range files {
+		write(t, filepath.Join(dir, name), server.Real(text))
+	}
+	last := len(commands) - 1
+	for _, command := range commands[:last] {
+		command = strings.Replace(command, "type=module", "type="+kind, 1)
+		command = strings.Replace(command, "npm install", "npm install --no-audit --no-fund --prefer-offline --ignore-scripts", 1)
+		for _, name := range []string{"typescript", "@types/node", "ws"} { // the tested versions
+			command = regexp.MustCompile(" "+name+"( |$)").ReplaceAllString(command, " "+jstest.Version(t, name)+"$1")
+		}
+		programs.Run(t, dir, nil, "bash", "-c", command)
+	}
+	if strings.Contains(string(read(t, filepath.Join(dir, "listen.js"))), "require(") != (kind == "commonjs") {
+		t.Errorf("listen.js is no %s", kind)
+	}
+	receive(t, server, dir, commands[last])
 }
 
 // receive plays the story of the quick start with its compiled programs.

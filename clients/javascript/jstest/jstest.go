@@ -5,6 +5,7 @@ package jstest
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -110,9 +111,23 @@ func CleanUp() {
 // Version returns the version of a tool in package-lock.json, such as "ws@8.23.0".
 func Version(t testing.TB, name string) string {
 	t.Helper()
-	script := fmt.Sprintf("require('./package-lock.json').packages['node_modules/%s'].version", name)
-	out := programs.Run(t, Client(), nil, "node", "-p", script)
-	return name + "@" + strings.TrimSpace(out)
+	data, err := os.ReadFile(filepath.Join(Client(), "package-lock.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lock struct {
+		Packages map[string]struct {
+			Version string `json:"version"`
+		} `json:"packages"`
+	}
+	if err := json.Unmarshal(data, &lock); err != nil {
+		t.Fatal(err)
+	}
+	version := lock.Packages["node_modules/"+name].Version
+	if version == "" {
+		t.Fatalf("package-lock.json has no version of %s", name)
+	}
+	return name + "@" + version
 }
 
 // Project makes an empty project outside of the repository, in which the packed client and other
