@@ -24,6 +24,9 @@ const (
 	limit = 5 * time.Minute
 )
 
+// briefJava makes Java compile and collect as little as it can. Each of its programs here runs for a few seconds.
+var briefJava = []string{"JDK_JAVA_OPTIONS=-XX:+UseSerialGC -XX:TieredStopAtLevel=1"}
+
 // TestSchemathesis sends some thousand requests. Each request that follows the document must be accepted,
 // each other one refused, and each answer must be as described.
 func TestSchemathesis(t *testing.T) {
@@ -61,13 +64,13 @@ func TestOpenAPIGeneratorJava(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(client, "src/main/java/PushMain.java"), source, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	run(t, client, nil, "mvn", "--quiet", "--batch-mode", "-Dmaven.test.skip=true", "compile",
+	run(t, client, briefJava, "mvn", "--quiet", "--batch-mode", "-Dmaven.test.skip=true", "compile",
 		"dependency:build-classpath", "-Dmdep.outputFile=classpath")
 	classes, err := os.ReadFile(filepath.Join(client, "classpath"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	run(t, client, nil, "java", "-cp", "target/classes:"+strings.TrimSpace(string(classes)), "PushMain", url, key)
+	run(t, client, briefJava, "java", "-cp", "target/classes:"+strings.TrimSpace(string(classes)), "PushMain", url, key)
 }
 
 // generate makes a client with openapi-generator in the folder "client" of the folder that it returns.
@@ -81,10 +84,10 @@ func generate(t *testing.T, url string, args ...string) string {
 	parts := strings.Split(generator, ":")
 	jar := filepath.Join(cache, parts[1]+"-"+parts[2]+".jar")
 	if _, err := os.Stat(jar); err != nil {
-		run(t, ".", nil, "mvn", "--quiet", "--batch-mode", "dependency:copy", "-Dartifact="+generator, "-DoutputDirectory="+cache)
+		run(t, ".", briefJava, "mvn", "--quiet", "--batch-mode", "dependency:copy", "-Dartifact="+generator, "-DoutputDirectory="+cache)
 	}
 	dir := t.TempDir()
-	run(t, dir, nil, "java", append([]string{"-jar", jar, "generate", "-i", url + "/v1/openapi.json", "-o", "client"}, args...)...)
+	run(t, dir, briefJava, "java", append([]string{"-jar", jar, "generate", "-i", url + "/v1/openapi.json", "-o", "client"}, args...)...)
 	return dir
 }
 
