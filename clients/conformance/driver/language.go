@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"imgo/internal/process"
 )
 
 // Language is a client library that has a driver.
@@ -77,16 +79,52 @@ func buildGo(ctx context.Context, clients, dir string) (Command, error) {
 	return Command{Args: []string{program}}, run(ctx, filepath.Join(clients, "go"), "go", "build", "-o", program, "./driver")
 }
 
-// buildJava builds in a copy, so that two tests may do it at the same time.
+// buildJava takes the driver that ShareJava has left. Else it builds in a copy, so that two tests may do it at the same time.
 func buildJava(ctx context.Context, clients, dir string) (Command, error) {
+	// With the fast compiler alone, a driver that runs for a minute costs half of the CPU time.
+	command := func(jar string) Command {
+		return Command{Args: []string{"java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-jar", jar}}
+	}
+	if shared, ok := sharedJava(); ok {
+		jar := filepath.Join(shared, javaJar)
+		if _, err := os.Stat(jar); err == nil {
+			return command(jar), nil
+		}
+	}
 	copied := filepath.Join(dir, "java")
 	if err := CopySources(filepath.Join(clients, "java"), copied); err != nil {
 		return Command{}, err
 	}
-	jar := filepath.Join(copied, "imgo-client-driver", "target", "imgo-client-driver.jar")
-	// With the fast compiler alone, a driver that runs for a minute costs half of the CPU time.
-	return Command{Args: []string{"java", "-XX:TieredStopAtLevel=1", "-jar", jar}}, run(ctx, copied,
+	return command(filepath.Join(copied, javaTarget, javaJar)), run(ctx, copied,
 		"mvn", "-q", "-B", "-Dmaven.test.skip=true", "-pl", ":imgo-client-driver", "-am", "package")
+}
+
+const (
+	javaTarget = "imgo-client-driver/target"
+	javaJar    = "imgo-client-driver.jar"
+)
+
+// sharedJava returns the folder of the driver that the tests of several packages share. ok is false without scripts/test.
+func sharedJava() (dir string, ok bool) {
+	built := os.Getenv(process.Built)
+	return filepath.Join(built, "java-driver"), built != ""
+}
+
+// ShareJava leaves the driver of a copy of clients/java, in which Maven has run, for the tests of other packages. It does nothing
+// without scripts/test.
+func ShareJava(copied string) error {
+	shared, ok := sharedJava()
+	if _, err := os.Stat(shared); !ok || err == nil {
+		return nil
+	}
+	next, err := os.MkdirTemp(filepath.Dir(shared), "java-driver-")
+	if err != nil {
+		return err
+	}
+	if err := os.CopyFS(next, os.DirFS(filepath.Join(copied, javaTarget))); err != nil {
+		return err
+	}
+	return os.Rename(next, shared) // other tests find a whole driver or none
 }
 
 // CopySources copies a folder without what Maven has built in it.
