@@ -1,11 +1,12 @@
 // Package java_test tests the Java libraries: their own tests beside a real imgo, what clients/java/pack writes, the program
-// of the quick start in an empty project, and the examples. Everything is built in copies. Each test of the
-// package is skipped if Java or Maven is missing, or fails with CI=true.
+// of the quick start in an empty project, and the examples. Everything is built in copies. One build tests the libraries, and
+// most tests use what it made. Each test of the package is skipped if Java or Maven is missing, or fails with CI=true.
 package java_test
 
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -27,11 +28,16 @@ const buildLimit = 12 * time.Minute
 // modules are those that are published.
 var modules = []string{"imgo-client", "imgo-client-kotlin", "imgo-client-okhttp", "imgo-server"}
 
-// shared is what the tests make once: a folder, and the packed libraries.
+var twice = flag.Bool("twice", false, "build the libraries a second time, and compare the bytes")
+
+// shared is what the tests make once: a folder, the built libraries and the packed ones.
 var shared struct {
-	dir      string
-	packOnce sync.Once
-	packErr  error
+	dir       string
+	buildOnce sync.Once
+	buildLog  []byte
+	buildErr  error
+	packOnce  sync.Once
+	packErr   error
 }
 
 func TestMain(m *testing.M) {
@@ -44,6 +50,11 @@ func TestMain(m *testing.M) {
 		defer os.RemoveAll(dir)
 		defer programs.CleanUp()
 		shared.dir = dir
+		// Most programs in Java run for a few seconds here: they compile and collect as little as they can.
+		if err := os.Setenv("JDK_JAVA_OPTIONS", "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
 		return m.Run()
 	}())
 }
@@ -87,56 +98,94 @@ func complaints(out []byte) string {
 	return string(out)
 }
 
+// built returns a copy of the sources in which all modules were built and tested, and what Maven printed.
+func built(t *testing.T) (dir string, log []byte) {
+	t.Helper()
+	needsJava(t)
+	sources := filepath.Join(shared.dir, "java")
+	shared.buildOnce.Do(func() {
+		if shared.buildErr = copySources(shared.dir); shared.buildErr != nil {
+			return
+		}
+		env := []string{"TEST_IMGO=" + programs.Binary(t)}
+		if shared.buildLog, shared.buildErr = run(context.Background(), sources, env, "mvn", "-Ppack", "verify"); shared.buildErr != nil {
+			return
+		}
+		shared.buildErr = driver.ShareJava(sources)
+	})
+	if shared.buildErr != nil {
+		t.Fatal(shared.buildErr)
+	}
+	return sources, shared.buildLog
+}
+
 // dist returns the folder of the packed libraries.
 func dist(t *testing.T) string {
 	t.Helper()
-	needsJava(t)
+	sources, _ := built(t)
 	dir := filepath.Join(shared.dir, "dist")
-	shared.packOnce.Do(func() { _, shared.packErr = run(context.Background(), ".", nil, "./pack", dir) })
+	shared.packOnce.Do(func() { _, shared.packErr = run(context.Background(), ".", nil, "./pack", dir, sources) })
 	if shared.packErr != nil {
 		t.Fatal(shared.packErr)
 	}
 	return dir
 }
 
-// copySources copies clients/java without what was built, and the vectors beside it.
-func copySources(t *testing.T) string {
-	t.Helper()
-	to := t.TempDir()
+// copySources copies clients/java without what was built, and the vectors beside it, into a folder.
+func copySources(to string) error {
 	for _, folder := range []string{"java", "vectors"} {
 		if err := driver.CopySources(filepath.Join("..", folder), filepath.Join(to, folder)); err != nil {
-			t.Fatal(err)
+			return err
 		}
 	}
-	return filepath.Join(to, "java")
+	return nil
 }
 
-// TestLibraries runs the tests of all modules, and packs what they were run with. Another build in another folder, which
-// clients/java/pack makes, gives the same bytes.
+// TestLibraries runs the tests of all modules, and looks at what is packed.
 func TestLibraries(t *testing.T) {
-	needsJava(t)
-	sources := copySources(t)
-	out, err := run(t.Context(), sources, []string{"TEST_IMGO=" + programs.Binary(t)}, "mvn", "-Ppack", "verify")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if skipped := regexp.MustCompile(`(?m)^.*Tests run: .*Skipped: [1-9].*$`).Find(out); skipped != nil {
+	_, log := built(t)
+	if skipped := regexp.MustCompile(`(?m)^.*Tests run: .*Skipped: [1-9].*$`).Find(log); skipped != nil {
 		t.Errorf("tests were skipped: %s", skipped)
 	}
 	packed := dist(t)
+	for _, file := range packedFiles(t) {
+		readFile(t, filepath.Join(packed, file))
+	}
+}
+
+// TestSecondBuild packs the libraries in two folders, with a build for each. Both give the same bytes.
+func TestSecondBuild(t *testing.T) {
+	if !*twice {
+		t.Skip("builds the libraries twice; only with -twice")
+	}
+	needsJava(t)
+	var packed [2]string
+	for i := range packed {
+		packed[i] = t.TempDir()
+		if _, err := run(t.Context(), ".", nil, "./pack", packed[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, file := range packedFiles(t) {
+		if !bytes.Equal(readFile(t, filepath.Join(packed[0], file)), readFile(t, filepath.Join(packed[1], file))) {
+			t.Errorf("two builds of %s differ", file)
+		}
+	}
+}
+
+// packedFiles returns the paths of the files that pack makes, without their checksums.
+func packedFiles(t *testing.T) []string {
+	t.Helper()
 	group, version := coordinates(t)
-	repository := filepath.Join(packed, "maven", filepath.Join(strings.Split(group, ".")...))
+	var files []string
 	for _, module := range modules {
 		name := module + "-" + version
+		files = append(files, name+".jar")
 		for _, suffix := range []string{".jar", ".pom", "-sources.jar", "-javadoc.jar"} {
-			one := readFile(t, filepath.Join(sources, module, "target", name+suffix))
-			other := readFile(t, filepath.Join(repository, module, version, name+suffix))
-			if !bytes.Equal(one, other) {
-				t.Errorf("two builds of %s%s differ", name, suffix)
-			}
+			files = append(files, filepath.Join("maven", strings.ReplaceAll(group, ".", "/"), module, version, name+suffix))
 		}
-		readFile(t, filepath.Join(packed, name+".jar"))
 	}
+	return files
 }
 
 // TestCoordinates installs and deploys the libraries with another group id and version, given as the two properties. An empty
@@ -145,9 +194,14 @@ func TestCoordinates(t *testing.T) {
 	needsJava(t)
 	const group, version = "com.example.push", "1.2.3"
 	defaultGroup, defaultVersion := coordinates(t)
-	sources, deployed, local := copySources(t), t.TempDir(), repository(t, group)
-	_, err := run(t.Context(), sources, nil, "mvn", "-Dimgo.group="+group, "-Drevision="+version, "-Dmaven.test.skip=true",
-		"-Dmaven.repo.local="+local, "-DaltDeploymentRepository=test::file://"+deployed, "deploy")
+	sources, _ := built(t)
+	dir, deployed, local := t.TempDir(), t.TempDir(), repository(t, group)
+	if err := os.CopyFS(dir, os.DirFS(sources)); err != nil {
+		t.Fatal(err)
+	}
+	// What was compiled for the default names is packed under the new ones.
+	_, err := run(t.Context(), dir, nil, "mvn", "-Dimgo.group="+group, "-Drevision="+version, "-Dmaven.main.skip=true",
+		"-Dmaven.test.skip=true", "-Danimal.sniffer.skip=true", "-Dmaven.repo.local="+local, "-DaltDeploymentRepository=test::file://"+deployed, "deploy")
 	if err != nil {
 		t.Fatal(err)
 	}
