@@ -34,24 +34,34 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// shared is the client that most tests use. The first of them packs it into dir.
+// shared is what the tests make once in dir: the packed client, and a venv with it.
 var shared struct {
-	dir  string
-	once sync.Once
+	dir             string
+	packing, making sync.Once
 }
 
-// pack packs the client with the newest Python into a folder.
+// pack packs the client into a folder.
 func pack(t *testing.T, dir string) {
 	t.Helper()
-	all := interpreters(t)
-	run(t, ".", []string{"PYTHON=" + all[len(all)-1].path}, "./pack", dir)
+	run(t, ".", []string{"PYTHON=" + chosen(t).path}, "./pack", dir)
 }
 
 // packed returns the folder of the shared packed client.
 func packed(t *testing.T) string {
 	t.Helper()
-	shared.once.Do(func() { pack(t, shared.dir) })
+	shared.packing.Do(func() { pack(t, shared.dir) })
 	return shared.dir
+}
+
+// venv returns the path of the shared venv with the packed client alone.
+func venv(t *testing.T) string {
+	t.Helper()
+	dir := packed(t)
+	shared.making.Do(func() {
+		run(t, dir, nil, chosen(t).path, "-m", "venv", "venv")
+		run(t, dir, nil, "venv/bin/pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", wheel)
+	})
+	return filepath.Join(dir, "venv")
 }
 
 // startProgram starts a Python program in a folder with a venv. It is killed at the end of the test.
@@ -60,28 +70,27 @@ func startProgram(t *testing.T, dir string, env []string, args ...string) *progr
 	return programs.Start(t, dir, env, filepath.Join(dir, "venv/bin/python"), args...)
 }
 
-// project makes a folder outside of the repository that has the programs, and a venv with the packed client alone.
-// It checks the types of the programs.
-func project(t *testing.T, python interpreter, files map[string]string) string {
+// project makes a folder outside of the repository that has the programs and the shared venv. It checks the types of the
+// programs.
+func project(t *testing.T, files map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
-	run(t, dir, nil, python.path, "-m", "venv", "venv")
-	run(t, dir, nil, "venv/bin/pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", filepath.Join(packed(t), wheel))
-	args := []string{"--strict", "--cache-dir", filepath.Join(dir, "mypy"), "--python-executable", filepath.Join(dir, "venv/bin/python")}
+	if err := os.Symlink(venv(t), filepath.Join(dir, "venv")); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"--strict", "--cache-dir", filepath.Join(shared.dir, "mypy"), "--python-executable", "venv/bin/python"}
 	for name, text := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		args = append(args, name)
 	}
-	run(t, dir, nil, filepath.Join(python.tools(t), "mypy"), args...)
+	run(t, dir, nil, filepath.Join(chosen(t).tools(t), "mypy"), args...)
 	return dir
 }
 
 // TestPack checks what is in the packed files, and that packing again gives the same bytes.
 func TestPack(t *testing.T) {
-	all := interpreters(t)
-	python := all[len(all)-1]
 	first, second := packed(t), t.TempDir()
 	pack(t, second)
 	for _, name := range []string{wheel, "imgo_client-0.1.0.tar.gz"} {
@@ -93,7 +102,7 @@ func TestPack(t *testing.T) {
 			t.Errorf("%s is another one when it is packed again: %v", name, err)
 		}
 	}
-	listed := run(t, first, nil, python.path, "-m", "zipfile", "-l", wheel)
+	listed := run(t, first, nil, chosen(t).path, "-m", "zipfile", "-l", wheel)
 	for _, name := range []string{"imgo_client/__init__.py", "imgo_client/py.typed", "licenses/LICENSE"} {
 		if !strings.Contains(listed, name) {
 			t.Errorf("the wheel has no %s:\n%s", name, listed)
@@ -137,16 +146,12 @@ func quickStart(t *testing.T) (commands []string, files map[string]string) {
 // TestQuickStart does what the quick start says, with the packed client only. Kept messages arrive in order and once,
 // through kills of the server and of the program.
 func TestQuickStart(t *testing.T) {
-	for _, python := range interpreters(t) {
-		t.Run(fmt.Sprintf("3.%d", python.minor), func(t *testing.T) {
-			_, files := quickStart(t)
-			server := programs.StartServer(t)
-			for name, text := range files {
-				files[name] = server.Real(text)
-			}
-			receive(t, server, project(t, python, files))
-		})
+	_, files := quickStart(t)
+	server := programs.StartServer(t)
+	for name, text := range files {
+		files[name] = server.Real(text)
 	}
+	receive(t, server, project(t, files))
 }
 
 // receive plays the story of the quick start.
@@ -218,12 +223,11 @@ func examples(t *testing.T) map[string]string {
 
 // TestExamples has two users talk to each other. One of them is away for a while.
 func TestExamples(t *testing.T) {
-	all := interpreters(t)
 	files, server := examples(t), programs.StartServer(t)
 	for name, text := range files {
 		files[name] = server.Real(text)
 	}
-	dir := project(t, all[len(all)-1], files)
+	dir := project(t, files)
 	t.Run("receiver", func(t *testing.T) { receiveEvents(t, dir) })
 	backend := startProgram(t, dir, []string{"PORT=0"}, "backend.py")
 	backend.Out.WaitFor(t, "the backend is at http://127.0.0.1:")

@@ -4,6 +4,7 @@ package python_test
 import (
 	"bytes"
 	"context"
+	"flag"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,9 +25,11 @@ const (
 	limit = 10 * time.Minute
 	// key is the API key of the server.
 	key = "the-key-of-the-python-tests"
-	// oldest is the oldest Python 3 that the client supports.
-	oldest = 10
+	// minimum is the oldest Python 3 that the client supports.
+	minimum = 10
 )
+
+var oldest = flag.Bool("oldest", false, "take the oldest Python of this machine in place of the newest")
 
 // interpreter is a Python of this machine.
 type interpreter struct {
@@ -34,12 +37,12 @@ type interpreter struct {
 	minor int // of 3.minor
 }
 
-// interpreters returns the oldest and the newest Python here that the client supports, or one if there is only one.
+// chosen returns the Python of the tests: of those here that the client supports, the newest, or the oldest with -oldest.
 // Without any it skips the test. With CI=true it fails.
-func interpreters(t *testing.T) []interpreter {
+func chosen(t *testing.T) interpreter {
 	t.Helper()
 	names := []string{"python3"}
-	for minor := oldest; minor < oldest+10; minor++ {
+	for minor := minimum; minor < minimum+10; minor++ {
 		names = append(names, "python3."+strconv.Itoa(minor))
 	}
 	if home, err := os.UserHomeDir(); err == nil {
@@ -56,7 +59,7 @@ func interpreters(t *testing.T) []interpreter {
 		if err != nil {
 			continue // a shim of a version that is not active, or a Python without venv
 		}
-		if minor, err := strconv.Atoi(strings.TrimSpace(string(out))); err == nil && minor >= oldest {
+		if minor, err := strconv.Atoi(strings.TrimSpace(string(out))); err == nil && minor >= minimum {
 			all = append(all, interpreter{path, minor})
 		}
 	}
@@ -67,11 +70,10 @@ func interpreters(t *testing.T) []interpreter {
 		t.Skip("the Python client's tests need Python 3.10 or newer with venv")
 	}
 	byAge := func(a, b interpreter) int { return a.minor - b.minor }
-	first, last := slices.MinFunc(all, byAge), slices.MaxFunc(all, byAge)
-	if first.minor == last.minor {
-		return []interpreter{first}
+	if *oldest {
+		return slices.MinFunc(all, byAge)
 	}
-	return []interpreter{first, last}
+	return slices.MaxFunc(all, byAge)
 }
 
 // tools returns the folder of the tools for an interpreter.
@@ -96,8 +98,7 @@ func run(t *testing.T, dir string, env []string, name string, args ...string) st
 }
 
 func TestTools(t *testing.T) {
-	all := interpreters(t)
-	bin := all[len(all)-1].tools(t)
+	bin := chosen(t).tools(t)
 	for _, args := range [][]string{
 		{"ruff", "check", "--no-cache", "--config", "pyproject.toml", ".", "../../examples/python"},
 		{"ruff", "format", "--check", "--no-cache", "--config", "pyproject.toml", ".", "../../examples/python"},
@@ -109,20 +110,18 @@ func TestTools(t *testing.T) {
 
 // TestPytest runs the library's own tests, in part with real servers: one without TLS, and one with it.
 func TestPytest(t *testing.T) {
-	for _, python := range interpreters(t) {
-		t.Run("3."+strconv.Itoa(python.minor), func(t *testing.T) {
-			bin := python.tools(t)
-			cert, certKey := transporttest.WriteCert(t, t.TempDir(), "python")
-			plain, secure := server(t, "", ""), server(t, cert, certKey)
-			env := []string{
-				"IMGO_TEST_TCP=" + plain.ClientAddr("tcp").String(), "IMGO_TEST_WS=ws://" + plain.ClientAddr("ws").String(),
-				"IMGO_TEST_TLS=tls://" + secure.ClientAddr("tcp").String(), "IMGO_TEST_WSS=wss://" + secure.ClientAddr("ws").String(),
-				"IMGO_TEST_API=" + plain.Base, "IMGO_TEST_SECURE_API=" + secure.Base, "IMGO_TEST_KEY=" + key,
-				"IMGO_TEST_CA=" + cert, "PYTHONDONTWRITEBYTECODE=1",
-			}
-			run(t, ".", env, filepath.Join(bin, "pytest"), "-p", "no:cacheprovider")
-		})
+	python := chosen(t)
+	t.Logf("Python 3.%d", python.minor)
+	bin := python.tools(t)
+	cert, certKey := transporttest.WriteCert(t, t.TempDir(), "python")
+	plain, secure := server(t, "", ""), server(t, cert, certKey)
+	env := []string{
+		"IMGO_TEST_TCP=" + plain.ClientAddr("tcp").String(), "IMGO_TEST_WS=ws://" + plain.ClientAddr("ws").String(),
+		"IMGO_TEST_TLS=tls://" + secure.ClientAddr("tcp").String(), "IMGO_TEST_WSS=wss://" + secure.ClientAddr("ws").String(),
+		"IMGO_TEST_API=" + plain.Base, "IMGO_TEST_SECURE_API=" + secure.Base, "IMGO_TEST_KEY=" + key,
+		"IMGO_TEST_CA=" + cert, "PYTHONDONTWRITEBYTECODE=1",
 	}
+	run(t, ".", env, filepath.Join(bin, "pytest"), "-p", "no:cacheprovider")
 }
 
 // server starts a node with an API key. Clients need TLS if there is a certificate.
