@@ -185,7 +185,7 @@ func goodRequest(t *testing.T, op *operation) (method, target, body string) {
 	return op.method, target, body
 }
 
-// goodRequests has requests that try more than what their operations need.
+// goodRequests has requests that try more than what their operations need, and that of an operation without an example.
 var goodRequests = map[string]struct{ target, body string }{
 	"pushBatch":           {"/v1/push/batch", `{"pushes":[{"user":"alice","body":1},{"nonsense":1}]}`},
 	"pushStream":          {"/v1/push/stream", `{"user":"alice","body":1}` + "\n" + `{"nonsense":1}`},
@@ -193,6 +193,7 @@ var goodRequests = map[string]struct{ target, body string }{
 	"userRoomsByName":     {"/v1/memberships?user=.", ""},
 	"addMemberByName":     {"/v1/memberships?room=live://1000&user=/", ""},
 	"notices":             {"/v1/notices?after=1", ""},
+	"revokeTokens":        {"/v1/tokens/revoke", `{"user":"alice"}`},
 	"events":              {"/v1/events?user=a", ""},
 	"messages":            {"/v1/users/alice/messages?bodies=true", ""},
 	"messagesByName":      {"/v1/user/messages?user=/&bodies=true", ""},
