@@ -27,15 +27,6 @@ type handler func(ctx context.Context, offered *Services, request *envelope.Call
 // handlers are all methods, by their names on the wire.
 type handlers map[string]handler
 
-func newHandlers() handlers {
-	h := make(handlers)
-	h.addRouter()
-	h.addLogic()
-	h.addComet()
-	h.addStatus()
-	return h
-}
-
 // service is one service of the table of handlers.
 type service[S any] struct {
 	role string // that implements it; "" for the status, which every node has
