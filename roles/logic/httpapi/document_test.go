@@ -149,7 +149,7 @@ func TestOpenAPIRoutes(t *testing.T) {
 
 // goodNames are the values of parameters in good requests.
 var goodNames = map[string]string{
-	"user": "alice", "device": "phone", "room": "live://1000", "id": "7", "hook": "orders", "ids": "alice,bob",
+	"user": "a/b", "device": "phone", "room": "live://1000", "id": "7", "hook": "orders", "ids": "alice,bob",
 }
 
 // goodRequest returns a request of an operation that is accepted. It has the parameters that the operation needs, and the
