@@ -52,7 +52,7 @@ install: build ## Build imgo and put it into the folder of `go install`
 test: setup ## Every test, with go vet
 	@scripts/test
 
-race: setup ## The tests of packages and of whole systems again: with the race detector, and with goroutines instead of epoll
+race: setup ## Packages and systems again: with the race detector, with goroutines instead of epoll; second variants of the clients
 	@scripts/test race
 
 check: lint ## The quick check while you work: build, lint, and the tests that need no other process

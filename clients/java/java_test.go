@@ -201,7 +201,8 @@ func TestCoordinates(t *testing.T) {
 	}
 	// What was compiled for the default names is packed under the new ones.
 	_, err := run(t.Context(), dir, nil, "mvn", "-Dimgo.group="+group, "-Drevision="+version, "-Dmaven.main.skip=true",
-		"-Dmaven.test.skip=true", "-Danimal.sniffer.skip=true", "-Dmaven.repo.local="+local, "-DaltDeploymentRepository=test::file://"+deployed, "deploy")
+		"-Dmaven.test.skip=true", "-Danimal.sniffer.skip=true", "-Dmaven.repo.local="+local,
+		"-DaltDeploymentRepository=test::file://"+deployed, "deploy")
 	if err != nil {
 		t.Fatal(err)
 	}
