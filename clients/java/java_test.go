@@ -199,10 +199,18 @@ func TestCoordinates(t *testing.T) {
 	if err := os.CopyFS(dir, os.DirFS(sources)); err != nil {
 		t.Fatal(err)
 	}
-	// What was compiled for the default names is packed under the new ones.
-	_, err := run(t.Context(), dir, nil, "mvn", "-Dimgo.group="+group, "-Drevision="+version, "-Dmaven.main.skip=true",
-		"-Dmaven.test.skip=true", "-Danimal.sniffer.skip=true", "-Dmaven.repo.local="+local,
-		"-DaltDeploymentRepository=test::file://"+deployed, "deploy")
+	// Without sources, Maven packs what was compiled for the default names under the new ones.
+	folders, err := filepath.Glob(filepath.Join(dir, "*", "src"))
+	if err != nil || len(folders) < len(modules) {
+		t.Fatalf("there are sources of %d modules: %v", len(folders), err)
+	}
+	for _, folder := range folders {
+		if err := os.RemoveAll(folder); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err = run(t.Context(), dir, nil, "mvn", "-Dimgo.group="+group, "-Drevision="+version, "-Dmaven.test.skip=true",
+		"-Danimal.sniffer.skip=true", "-Dmaven.repo.local="+local, "-DaltDeploymentRepository=test::file://"+deployed, "deploy")
 	if err != nil {
 		t.Fatal(err)
 	}
