@@ -21,8 +21,8 @@ type Faults struct {
 	Store store.Faults
 	// Clock is the node's wall clock, except that of its store. Nil means time.Now.
 	Clock func() time.Time
-	// RecordVersion is the highest version of kept records that the node pretends to read; 0: the
-	// program's.
+	// RecordVersion is the highest version of kept records that the node pretends to read. 0 means
+	// the program's.
 	RecordVersion uint32
 	// LogicLog wraps the kept topic for logic, and RouterLog wraps it for router. Nil means no
 	// wrapper.

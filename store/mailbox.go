@@ -27,8 +27,8 @@ type MailboxEntry struct {
 	Shared bool
 	// Size is the size of the body, in bytes.
 	Size int32
-	// Tracked is what is known beside that if the push asked for a report, or has a ref; nil: it
-	// did not.
+	// Tracked is what is known beside that if the push asked for a report, or has a ref. It is nil
+	// otherwise.
 	Tracked *MailboxTracked
 }
 

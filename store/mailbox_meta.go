@@ -31,10 +31,10 @@ type MailboxMeta struct {
 	// Dropped counts the messages that were dropped by the bound on the mailbox's length.
 	Dropped uint64
 	// Moved is the id of the record that completed the mailbox's move from the log's
-	// previous generation; 0: it did not come from there.
+	// previous generation. It is 0 if the mailbox did not move.
 	Moved uint64
-	// Rooms are the rooms that callers of the API have put the user into; nil: they never
-	// did. What it points to never changes.
+	// Rooms are the rooms that callers of the API have put the user into. It is nil if they
+	// never did. What it points to never changes.
 	Rooms *MailboxRooms
 	// Reads is what the user has read, or nil for nothing. What it points to never changes.
 	Reads *MailboxReads
@@ -43,8 +43,8 @@ type MailboxMeta struct {
 	Presence *MailboxPresence
 }
 
-// appendMeta appends the stored form of a meta. Rooms, Reads and Presence have their lengths before them; 0: there
-// is none.
+// appendMeta appends the stored form of a meta. Rooms, Reads and Presence have their lengths before them. The
+// length of a part that is not there is 0.
 func appendMeta(b []byte, m *MailboxMeta) []byte {
 	b = appendUints(append(b, mailboxFormat), uint64(m.LastMS), m.Dropped, m.Moved, uint64(len(m.Devices)))
 	for _, d := range m.Devices {

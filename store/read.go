@@ -49,8 +49,8 @@ func withValues(prefix []byte) badger.IteratorOptions {
 	return badger.IteratorOptions{Prefix: prefix, PrefetchValues: true, PrefetchSize: 64}
 }
 
-// items returns an iterator over the items behind a key, in the order of their keys; nil:
-// over all. An item is valid until the next one. A transaction that writes can have one
+// items returns an iterator over the items behind a key, in the order of their keys. A nil
+// key means all items. An item is valid until the next one. A transaction that writes can have one
 // such iterator at a time.
 func items(txn *badger.Txn, opt badger.IteratorOptions, after []byte) iter.Seq[*badger.Item] {
 	return func(yield func(*badger.Item) bool) {
@@ -64,8 +64,8 @@ func items(txn *badger.Txn, opt badger.IteratorOptions, after []byte) iter.Seq[*
 	}
 }
 
-// each calls fn for the items behind a key, in the order of their keys, at most limit; nil: from the first. An item is
-// valid during the call.
+// each calls fn for the items behind a key, in the order of their keys, at most limit. A nil key means from the
+// first item on. An item is valid during the call.
 func (db *DB) each(opt badger.IteratorOptions, after []byte, limit int, fn func(item *badger.Item) error) error {
 	return db.view(func(txn *badger.Txn) error {
 		n := 0

@@ -280,7 +280,7 @@ func (s *Tokens) setDue(txn *badger.Txn, k TokenKey, ms int64) error {
 	return err
 }
 
-// at returns the token of a hash; nil: it is unknown.
+// at returns the token of a hash, or nil if the hash is unknown.
 func (s *Tokens) at(txn *badger.Txn, hash TokenHash) (t *Token, err error) {
 	_, err = readKey(txn, s.key(tokenAt, hash[:]), func(raw []byte) error {
 		t, err = decodeToken(hash, raw)
@@ -301,7 +301,7 @@ func (s *Tokens) Clear(ctx context.Context) error {
 	return wrapToken("clear the view of the tokens topic", err)
 }
 
-// Token returns the token of a hash, valid or not; nil: it is unknown.
+// Token returns the token of a hash, valid or not. It returns nil if the hash is unknown.
 func (s *Tokens) Token(ctx context.Context, hash TokenHash) (t *Token, err error) {
 	if err := ctx.Err(); err != nil || s.empty.Load() {
 		return nil, err

@@ -84,7 +84,7 @@ func testReloadingTLS(t *testing.T) {
 	transporttest.WriteCert(t, dir, "third")
 	time.Sleep(time.Second)
 	if got := served(t, cfg); got != "third" {
-		t.Fatalf("serves %q a second after the files were mended", got)
+		t.Fatalf("serves %q a second after the files were fixed", got)
 	}
 	if err := os.Remove(keyFile); err != nil {
 		t.Fatal(err)

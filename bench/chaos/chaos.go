@@ -137,8 +137,8 @@ func (st *stage) injectAndRecover(ctx context.Context, v *verify.Verifier, f fau
 	if err := st.inject(ctx, v, f, name); err != nil {
 		return err
 	}
-	mended := time.Now()
-	since := mended // the start of the current normal state
+	repaired := time.Now()
+	since := repaired // the start of the current normal state
 	for {
 		p := v.Progress()
 		// Some messages always wait for a device that is offline on purpose.
@@ -147,10 +147,10 @@ func (st *stage) injectAndRecover(ctx context.Context, v *verify.Verifier, f fau
 			since = time.Now()
 		}
 		if time.Since(since) > max(steady/5, time.Duration(float64(steady)*st.s.scale)) {
-			st.say("%s: as before %s after its end", name, since.Sub(mended).Round(100*time.Millisecond))
+			st.say("%s: as before %s after its end", name, since.Sub(repaired).Round(100*time.Millisecond))
 			return nil
 		}
-		if time.Since(mended) > recoverLimit {
+		if time.Since(repaired) > recoverLimit {
 			return fmt.Errorf("%s: %s after its end it is not as before: %s", name, recoverLimit, p)
 		}
 		if err := wait.Sleep(ctx, 50*time.Millisecond); err != nil {

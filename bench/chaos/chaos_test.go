@@ -117,6 +117,6 @@ func TestRelayCuts(t *testing.T) {
 	}
 	r.fix()
 	if !arrives(100) {
-		t.Error("nothing arrives after it was mended")
+		t.Error("nothing arrives after it was repaired")
 	}
 }

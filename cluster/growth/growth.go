@@ -87,7 +87,7 @@ type State struct {
 	Closed bool
 	// Moved is how many of Partitions have moved to the next generation.
 	Moved int32
-	// SinceMS is when more partitions were asked for, Unix milliseconds; 0: the topic
+	// SinceMS is when more partitions were asked for, Unix milliseconds. It is 0 if the topic
 	// does not grow.
 	SinceMS int64
 }

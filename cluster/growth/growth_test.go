@@ -62,20 +62,20 @@ func (t *topic) end() int64 {
 // view is one node's access to the topic.
 type view struct {
 	*topic
-	mu     sync.Mutex
-	cut    bool
-	mended chan struct{} // closed by cutOff(false)
+	mu       sync.Mutex
+	cut      bool
+	restored chan struct{} // closed by cutOff(false)
 }
 
-func (t *topic) view() *view { return &view{topic: t, mended: make(chan struct{})} }
+func (t *topic) view() *view { return &view{topic: t, restored: make(chan struct{})} }
 
 // cutOff sets whether all calls wait.
 func (v *view) cutOff(cut bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.cut && !cut {
-		close(v.mended)
-		v.mended = make(chan struct{})
+		close(v.restored)
+		v.restored = make(chan struct{})
 	}
 	v.cut = cut
 }
@@ -84,13 +84,13 @@ func (v *view) cutOff(cut bool) {
 func (v *view) wait(ctx context.Context) error {
 	for {
 		v.mu.Lock()
-		cut, mended := v.cut, v.mended
+		cut, restored := v.cut, v.restored
 		v.mu.Unlock()
 		if !cut {
 			return ctx.Err()
 		}
 		select {
-		case <-mended:
+		case <-restored:
 		case <-ctx.Done():
 			return ctx.Err()
 		}

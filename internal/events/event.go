@@ -151,8 +151,8 @@ type Event struct {
 	// IDs are the messages that were read; UpTo: all up to this id too (Read).
 	IDs  []uint64
 	UpTo uint64
-	// Session sent Body with the operation Op, and with its own id of the message ClientID; 0: none
-	// (Upstream).
+	// Session sent Body with the operation Op, and with its own id of the message ClientID. 0 means
+	// that it gave none (Upstream).
 	Session  string
 	Op       int32
 	Body     []byte

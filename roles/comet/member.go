@@ -259,7 +259,7 @@ func (m member) tellRoom(room string, joined bool, code envelope.Code, reason st
 }
 
 // admit asks logic whether the session, which has joined so many rooms by itself, may join a
-// room. It returns until when, in Unix milliseconds; 0: for ever. A session that is in the room
+// room. It returns until when, in Unix milliseconds. 0 means for ever. A session that is in the room
 // already is not asked about, unless it has to leave the room at some time.
 func (m member) admit(room string, joined int) (untilMS int64, err error) {
 	m.out.Lock()

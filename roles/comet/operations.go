@@ -142,8 +142,8 @@ func (r reader) refuse(p transport.Packet, err error) {
 	r.refuseAs(p, string(code), reason, 0)
 }
 
-// refuseAs is refuse with the code and the reason as the client gets them. retryMS is when another try may succeed; 0: that
-// is not said.
+// refuseAs is refuse with the code and the reason as the client gets them. retryMS is when another try may succeed. The
+// answer does not name 0.
 func (r reader) refuseAs(p transport.Packet, code, reason string, retryMS uint32) {
 	r.comet.metrics.refusals.WithLabelValues(code).Inc()
 	body := fmt.Appendf(make([]byte, 0, 128), `{"op":%d,"code":%s,"reason":`, p.Op, quote(code))

@@ -80,8 +80,8 @@ func (h *memberHandler) memberships(ctx context.Context, user string, floor uint
 	return ask(ctx, h.owners, user, "ask for the user's memberships", Router.Memberships, request)
 }
 
-// tell has the user's sessions follow its memberships. leave is a room that they are
-// to leave in any case; empty: none.
+// tell makes the user's sessions follow its memberships. leave, if not empty, is a room that they
+// leave in any case.
 func (h *memberHandler) tell(ctx context.Context, now *envelope.MembershipsReply, leave string) MemberResult {
 	requests := make(map[string]*envelope.MembersRequest)
 	for _, a := range now.GetSessions() {

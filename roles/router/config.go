@@ -123,8 +123,8 @@ func (cfg *Config) checkPolicies() error {
 		if field.Choices == nil {
 			continue
 		}
-		if wrong, mend := field.Check(v.FieldByIndex(field.Index)); wrong != "" {
-			return fmt.Errorf("%s %s, %s", field.Name, wrong, mend)
+		if wrong, fix := field.Check(v.FieldByIndex(field.Index)); wrong != "" {
+			return fmt.Errorf("%s %s, %s", field.Name, wrong, fix)
 		}
 	}
 	return nil

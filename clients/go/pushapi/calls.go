@@ -287,7 +287,7 @@ func (c *Client) Kick(ctx context.Context, user string, o KickOptions) (sessions
 type Reading struct {
 	UpTo uint64
 	IDs  []uint64
-	// Device is where they were read; empty: the event says the default device.
+	// Device is where they were read. If it is empty, the event names the default device.
 	Device string
 }
 

@@ -22,11 +22,11 @@ import (
 // Options are the options of a Fake. The zero value means one broker without TLS and
 // without a login.
 type Options struct {
-	// Ports has the port of 127.0.0.1; nil: a free one.
+	// Ports has the port of 127.0.0.1. Nil means a free one.
 	Ports []int
-	// TLS is the configuration of its listeners; nil: they use no TLS.
+	// TLS is the configuration of its listeners. Nil means no TLS.
 	TLS *tls.Config
-	// Users are those who may log in; nil: there is no login.
+	// Users are the users that may log in. Nil means that there is no login.
 	Users []User
 }
 
@@ -112,7 +112,7 @@ func (f *Fake) Resume() {
 	f.stopped = false
 }
 
-// Slow delays every answer from now on; 0: no longer. Delays under way do not change.
+// Slow delays every answer from now on. 0 ends that. Delays under way do not change.
 func (f *Fake) Slow(by time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

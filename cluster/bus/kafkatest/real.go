@@ -34,23 +34,23 @@ const startLimit = 90 * time.Second
 // RealOptions are the options of a Real. The zero value means one broker on a free port,
 // without a login.
 type RealOptions struct {
-	// Brokers is the number of brokers, 1 or 3; 0: one.
+	// Brokers is the number of brokers, 1 or 3. 0 means 1.
 	Brokers int
 	// Addresses has an address for each broker, host:port. A broker also uses the two
-	// ports after it. nil: free ones of 127.0.0.1.
+	// ports after it. Nil means free ones of 127.0.0.1.
 	Addresses []string
-	// Dir is the folder of data and logs, which stay there; "": a temporary folder
+	// Dir is the folder of data and logs, which stay there. Empty means a temporary folder
 	// that Close removes.
 	Dir string
-	// Users are those who may log in, by PLAIN and SCRAM-SHA-512; nil: there is no
-	// login. Their Mechanism is not used.
+	// Users are the users that may log in, by PLAIN and SCRAM-SHA-512. Nil means that there is
+	// no login. Their Mechanism is not used.
 	Users []User
-	// Memory is the heap of each broker, as for java's -Xmx; default "384M".
+	// Memory is the heap of each broker, as for java's -Xmx. The default is "384M".
 	Memory string
 	// Short is for tests: the brokers start with less CPU time, and have less
 	// throughput.
 	Short bool
-	// Logf logs what happens; nil: nothing is logged.
+	// Logf logs what happens. Nil means that nothing is logged.
 	Logf func(format string, args ...any)
 }
 

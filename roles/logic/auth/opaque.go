@@ -43,8 +43,8 @@ func (o *Opaque) Authenticate(ctx context.Context, token, _ string) (Identity, e
 	return id, err
 }
 
-// keyIn returns the key in a token that is the whole auth body of a client of goim; empty: it
-// is none, or has no key.
+// keyIn returns the key in a token that is the whole auth body of a client of goim. It is empty if the token
+// is something else, or has no key.
 func keyIn(token string) string {
 	if !strings.HasPrefix(strings.TrimLeft(token, " \t\r\n"), "{") {
 		return ""

@@ -85,7 +85,7 @@ func newKeyring(keys []Key) (*keyring, error) {
 		}
 		names[k.Name], hashes[hash] = true, k.Name
 		var wrong error
-		k.Check(func(what, mend string) { wrong = fmt.Errorf("API key %q: %s: %s", k.Name, what, mend) })
+		k.Check(func(what, fix string) { wrong = fmt.Errorf("API key %q: %s: %s", k.Name, what, fix) })
 		if wrong != nil {
 			return nil, wrong
 		}
