@@ -7,7 +7,7 @@ import (
 	"imgo/config"
 )
 
-// startAll starts two nodes of each role.
+// startAll starts two nodes of each role, and waits until each logic knows all of them.
 func (w *world) startAll() {
 	w.t.Helper()
 	for _, role := range []string{config.RoleRouter, config.RoleLogic, config.RoleJob, config.RoleComet} {
@@ -19,6 +19,9 @@ func (w *world) startAll() {
 		for _, n := range w.of(role) {
 			n.WaitReady()
 		}
+	}
+	for _, n := range w.of(config.RoleLogic) {
+		eventually(w.t, n.name+" knows all nodes", func() bool { return w.knownNodes(n.name) == 8 })
 	}
 }
 
