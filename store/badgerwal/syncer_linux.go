@@ -90,9 +90,11 @@ func (s *Syncer) syncLeftovers() error {
 		if err != nil {
 			return err
 		}
-		logs = append(logs, log.position())
+		if log.end > 0 {
+			logs = append(logs, log.position())
+		}
 	}
-	if len(logs) > 0 {
+	if len(names) > 0 {
 		if err := z.SyncDir(s.dir); err != nil {
 			return err
 		}
@@ -125,6 +127,8 @@ func (s *Syncer) syncLocked() error {
 		return err
 	}
 	switch last := len(logs) - 1; {
+	case s.newest.end == 0:
+		return nil // nothing was committed to it
 	case s.newest.end == end && last >= 0 && logs[last].number == s.newest.number:
 		return nil
 	case last >= 0 && logs[last].number == s.newest.number:
@@ -302,11 +306,17 @@ func (l *openLog) position() position {
 }
 
 // scan reads the transactions that were written since the last scan. Badger may write
-// meanwhile: a transaction that is not complete yet has a wrong checksum.
+// meanwhile: a transaction that is not complete yet has a wrong checksum. A log without its
+// header has no transactions: Badger has just created it, or has cut it to no bytes, which
+// it does before it deletes a log that is in a table. Its end stays 0.
 func (l *openLog) scan() error {
 	if l.end == 0 {
 		var header [logHeader]byte
-		if _, err := l.file.ReadAt(header[:], 0); err != nil {
+		_, err := l.file.ReadAt(header[:], 0)
+		if errors.Is(err, io.EOF) || allZero(header[:]) && err == nil {
+			return nil
+		}
+		if err != nil {
 			return err
 		}
 		l.id, l.end = [logIDBytes]byte(header[headerKeyID:]), logHeader
