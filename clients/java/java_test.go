@@ -50,8 +50,8 @@ func TestMain(m *testing.M) {
 		defer os.RemoveAll(dir)
 		defer programs.CleanUp()
 		shared.dir = dir
-		// Most programs in Java run for a few seconds here: they compile and collect as little as they can.
-		if err := os.Setenv("JDK_JAVA_OPTIONS", "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"); err != nil {
+		// Most programs in Java run for a few seconds here.
+		if err := os.Setenv("JDK_JAVA_OPTIONS", driver.BriefJava); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}

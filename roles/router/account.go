@@ -138,9 +138,10 @@ func (a *account) noteReplaced(key envelope.AddressKey) {
 	x.replaced = append(x.replaced, key)
 }
 
-// loading is one read of an account from the store.
+// loading is one read of an account from the store. Its fields are true once
+// done is closed.
 type loading struct {
-	done chan struct{} // nil: nobody waits. It is closed when err is set
+	done chan struct{}
 	err  error
 }
 
@@ -192,9 +193,6 @@ func (t *accountTable) openLocked(ctx context.Context, user string) (*account, e
 		if l == nil {
 			return t.loadLocked(user)
 		}
-		if l.done == nil {
-			l.done = make(chan struct{})
-		}
 		err := p.unlocked(func() error {
 			select {
 			case <-l.done:
@@ -212,7 +210,8 @@ func (t *accountTable) openLocked(ctx context.Context, user string) (*account, e
 // loadLocked reads a user's account from the store, and wakes the goroutines
 // that wait for it.
 func (t *accountTable) loadLocked(user string) (*account, error) {
-	l := &loading{}
+	l := &loading{done: make(chan struct{})}
+	defer close(l.done)
 	t.loading[user] = l
 	t.loads.Add(1)
 	defer t.loads.Done()
@@ -223,9 +222,6 @@ func (t *accountTable) loadLocked(user string) (*account, error) {
 		return nil
 	})
 	delete(t.loading, user)
-	if l.done != nil {
-		close(l.done)
-	}
 	switch {
 	case l.err != nil:
 		return nil, l.err

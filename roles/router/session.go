@@ -47,17 +47,13 @@ type sessionExtra struct {
 // sessionKinds has one of each sessionKind; they are few and stay. It is safe
 // for concurrent use.
 type sessionKinds struct {
-	mu   sync.Mutex
-	all  map[sessionKind]*sessionKind
-	last *sessionKind // mostly the next one, too
+	mu  sync.Mutex
+	all map[sessionKind]*sessionKind
 }
 
 func (ks *sessionKinds) get(k sessionKind) *sessionKind {
 	ks.mu.Lock()
 	defer ks.mu.Unlock()
-	if ks.last != nil && *ks.last == k {
-		return ks.last
-	}
 	shared := ks.all[k]
 	if shared == nil {
 		if ks.all == nil {
@@ -66,7 +62,6 @@ func (ks *sessionKinds) get(k sessionKind) *sessionKind {
 		shared = &sessionKind{strings.Clone(k.comet), strings.Clone(k.generation), strings.Clone(k.transport), k.incarnation}
 		ks.all[*shared] = shared
 	}
-	ks.last = shared
 	return shared
 }
 

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"imgo/clients/conformance/driver"
 	"imgo/roles"
 	"imgo/roles/logic/httpapi"
 	"imgo/test/harness"
@@ -24,8 +25,8 @@ const (
 	limit = 5 * time.Minute
 )
 
-// briefJava makes Java compile and collect as little as it can. Each of its programs here runs for a few seconds.
-var briefJava = []string{"JDK_JAVA_OPTIONS=-XX:+UseSerialGC -XX:TieredStopAtLevel=1"}
+// briefJava is for the programs in Java, each of which runs for a few seconds.
+var briefJava = []string{"JDK_JAVA_OPTIONS=" + driver.BriefJava}
 
 // TestSchemathesis sends some thousand requests. Each request that follows the document must be accepted,
 // each other one refused, and each answer must be as described.

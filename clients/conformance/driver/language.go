@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"imgo/internal/process"
@@ -79,11 +80,14 @@ func buildGo(ctx context.Context, clients, dir string) (Command, error) {
 	return Command{Args: []string{program}}, run(ctx, filepath.Join(clients, "go"), "go", "build", "-o", program, "./driver")
 }
 
+// BriefJava makes a JVM compile and collect as little as it can. A program that runs for a minute or less costs half
+// of the CPU time then. Other programs take it by the variable JDK_JAVA_OPTIONS.
+const BriefJava = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
+
 // buildJava takes the driver that ShareJava has left. Else it builds in a copy, so that two tests may do it at the same time.
 func buildJava(ctx context.Context, clients, dir string) (Command, error) {
-	// With the fast compiler alone, a driver that runs for a minute costs half of the CPU time.
 	command := func(jar string) Command {
-		return Command{Args: []string{"java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-jar", jar}}
+		return Command{Args: slices.Concat([]string{"java"}, strings.Fields(BriefJava), []string{"-jar", jar})}
 	}
 	if shared, ok := sharedJava(); ok {
 		jar := filepath.Join(shared, javaJar)
