@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+	"sync"
 	"time"
 
 	"imgo/internal/settings"
@@ -34,17 +35,18 @@ type section struct {
 	keys []Key
 }
 
-// Keys returns all settings, in the order of config.example.toml.
-func Keys() []Key {
-	var keys []Key
+// Keys returns all settings, in the order of config.example.toml. All callers get the same slice, so
+// they must not change it.
+var Keys = sync.OnceValue(func() (keys []Key) {
 	for _, s := range sections() {
 		keys = append(keys, s.keys...)
 	}
 	return keys
-}
+})
 
-// sections derives the tables and keys from the fields and tags of Config.
-func sections() []section {
+// sections derives the tables and keys from the fields and tags of Config. All callers get the same
+// slice.
+var sections = sync.OnceValue(func() []section {
 	root := section{}
 	var tables []section
 	for _, field := range settings.Fields(reflect.TypeFor[Config]()) {
@@ -60,7 +62,7 @@ func sections() []section {
 		tables = append(tables, table)
 	}
 	return append([]section{root}, tables...)
-}
+})
 
 func newKey(table string, field settings.Field) Key {
 	key := Key{Field: field, Name: field.Name, section: table}
