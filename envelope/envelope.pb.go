@@ -3133,8 +3133,8 @@ type SessionInfo struct {
 	Address *Address               `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
 	User    string                 `protobuf:"bytes,2,opt,name=user,proto3" json:"user,omitempty"`
 	Device  string                 `protobuf:"bytes,3,opt,name=device,proto3" json:"device,omitempty"`
-	// key names the session to callers (goim's key). It is the client's own, which
-	// never has the form of a session's name, or else that name (AddressKey.Name).
+	// key is the name that the client chose for the session (goim's key). It never
+	// has the form of a session's name (AddressKey.Name). Empty: it chose none.
 	Key      string `protobuf:"bytes,4,opt,name=key,proto3" json:"key,omitempty"`
 	Platform string `protobuf:"bytes,5,opt,name=platform,proto3" json:"platform,omitempty"`
 	// remote is the client's address and port.

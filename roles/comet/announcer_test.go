@@ -84,7 +84,7 @@ func TestAnnounce(t *testing.T) {
 			}
 			for _, r := range logic.since(from) {
 				for _, got := range r.Sessions {
-					if got.User == "u2" && (got.Device != "d" || got.Key == "" || fmt.Sprint(got.Rooms, got.Accepts) != "[r] [1000]") {
+					if got.User == "u2" && (got.Device != "d" || got.Key != "" || fmt.Sprint(got.Rooms, got.Accepts) != "[r] [1000]") {
 						t.Fatalf("announced %v", got)
 					}
 				}

@@ -95,14 +95,6 @@ func (s *session) ownExtras() {
 	}
 }
 
-// keyNameLocked returns the key that callers know the session by.
-func (s *session) keyNameLocked() string {
-	if s.key != "" || s.state == stateConnecting { // logic names it
-		return s.key
-	}
-	return s.addressKey().Name()
-}
-
 func (s *session) addressKey() envelope.AddressKey {
 	return envelope.AddressKey{Comet: s.comet.cfg.Name, Session: s.id}
 }
@@ -110,7 +102,7 @@ func (s *session) addressKey() envelope.AddressKey {
 // describeLocked returns the session as logic, router and the API know it.
 func (s *session) describeLocked() *envelope.SessionInfo {
 	return &envelope.SessionInfo{
-		Address: s.addressKey().Address(), User: s.user, Device: s.device, Key: s.keyNameLocked(), Platform: s.platform,
+		Address: s.addressKey().Address(), User: s.user, Device: s.device, Key: s.key, Platform: s.platform,
 		Remote: remoteString(s.out.Conn()), Generation: s.gen.String(), Transport: s.out.Conn().Traits().Scheme,
 		SinceMs: s.since, Accepts: slices.Clone(s.accepts), Rooms: slices.Clone(s.rooms.in), RoomsAt: s.rooms.granted.at,
 		Incarnation: s.comet.incarnation, GlobalKey: s.globalKey,

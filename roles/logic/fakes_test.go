@@ -1,6 +1,7 @@
 package logic_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -106,7 +107,7 @@ func (r *fakeRouter) table(req *envelope.LookupRequest) *envelope.LookupReply {
 	}
 	for _, sessions := range r.sessions {
 		for _, s := range sessions {
-			if slices.Contains(req.Keys, s.Key) {
+			if slices.Contains(req.Keys, cmp.Or(s.Key, s.Address.AsKey().Name())) {
 				reply.Keyed = append(reply.Keyed, s)
 			}
 		}
@@ -482,7 +483,7 @@ func (w *world) owner(user string) *fakeRouter {
 }
 
 func (w *world) connect(user, device, comet string, session uint64) {
-	w.owner(user).connect(user, device, comet, session, envelope.AddressKey{Comet: comet, Session: session}.Name())
+	w.owner(user).connect(user, device, comet, session, "")
 }
 
 func (w *world) records() []*envelope.Record {

@@ -50,14 +50,10 @@ type sessionDocument struct {
 }
 
 func documentOf(s *envelope.SessionInfo) sessionDocument {
-	doc := sessionDocument{
-		User: s.GetUser(), Device: s.GetDevice(), Session: s.GetAddress().AsKey().Name(), Platform: s.GetPlatform(),
+	return sessionDocument{
+		User: s.GetUser(), Device: s.GetDevice(), Session: s.GetAddress().AsKey().Name(), Key: s.GetKey(), Platform: s.GetPlatform(),
 		Address: s.GetRemote(), Transport: s.GetTransport(), Generation: s.GetGeneration(),
 	}
-	if s.GetKey() != doc.Session {
-		doc.Key = s.GetKey()
-	}
-	return doc
 }
 
 // joinAnswer is what the backend answers. A client is refused by the statuses 401 and 403, or by

@@ -36,7 +36,7 @@ func askBackend(t *testing.T, handle http.HandlerFunc) option {
 func joinSession() *envelope.SessionInfo {
 	address := envelope.AddressKey{Comet: "c1", Session: 7}
 	return &envelope.SessionInfo{
-		Address: address.Address(), Key: address.Name(), User: "ann", Device: "phone", Platform: "web", Remote: "192.0.2.1:99",
+		Address: address.Address(), User: "ann", Device: "phone", Platform: "web", Remote: "192.0.2.1:99",
 		Transport: "ws", Generation: "v2",
 	}
 }
@@ -67,7 +67,7 @@ func TestBackendIsAskedAboutRooms(t *testing.T) {
 		t.Fatal(err)
 	}
 	want = map[string]any{
-		"type": "join", "room": "private/7", "user": "ann", "device": "phone", "session": session.Key, "platform": "web",
+		"type": "join", "room": "private/7", "user": "ann", "device": "phone", "session": session.Address.AsKey().Name(), "platform": "web",
 		"address": "192.0.2.1:99", "transport": "ws", "generation": "v2",
 	}
 	if fmt.Sprint(got) != fmt.Sprint(want) {

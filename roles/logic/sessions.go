@@ -26,9 +26,8 @@ type sessionHandler struct {
 // the token, ErrTooMany for a limit of the user's, ErrInvalid for another
 // field, ErrUnavailable for "try again".
 //
-// Connect completes r.Session in place: the user, the device that the token is
-// bound to and, where the client chose none, the key. Of the rooms it leaves
-// those that the session may join.
+// Connect completes r.Session in place: the user, and the device that the token
+// is bound to. Of the rooms it leaves those that the session may join.
 func (h *sessionHandler) Connect(ctx context.Context, r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
 	ctx, end, err := h.life.begin(ctx)
 	if err != nil {
@@ -61,9 +60,6 @@ func (h *sessionHandler) connect(ctx context.Context, r *envelope.ConnectRequest
 		return nil, err
 	}
 	session.GlobalKey = session.Key != "" && (id.AnyKey || id.Key == session.Key)
-	if session.Key == "" {
-		session.Key = session.Address.AsKey().Name()
-	}
 	access := h.cfg.RoomRules.access(&id)
 	var toAsk []string
 	var refused []*envelope.RoomRefusal
@@ -197,7 +193,7 @@ func checkConnect(r *envelope.ConnectRequest) error {
 	if err := cmp.Or(checkOptional("device", s.GetDevice()), checkOptional("platform", s.GetPlatform())); err != nil {
 		return err
 	}
-	if s.GetKey() != "" && !s.GetAddress().AsKey().HasName(s.GetKey()) { // else an earlier try has named it
+	if s.GetKey() != "" {
 		if err := envelope.CheckKey("key", s.GetKey()); err != nil {
 			return err
 		}

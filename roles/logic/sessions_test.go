@@ -51,7 +51,7 @@ func TestConnect(t *testing.T) {
 		t.Errorf("reply %v", reply)
 	}
 	s := owner.attached[0].Session
-	if s.User != "ann" || s.Device != "phone" || s.Key != "c1~000000000000002a" || s.Address.Session != 0x2a || s.Remote != "192.0.2.1:5" ||
+	if s.User != "ann" || s.Device != "phone" || s.Key != "" || s.Address.Session != 0x2a || s.Remote != "192.0.2.1:5" ||
 		s.Generation != "v2" || s.Transport != "tcp" || s.Platform != "ios" || s.SinceMs != w.clock.Now().UnixMilli() ||
 		len(s.Accepts) != 1 || len(s.Rooms) != 1 {
 		t.Errorf("attached %v", s)
@@ -122,6 +122,23 @@ func TestConnectWithoutAuth(t *testing.T) {
 		}
 		if err != nil || reply.User != test.user || req.Session.Key != "my key" || reply.ExpiresMs != 0 {
 			t.Errorf("%+v: %v, %v", test, reply, err)
+		}
+	}
+}
+
+// TestConnectAgainWithoutKey checks that a session whose client chose no key gets none, the second time
+// that its connect is tried either.
+func TestConnectAgainWithoutKey(t *testing.T) {
+	w := newWorld(t, noAuth)
+	req := connectRequest("ann")
+	for range 2 {
+		if _, err := w.Connect(t.Context(), req); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, r := range w.owner("ann").attached {
+		if r.Session.Key != "" || r.Session.GlobalKey {
+			t.Errorf("attached %v", r.Session)
 		}
 	}
 }

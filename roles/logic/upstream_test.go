@@ -56,7 +56,7 @@ func TestUpstreamToEvents(t *testing.T) {
 	up := records[0].Upstream
 	if string(records[0].Id) != "123456789012" || up.GetUser() != "ann" || up.GetDevice() != "phone" ||
 		up.GetOp() != 4 || up.GetClientId() != 7 ||
-		string(up.GetBody()) != "hello" || up.GetSession() != joinSession().Key {
+		string(up.GetBody()) != "hello" || up.GetSession() != joinSession().Address.AsKey().Name() {
 		t.Errorf("record %v", records[0])
 	}
 }
@@ -185,7 +185,7 @@ func TestUpstreamCall(t *testing.T) {
 		t.Fatalf("%s: %v", bodies[0], err)
 	}
 	want = map[string]any{
-		"type": "upstream", "user": "ann", "device": "phone", "session": joinSession().Key, "platform": "web", "address": "192.0.2.1:99",
+		"type": "upstream", "user": "ann", "device": "phone", "session": joinSession().Address.AsKey().Name(), "platform": "web", "address": "192.0.2.1:99",
 		"transport": "ws", "generation": "v2", "op": 1000, "client_id": "7", "body": map[string]any{"buy": 1},
 	}
 	if fmt.Sprint(got) != fmt.Sprint(want) {

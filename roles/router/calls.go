@@ -74,7 +74,7 @@ func (p *partition) attach(ctx context.Context, info *envelope.SessionInfo) (kic
 	}
 	if info.Key != "" {
 		for _, s := range slices.Clone(a.sessions) {
-			if s.key() == info.Key {
+			if s.extra != nil && s.extra.key == info.Key {
 				replace(s, protocol.CloseReplacedByKey, "replaced by a newer session with the same key")
 			}
 		}

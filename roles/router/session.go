@@ -71,13 +71,9 @@ func (ks *sessionKinds) newSession(info *envelope.SessionInfo) *session {
 		kind: ks.get(sessionKind{info.Address.Comet, info.Generation, info.Transport, info.Incarnation}),
 		id:   info.Address.Session, device: info.Device, remote: info.Remote, since: info.SinceMs,
 	}
-	key := info.Key
-	if _, ok := envelope.ParseSessionName(key); ok {
-		key = "" // the session's own name: no client may choose one
-	}
-	if key != "" || info.Platform != "" || len(info.Accepts) > 0 || len(info.Rooms) > 0 || info.RoomsAt > 0 {
+	if info.Key != "" || info.Platform != "" || len(info.Accepts) > 0 || len(info.Rooms) > 0 || info.RoomsAt > 0 {
 		s.extra = &sessionExtra{
-			key: key, globalKey: key != "" && info.GlobalKey, platform: info.Platform, accepts: info.Accepts, rooms: info.Rooms,
+			key: info.Key, globalKey: info.Key != "" && info.GlobalKey, platform: info.Platform, accepts: info.Accepts, rooms: info.Rooms,
 			roomsAt: info.RoomsAt,
 		}
 	}
@@ -88,12 +84,12 @@ func (ks *sessionKinds) newSession(info *envelope.SessionInfo) *session {
 // user of its account.
 func (s *session) describe(user string) *envelope.SessionInfo {
 	info := &envelope.SessionInfo{
-		Address: s.address().Address(), User: user, Device: s.device, Key: s.key(), Remote: s.remote,
+		Address: s.address().Address(), User: user, Device: s.device, Remote: s.remote,
 		Generation: s.kind.generation, Transport: s.kind.transport, SinceMs: s.since, Incarnation: s.kind.incarnation,
 	}
 	if x := s.extra; x != nil {
-		info.GlobalKey, info.Platform, info.Accepts, info.Rooms = x.globalKey, x.platform, slices.Clone(x.accepts), slices.Clone(x.rooms)
-		info.RoomsAt = x.roomsAt
+		info.Key, info.GlobalKey, info.Platform, info.RoomsAt = x.key, x.globalKey, x.platform, x.roomsAt
+		info.Accepts, info.Rooms = slices.Clone(x.accepts), slices.Clone(x.rooms)
 	}
 	return info
 }
@@ -109,14 +105,6 @@ func (s *session) globalKey() string {
 		return ""
 	}
 	return s.extra.key
-}
-
-// key returns the session's key, as callers know it.
-func (s *session) key() string {
-	if s.extra != nil && s.extra.key != "" {
-		return s.extra.key
-	}
-	return s.address().Name()
 }
 
 // target returns the session as one that is to get a message. Both messages

@@ -152,9 +152,6 @@ func callOf(kind string, r *envelope.ConnectRequest) connectCall {
 		Type: kind, Address: s.GetRemote(), Transport: s.GetTransport(), Generation: s.GetGeneration(),
 		Device: s.GetDevice(), Key: s.GetKey(), Platform: s.GetPlatform(), Rooms: s.GetRooms(),
 	}
-	if s.GetAddress().AsKey().HasName(call.Key) { // the client chose none
-		call.Key = ""
-	}
 	switch body := r.GetAuthBody(); {
 	case json.Valid(body):
 		call.Auth = body

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"net/http"
@@ -35,9 +36,10 @@ type sessionView struct {
 func viewSessions(sessions []*envelope.SessionInfo) []sessionView {
 	views := make([]sessionView, 0, len(sessions))
 	for _, s := range sessions {
+		name := s.GetAddress().AsKey().Name()
 		v := sessionView{
-			Name: s.GetAddress().AsKey().Name(),
-			User: s.GetUser(), Device: s.GetDevice(), Key: s.GetKey(), GlobalKey: s.GetGlobalKey(), Platform: s.GetPlatform(),
+			Name: name, Key: cmp.Or(s.GetKey(), name),
+			User: s.GetUser(), Device: s.GetDevice(), GlobalKey: s.GetGlobalKey(), Platform: s.GetPlatform(),
 			Address: s.GetRemote(), Transport: s.GetTransport(), Generation: s.GetGeneration(),
 			Node: s.GetAddress().GetComet(), SinceMS: s.GetSinceMs(), Rooms: s.GetRooms(), Accepts: s.GetAccepts(),
 		}
