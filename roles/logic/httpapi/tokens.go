@@ -63,7 +63,9 @@ type revokeRequest struct {
 func (t *revokeRequest) Field(r *jsonread.Reader, name string) (err error) {
 	switch name {
 	case "token":
-		t.token, err = r.Text()
+		if t.token, err = r.Text(); err == nil && t.token == "" {
+			err = envelope.Invalid(name, "must not be empty; without it all tokens of user are revoked")
+		}
 	case "user":
 		if t.user, err = r.Text(); err == nil {
 			err = envelope.CheckName(name, t.user)

@@ -208,6 +208,7 @@ func TestTokens(t *testing.T) {
 		{"/v1/tokens/revoke", `{"close":true}`, 400, "", "token", ""},
 		{"/v1/tokens/revoke", `{"token":"t","user":"u"}`, 400, "", "user", ""},
 		{"/v1/tokens/revoke", `{"user":""}`, 400, "", "user", ""},
+		{"/v1/tokens/revoke", `{"token":"","user":"u"}`, 400, "", "token", ""},
 		{"/v1/tokens/revoke", `{"user":"u","close":null}`, 400, "", "close", ""},
 	} {
 		h := newHarness(t, httpapi.Config{}, nil)
