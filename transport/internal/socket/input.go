@@ -99,14 +99,14 @@ func (rb *readBuffer) stow(a *Acceptor) {
 // every connection has one.
 type holding struct {
 	slot *transport.InputSlot // nil: nothing was held yet
+	more int32                // bytes that the transport holds, beside the buffer
 	over bool                 // the client has authenticated, or the connection ends
-	more int                  // bytes that the transport holds, beside the buffer
 }
 
 // set says that conn's buffer has size bytes.
 func (h *holding) set(a *Acceptor, conn interface{ Evict() }, size int) {
 	budget := a.cfg.Unauthenticated
-	if size += h.more; h.over || budget == nil || h.slot == nil && size == 0 {
+	if size += int(h.more); h.over || budget == nil || h.slot == nil && size == 0 {
 		return
 	}
 	if h.slot == nil {

@@ -40,7 +40,7 @@ func (p *peer) MaxBody() int { return p.acceptor.cfg.MaxBody }
 func (p *peer) Buffered() []byte { return p.in.bytes() }
 
 // Hold implements Input.
-func (p *peer) Hold(n int) { p.held.more = n }
+func (p *peer) Hold(n int) { p.held.more = int32(n) }
 
 // Authenticated implements transport.Conn.
 func (p *peer) Authenticated() { p.held.end(p.acceptor) }
