@@ -290,7 +290,7 @@ func TestUsage(t *testing.T) {
 		"listen op":              {[]string{"listen", "--token", "1", "--connect", "h:1", "--op", "7"}, []string{"1000"}},
 		"too much":               {[]string{"version", "x"}, []string{`"x"`}},
 		"too much for stats":     {[]string{"stats", "x"}, []string{`"x"`}},
-		"serve what":             {[]string{"serve", "x"}, []string{`"x"`}},
+		"serve what":             {[]string{"serve", "push"}, []string{`"push" is too much`}},
 		"help topic":             {[]string{"help", "pusg"}, []string{`no command "pusg"`, "did you mean imgo push?"}},
 		"empty message":          {[]string{"push", "--user", "1", ""}, []string{"the message is empty"}},
 		"ttl without a unit":     {[]string{"push", "--user", "1", "--ttl", "5", "x"}, []string{"ttl", "a number and its unit", `"5s"`}},

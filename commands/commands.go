@@ -181,7 +181,12 @@ func serveCommand(opts Options) *cli.Command {
 		Usage:       "run the server; the same as imgo alone",
 		Description: "Every setting has a flag here. `imgo config init` prints all settings as a file, with more explanation.",
 		Flags:       opts.AllFlags,
-		Action:      serveOr(opts.Serve),
+		Action: func(c *cli.Context) error {
+			if err := noArguments(c); err != nil {
+				return err
+			}
+			return serveOr(opts.Serve)(c)
+		},
 	}
 }
 
