@@ -99,3 +99,12 @@ func ParseAuth(body []byte) error {
 	_, err := parseAuth(transport.Packet{Version: protocol.Version2, Long: true, Body: body}, false, 10)
 	return err
 }
+
+// Handle has the session of a user handle a packet, as the poller's goroutine does once it has seen that there is space.
+func Handle(c *Comet, user string, p transport.Packet) {
+	c.table.each(func(s *session) {
+		if s.user == user {
+			reader{s}.handle(p)
+		}
+	})
+}

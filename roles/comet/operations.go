@@ -69,9 +69,7 @@ func (r reader) handleImgo(p transport.Packet) {
 	switch p.Op {
 	case protocol.OpSend:
 		r.countPacket("send")
-		if _, over := r.enqueueUpstream(p); over {
-			return
-		}
+		r.enqueueUpstream(p)
 		r.reply(p, protocol.OpMessage, p.Body)
 	case protocol.OpTest:
 		r.countPacket("test")
@@ -93,9 +91,9 @@ func (r reader) upstream(p transport.Packet) {
 		op = "send"
 	}
 	r.countPacket(op)
-	taken, over := r.enqueueUpstream(p)
+	taken := r.enqueueUpstream(p)
 	switch {
-	case over, taken && r.gen == genV2: // a worker answers
+	case taken && r.gen == genV2: // a worker answers
 	case r.gen == genV2:
 		r.refuse(p, errNoUpstream)
 	case r.gen == genGoim && p.Op == protocol.OpRaw: // goim wrote only the body of its answer, which is empty

@@ -77,7 +77,7 @@ type unhandled struct {
 // Run handles the packet and goes on reading.
 func (u *unhandled) Run() {
 	u.pause(u.delay)
-	if u.handle {
+	if u.handle && u.awaitSpace(u.packet) {
 		u.reader.handle(u.packet)
 	}
 	u.read()
@@ -98,7 +98,7 @@ func (r reader) read() {
 		}
 		handle, delay := r.received(p, err)
 		r.pause(delay)
-		if handle {
+		if handle && r.awaitSpace(p) {
 			r.handle(p)
 		}
 	}

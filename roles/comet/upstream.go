@@ -28,8 +28,8 @@ const (
 	upstreamOverhead = 512
 	// upstreamRetryMS is when a client may repeat a message that could not be decided about.
 	upstreamRetryMS = 1000
-	// roomStep is how often a reading goroutine that waits for room looks whether its session is over.
-	roomStep = 50 * time.Millisecond
+	// spaceStep is how often a reading goroutine that waits for space looks whether its session is over.
+	spaceStep = 50 * time.Millisecond
 	// minUpstreamPause and maxUpstreamPause bound the pause before a message of an old client is repeated. It is
 	// given up lateUpstream after its session has ended.
 	minUpstreamPause = 50 * time.Millisecond
@@ -81,7 +81,7 @@ type upstreamQueue struct {
 	*session
 	queue []*upstreamMessage
 	bytes int64
-	room  wait.Signal // a message has left
+	space wait.Signal // a message has left
 }
 
 // message returns the message in a packet of a client. It returns nil if no rule takes it, or the packet has none.
@@ -96,14 +96,12 @@ func (t *upstreamTable) message(gen generation, p transport.Packet) *upstreamMes
 	return &upstreamMessage{packet: p, rule: rule, size: int64(len(p.Body)) + upstreamOverhead}
 }
 
-// upstreamFull reports whether a packet has a message for which there is no room now.
+// upstreamFull reports whether a packet has a message for which there is no space now.
 func (r reader) upstreamFull(p transport.Packet) bool {
 	m := r.comet.upstream.message(r.gen, p)
-	return m != nil && r.fullFor(m)
-}
-
-// fullFor reports whether there is no room for a message.
-func (r reader) fullFor(m *upstreamMessage) bool {
+	if m == nil {
+		return false
+	}
 	if bytes := r.comet.metrics.upstreamBytes.Load(); bytes > 0 && bytes+m.size > int64(r.comet.cfg.UpstreamBytes) {
 		return true
 	}
@@ -112,42 +110,39 @@ func (r reader) fullFor(m *upstreamMessage) bool {
 	return r.upQueue != nil && r.upQueue.fullForLocked(m)
 }
 
-// enqueueUpstream puts the message in a packet into the queue. It waits for room. taken is false if no rule takes the
-// message. over is true if the session ended before there was room.
-func (r reader) enqueueUpstream(p transport.Packet) (taken, over bool) {
-	m := r.comet.upstream.message(r.gen, p)
-	if m == nil {
-		return false, false
-	}
-	for r.fullFor(m) {
-		if !r.awaitRoom() {
-			return false, true
+// awaitSpace waits until there is space for the message in a packet, if it has one. It reports false if the session
+// ended before.
+func (r reader) awaitSpace(p transport.Packet) bool {
+	for r.upstreamFull(p) {
+		r.out.Lock()
+		over := r.state > stateLive
+		var space wait.Signal
+		if r.upQueue != nil {
+			space = r.upQueue.space
 		}
-	}
-	r.addUpstream(m)
-	return true, false
-}
-
-// awaitRoom waits until a message has left the session's queue, or for a moment. It reports false if the session is
-// over.
-func (r reader) awaitRoom() bool {
-	r.out.Lock()
-	over := r.state > stateLive
-	var room wait.Signal
-	if r.upQueue != nil {
-		room = r.upQueue.room
-	}
-	r.out.Unlock()
-	if over {
-		return false
-	}
-	timer := time.NewTimer(roomStep)
-	defer timer.Stop()
-	select {
-	case <-room: // nil: never
-	case <-timer.C:
+		r.out.Unlock()
+		if over {
+			return false
+		}
+		timer := time.NewTimer(spaceStep)
+		select {
+		case <-space: // nil: never
+		case <-timer.C:
+		}
+		timer.Stop()
 	}
 	return true
+}
+
+// enqueueUpstream puts the message in a packet into the queue. It reports false if no rule takes the message. The
+// poller's goroutine calls it, so it does not wait for space: the reader has seen that there is some. Readers that see
+// the last space at the same time exceed the bound by one message each.
+func (r reader) enqueueUpstream(p transport.Packet) bool {
+	m := r.comet.upstream.message(r.gen, p)
+	if m != nil {
+		r.addUpstream(m)
+	}
+	return m != nil
 }
 
 // addUpstream adds a message to the queue, and has a worker carry it if it is the only one.
@@ -160,7 +155,7 @@ func (r reader) addUpstream(m *upstreamMessage) {
 	r.out.Lock()
 	r.ownExtras()
 	if r.upQueue == nil {
-		r.upQueue = &upstreamQueue{session: r.session, room: wait.NewSignal()}
+		r.upQueue = &upstreamQueue{session: r.session, space: wait.NewSignal()}
 	}
 	q := r.upQueue
 	first := q.addLocked(m)
@@ -171,7 +166,7 @@ func (r reader) addUpstream(m *upstreamMessage) {
 	}
 }
 
-// fullForLocked reports whether the queue has no room for a message.
+// fullForLocked reports whether the queue has no space for a message.
 func (b *upstreamQueue) fullForLocked(m *upstreamMessage) bool {
 	return len(b.queue) > 0 && (len(b.queue) >= maxUpstream || b.bytes+m.size > maxUpstreamBytes)
 }
@@ -207,7 +202,7 @@ func (b *upstreamQueue) next() *upstreamMessage {
 	b.queue = b.queue[1:]
 	b.bytes -= size
 	b.comet.metrics.upstreamBytes.Add(-size)
-	b.room.Set()
+	b.space.Set()
 	if len(b.queue) == 0 {
 		b.queue = nil
 		return nil

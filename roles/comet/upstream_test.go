@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"imgo/envelope"
 	"imgo/internal/settings"
@@ -246,4 +247,34 @@ func TestUpstreamDoesNotHoldHeartbeats(t *testing.T) {
 	c.expect(protocol.OpHeartbeatReply, 0, "")
 	close(logic.hold)
 	c.expect(protocol.OpSend, 0, "")
+}
+
+// The poller's goroutine looks whether there is space for a message before it handles it. It does not wait if the
+// others have used the space since.
+func TestHandleDoesNotWaitForSpace(t *testing.T) {
+	logic := newUpstreamLogic()
+	s := start(t, &logic.fakeLogic, func(cfg *comet.Config) {
+		carries(cfg)
+		cfg.UpstreamBytes = 600 // one message
+		cfg.CallTimeout = time.Minute
+	})
+	full := s.dialPipe(pipe.Options{})
+	full.login("full", "")
+	full.send(2, protocol.OpSend, 1, "a")
+	eventually(t, "the space is used", func() bool { return s.metric("imgo_comet_upstream_bytes") > 0 })
+	late := s.dialPipe(pipe.Options{})
+	late.login("late", "")
+	handled := make(chan struct{})
+	go func() {
+		defer close(handled)
+		comet.Handle(s.Comet, "late", transport.Packet{Op: protocol.OpSend, Seq: 2, Body: []byte("b")})
+	}()
+	select {
+	case <-handled:
+	case <-time.After(10 * time.Second):
+		t.Error("the goroutine waits while logic does not answer")
+	}
+	close(logic.hold)
+	<-handled
+	late.expect(protocol.OpSend, 0, "")
 }
