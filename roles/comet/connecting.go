@@ -36,8 +36,9 @@ func (s *connecting) run(ctx context.Context) error {
 		request.AuthBody, request.Headers = p.Packet.Body, handshakeHeaders(p.Header)
 	}
 	reply, err := c.logic.Connect(ctx, request)
+	p.Answered = !isTemporary(err)
 	switch {
-	case isTemporary(err) && c.calls.Err() == nil:
+	case !p.Answered && c.calls.Err() == nil:
 		c.metrics.callErrors.WithLabelValues("connect").Inc()
 		return err
 	case err != nil:

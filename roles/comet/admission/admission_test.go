@@ -1,12 +1,15 @@
 package admission_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -79,6 +82,7 @@ func (c *controller) callback(ctx context.Context, p *admission.PendingConnect) 
 		return nil
 	}
 	c.admitted = append(c.admitted, string(p.Packet.Body))
+	p.Answered = !strings.HasPrefix(string(p.Packet.Body), "bad")
 	p.Session = &session{c, p.Conn}
 	return nil
 }
@@ -247,6 +251,39 @@ func TestRetry(t *testing.T) {
 		// The others have slots in order too, but several at a time.
 		if order := c.order(); order[0] != "first" {
 			t.Errorf("admitted out of order: %v", order)
+		}
+	})
+}
+
+// TestNoAnswer checks that a client that logic is not asked about does not count as an answer of logic.
+func TestNoAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		var tries atomic.Int64
+		c := start(t, func(c *controller, cfg *admission.Config) {
+			cfg.MaxWait, cfg.Log = 10*time.Second, zerolog.New(&log)
+			c.admit = func(_ context.Context, p *admission.PendingConnect) error {
+				if strings.HasPrefix(string(p.Packet.Body), "bad") {
+					return nil
+				}
+				tries.Add(1)
+				return errors.New("no answer")
+			}
+		})
+		c.send(c.dial(), 1, protocol.OpAuth, "first")
+		time.Sleep(5 * time.Second) // by now the pause between two tries is long
+		before := tries.Load()
+		for i := range 20 {
+			c.send(c.dial(), 1, protocol.OpAuth, fmt.Sprintf("bad%d", i))
+			c.send(c.dial(), 1, protocol.OpAuth, fmt.Sprintf("u%d", i))
+		}
+		time.Sleep(9 * time.Second) // the first one is refused meanwhile
+		if n := tries.Load() - before; n < 5 || n > 15 {
+			t.Errorf("logic was asked %d times in 9 s, want about once a second", n)
+		}
+		synctest.Wait()
+		if warned := strings.Count(log.String(), "\n"); warned != 1 || strings.Contains(log.String(), "again\"") {
+			t.Errorf("the log has %d lines, want one for the outage:\n%s", warned, &log)
 		}
 	})
 }

@@ -55,6 +55,9 @@ type PendingConnect struct {
 	// Err is nil if the client is to be admitted. Otherwise it is the reason why
 	// the client is to be refused.
 	Err error
+	// Answered says that logic has decided about the client. Admit sets it. A client that leaves, or whose auth packet
+	// cannot be read, says nothing about logic.
+	Answered bool
 	// Session reads the connection from now on. Admit sets it, also for a session
 	// that it refuses but that has still to say goodbye, and finds it when it is
 	// called again after an error. If it is nil, the connection ends.

@@ -153,11 +153,14 @@ func (q *queue) finish(h *handshake, began time.Time, err error) {
 	now := time.Now()
 	var first, recovered bool
 	q.mu.Lock()
-	if err == nil {
-		recovered = q.limit.succeeded(began, now, q.cfg.CallTimeout/5)
-	} else {
+	switch {
+	case err != nil:
 		first = q.limit.failed(began, now)
 		q.pushLocked(&q.retries, h)
+	case h.Answered:
+		recovered = q.limit.succeeded(began, now, q.cfg.CallTimeout/5)
+	default:
+		q.limit.inUse--
 	}
 	waiting := q.waiting.len() + q.retries.len()
 	q.dispatchLocked()
