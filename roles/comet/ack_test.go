@@ -107,3 +107,45 @@ func TestAckShares(t *testing.T) {
 		}
 	})
 }
+
+// TestAckBatchRefused checks that a batch that logic refuses is sent one by one, and that only what logic refuses again is
+// lost: logic goes away after the first one and comes back.
+func TestAckBatchRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var singles atomic.Int32
+		logic := &fakeLogic{}
+		logic.ack = func(r *envelope.AckRequest) error {
+			if len(r.Acks) > 1 {
+				return envelope.Invalid("ids", "are wrong")
+			}
+			if r.Acks[0].User == "wrong" {
+				return envelope.ErrTooLarge
+			}
+			if singles.Add(1) == 2 {
+				return envelope.ErrUnavailable
+			}
+			return nil
+		}
+		s := start(t, logic, func(cfg *comet.Config) { cfg.AckInterval = time.Second })
+		for i, user := range []string{"wrong", "a", "b", "c"} {
+			c := s.connected(i, user, 0)
+			s.push(s.kept(i, 1, 0))
+			c.receive()
+			c.send(2, protocol.OpAck, 0, ackBody(1))
+			synctest.Wait()
+		}
+		time.Sleep(10 * time.Second)
+		var users []string
+		logic.mu.Lock()
+		for _, a := range logic.acks {
+			users = append(users, a.User)
+		}
+		logic.mu.Unlock()
+		if !slices.Equal(users, []string{"a", "b", "c"}) {
+			t.Errorf("the acknowledgements of %v were taken, want those of a, b and c", users)
+		}
+		if n := s.metric("imgo_comet_lost_total"); n != 1 {
+			t.Errorf("%v were lost, want 1", n)
+		}
+	})
+}

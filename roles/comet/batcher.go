@@ -1,6 +1,7 @@
 package comet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -158,18 +159,18 @@ func (b *batcher[T]) sendAll(ctx context.Context) {
 			return
 		}
 		err := b.call(ctx, items)
-		switch {
-		case err == nil:
+		if refusedForGood(err) {
+			items, err = b.sendSingly(ctx, items, err)
+		}
+		if err == nil {
 			if failing {
 				b.comet.log.Info().Str("call", b.name).Msg("logic takes calls again")
 			}
 			failing = false
 			pause.Reset()
 			continue
-		case errors.Is(err, envelope.ErrInvalid) || errors.Is(err, envelope.ErrTooLarge):
-			b.sendSingly(ctx, items, err)
-			continue
-		case !failing:
+		}
+		if !failing {
 			b.comet.log.Warn().Err(err).Str("call", b.name).Msg("logic does not take a call, trying again until it does")
 		}
 		failing = true
@@ -178,23 +179,36 @@ func (b *batcher[T]) sendAll(ctx context.Context) {
 	}
 }
 
-// sendSingly sends each item of a batch that logic refused with err, which no
-// other try would change. In this way what one client sent does not cost the other
-// clients in the batch. Items that are refused again are dropped.
-func (b *batcher[T]) sendSingly(ctx context.Context, items []T, err error) {
-	lost := 0
-	for _, item := range items {
-		if len(items) > 1 {
-			err = b.call(ctx, []T{item})
+// refusedForGood reports whether logic refused a call, so that no other try would change that.
+func refusedForGood(err error) bool {
+	return errors.Is(err, envelope.ErrInvalid) || errors.Is(err, envelope.ErrTooLarge)
+}
+
+// sendSingly sends each item of a batch that logic refused for good with err. In this way what one client sent does not
+// cost the other clients in the batch. It drops the items that are refused again. It returns the items that are still to
+// be sent, and why, if a call fails.
+func (b *batcher[T]) sendSingly(ctx context.Context, items []T, err error) (rest []T, failure error) {
+	lost, single := 0, len(items) == 1 // a single item was refused already
+	var refusal error
+	for len(items) > 0 {
+		if !single {
+			err = b.call(ctx, items[:1])
+		}
+		if err != nil && !refusedForGood(err) {
+			failure = err
+			break
 		}
 		if err != nil {
-			lost += b.weight(item)
+			lost += b.weight(items[0])
+			refusal = cmp.Or(refusal, err)
 		}
+		items = items[1:]
 	}
 	if lost > 0 {
 		b.countLost(lost)
-		b.comet.log.Error().Err(err).Str("call", b.name).Int("lost", lost).Msg("logic refuses a call for good, dropped it")
+		b.comet.log.Error().Err(refusal).Str("call", b.name).Int("lost", lost).Msg("logic refuses a call for good, dropped it")
 	}
+	return items, failure
 }
 
 func (b *batcher[T]) call(ctx context.Context, items []T) error {
