@@ -42,6 +42,12 @@ func (c *Comet) newFanout(hold bool) *fanoutWorker {
 // sessionList is a borrowed list of sessions.
 type sessionList struct{ sessions []*session }
 
+// empty keeps the list's memory, but no session: it may have ended.
+func (l *sessionList) empty() {
+	clear(l.sessions)
+	l.sessions = l.sessions[:0]
+}
+
 func (l *sessionList) add(s *session) { l.sessions = append(l.sessions, s) }
 
 // sessionLists is a pool of empty lists.
@@ -55,8 +61,7 @@ func (p *sessionLists) get() *sessionList {
 }
 
 func (p *sessionLists) put(l *sessionList) {
-	clear(l.sessions) // or it would keep sessions that have ended
-	l.sessions = l.sessions[:0]
+	l.empty()
 	p.pool.Put(l)
 }
 

@@ -20,6 +20,7 @@ const (
 type sweeper struct {
 	comet *Comet
 	next  int // shard whose heartbeats are next
+	list  sessionList
 }
 
 // tick returns a fifth of the shortest time that the sweeper has to notice.
@@ -37,7 +38,7 @@ func (w *sweeper) sweep() {
 		}
 	}
 	for range (shardCount + heartbeatTicks - 1) / heartbeatTicks {
-		c.table.shards[w.next].each(w.checkAlive)
+		c.table.shards[w.next].each(&w.list, w.checkAlive)
 		if w.next = (w.next + 1) % shardCount; w.next == 0 {
 			c.workers.Trim()
 		}

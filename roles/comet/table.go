@@ -107,19 +107,24 @@ func (t *table) find(id uint64) *session {
 	return s
 }
 
-// each calls f for every session. f must not wait for anything.
+// each calls f for every session that is there when its shard is copied, without a lock
+// of the table. A session may have ended by then.
 func (t *table) each(f func(*session)) {
+	var l sessionList
 	for i := range t.shards {
-		t.shards[i].each(f)
+		t.shards[i].each(&l, f)
 	}
 }
 
-func (sh *shard) each(f func(*session)) {
+// each is table.each for one shard. It uses the memory of l, which is empty before and after.
+func (sh *shard) each(l *sessionList, f func(*session)) {
 	sh.mu.RLock()
-	defer sh.mu.RUnlock()
-	for _, s := range sh.list {
+	l.sessions = append(l.sessions, sh.list...)
+	sh.mu.RUnlock()
+	for _, s := range l.sessions {
 		f(s)
 	}
+	l.empty()
 }
 
 // collectBusy returns the sessions that the sweeper is to look at, and forgets them.
