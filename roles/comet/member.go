@@ -218,24 +218,40 @@ func (m member) takeGranted(user string, list *envelope.Memberships) []string {
 }
 
 // followLater has a worker follow a list of rooms that came by a delivery, whose
-// goroutine must not wait.
+// goroutine must not wait. A session has one such worker at most. It follows the newest list.
 func (m member) followLater(list *envelope.Memberships) {
 	m.out.Lock()
-	newer := list.GetAt() > m.rooms.granted.at && m.state <= stateLive
-	m.out.Unlock()
-	if newer {
-		m.comet.workers.Run(&following{m, list})
+	defer m.out.Unlock()
+	next := m.rooms.next
+	if m.state > stateLive || list.GetAt() <= max(m.rooms.granted.at, next.GetAt()) {
+		return
+	}
+	m.ownExtras()
+	m.rooms.next = list
+	if next == nil {
+		m.comet.workers.Run(following{m})
 	}
 }
 
-// following is a list of rooms that a session has yet to follow.
-type following struct {
-	member
-	list *envelope.Memberships
+// following is the worker's task.
+type following struct{ member }
+
+// Run follows lists until there is no newer one.
+func (f following) Run() {
+	for list := f.nextList(); list != nil; list = f.nextList() {
+		f.follow(list, f.comet.joinBy())
+	}
 }
 
-// Run follows the list.
-func (f *following) Run() { f.follow(f.list, f.comet.joinBy()) }
+// nextList returns the list that the worker is to follow. It returns nil if the worker is done.
+func (f following) nextList() *envelope.Memberships {
+	f.out.Lock()
+	defer f.out.Unlock()
+	if f.rooms.next.GetAt() <= f.rooms.granted.at {
+		f.rooms.next = nil
+	}
+	return f.rooms.next
+}
 
 // tellRoom tells a client of version 2 that the server has put it into a room, or
 // has taken it out. A client that has joined or left the room again since is told

@@ -203,6 +203,53 @@ func TestMemberships(t *testing.T) {
 	}
 }
 
+// TestMembershipsOneWorker checks that the lists of a session that come by the log have one worker at a time, and that it
+// skips those that are no longer the newest.
+func TestMembershipsOneWorker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var running, most, opened int
+		var mu sync.Mutex
+		logic := &fakeLogic{opened: func(ctx context.Context, r *envelope.RoomOpened) error {
+			if r.Room == "" {
+				return nil
+			}
+			mu.Lock()
+			running++
+			opened++
+			most = max(most, running)
+			mu.Unlock()
+			time.Sleep(time.Second)
+			mu.Lock()
+			running--
+			mu.Unlock()
+			return nil
+		}}
+		s := start(t, logic, nil)
+		c := s.connected(0, "ann", 0)
+		for i := range uint64(20) {
+			room := fmt.Sprint("room", i)
+			s.push(roomPush(room, `"x"`)) // nobody is there: the room is denied
+			s.push(&envelope.Delivery{SessionRooms: &envelope.SessionRooms{
+				To:    []*envelope.Address{{Comet: "c1", Session: s.logic.session(0)}},
+				Rooms: &envelope.Memberships{At: i + 1, Rooms: []string{room}},
+			}})
+			synctest.Wait()
+		}
+		time.Sleep(10 * time.Second)
+		mu.Lock()
+		defer mu.Unlock()
+		if most != 1 || opened != 2 {
+			t.Errorf("%d rooms were opened, %d at a time; want the first and the last one, one at a time", opened, most)
+		}
+		if got := s.members(); got != "map[room19:1]" {
+			t.Errorf("the rooms are %s", got)
+		}
+		c.expect(protocol.OpRoomChanged, 0, `{"room":"room0","joined":true,"reason":"the backend has put the user into the room"}`)
+		c.expect(protocol.OpRoomChanged, 0, `{"room":"room19","joined":true,"reason":"the backend has put the user into the room"}`)
+		c.expect(protocol.OpRoomChanged, 0, `{"room":"room0","joined":false,"reason":"the backend has taken the user out of the room"}`)
+	})
+}
+
 // TestMembershipsBeforeTheAnswer checks that a session follows a list that came while
 // logic was asked who the client is, if it is newer than that of the answer.
 func TestMembershipsBeforeTheAnswer(t *testing.T) {
