@@ -8,7 +8,7 @@ type CloseCode int32
 // The close codes.
 const (
 	CloseShutdown         CloseCode = 3001 // the server drains
-	CloseSlow             CloseCode = 3002 // the client takes nothing for limits.slow_timeout
+	CloseSlow             CloseCode = 3002 // the client does not take a write within limits.slow_timeout
 	CloseStaleHeartbeat   CloseCode = 3004 // no heartbeat in time
 	CloseOverload         CloseCode = 3005 // the server cannot take the connection now
 	CloseBadPacket        CloseCode = 3500 // a packet that cannot be read, or is not allowed

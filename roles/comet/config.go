@@ -100,7 +100,7 @@ type Limits struct {
 	UpstreamBurst         int           `toml:"upstream_burst" default:"1000" unit:"packets" min:"1" doc:"How far upstream_rate may be exceeded for a moment."`
 	PendingBytes          int           `toml:"pending_bytes" default:"256KiB" unit:"size" min:"4KiB" max:"1GiB" doc:"What may wait in memory for a slow client. Above it, kept messages wait in the mailbox\nand others are dropped and counted."`
 	SendBuffer            int           `toml:"send_buffer" default:"128KiB" unit:"size" min:"4KiB" max:"16MiB" doc:"What the kernel may hold in its own memory of what a client has not yet taken, beside pending_bytes\n(it doubles that for what it needs itself, and goes no further than net.core.wmem_max)."`
-	SlowTimeout           time.Duration `toml:"slow_timeout" default:"20s" unit:"duration" min:"1s" max:"1h" doc:"A client that takes nothing for this long is closed (3002)."`
+	SlowTimeout           time.Duration `toml:"slow_timeout" default:"20s" unit:"duration" min:"1s" max:"1h" doc:"A client that does not take one write (a frame, or up to 16 KiB of small frames) within this time is closed (3002)."`
 }
 
 // Delivery is how messages find their way: comet's part of section [delivery].

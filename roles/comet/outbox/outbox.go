@@ -3,7 +3,7 @@
 // It owns what lies between a session and its socket: the queue of frames, the
 // goroutine that writes to a connection that blocks, writing without waiting to
 // one that can be polled, sending to many connections in one system call, and
-// noticing a client that takes nothing. It guarantees that frames leave in the
+// noticing a client that is too slow. It guarantees that frames leave in the
 // order in which they were queued, that the owner hears which of them the kernel
 // has, and that an idle outbox has neither a goroutine nor a buffer.
 //
@@ -25,7 +25,8 @@ import (
 // for one system call, and little for a slow client's timeout.
 const writeChunk = 16 << 10
 
-// ErrSlow says that the client took nothing for the whole write timeout.
+// ErrSlow says that the client did not take one write within the write timeout: a frame, or up to writeChunk of small
+// frames. A client that reads a large frame slowly is given up, too. Otherwise it could hold its queue in memory for ever.
 var ErrSlow = errors.New("the connection took nothing for too long")
 
 // Owner is the session that an outbox belongs to. Outbox may be called at any

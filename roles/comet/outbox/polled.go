@@ -107,8 +107,8 @@ func (o *Outbox) closeConnLocked(owner Owner) {
 // BlockedLocked reports whether the socket of a polled connection has no room.
 func (o *Outbox) BlockedLocked() bool { return o.polled && o.writing }
 
-// AbortIfSlowLocked gives up a polled connection whose socket has had no room for
-// the whole write timeout. A connection that blocks does that by itself.
+// AbortIfSlowLocked gives up a polled connection that has not taken one write within
+// the write timeout, see ErrSlow. A connection that blocks does that by itself.
 func (o *Outbox) AbortIfSlowLocked(owner Owner) {
 	if o.BlockedLocked() && o.shared.now()-o.queue.blockedAt >= o.shared.cfg.WriteTimeout {
 		o.abortLocked(owner, ErrSlow)

@@ -25,7 +25,7 @@ const (
 type Config struct {
 	// PendingBytes bounds the bytes that are queued for one connection.
 	PendingBytes int
-	// WriteTimeout is how long a connection may take nothing.
+	// WriteTimeout is how long one write to a connection may take, see ErrSlow.
 	WriteTimeout time.Duration
 	// Batches lends batches to Workers. With nil each frame is written by itself.
 	Batches *batch.Pool
