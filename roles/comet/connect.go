@@ -20,6 +20,7 @@ const (
 	refusedFull     = "max_connections"
 	refusedAddress  = "max_per_address"
 	refusedRate     = "connect_rate"
+	refusedPackets  = "auth_packet_bytes"
 	refusedWait     = "connect_wait"
 	refusedStopping = "stopping"
 	refusedFirst    = "first_packet" // not auth, or not a packet
@@ -106,6 +107,8 @@ func (c *Comet) refusePending(p *admission.PendingConnect, s *session) {
 		c.refuse(p, refusedBytes, protocol.CloseOverload, transport.ErrOverBudget.Error())
 	case errors.Is(p.Err, admission.ErrRate):
 		c.refuse(p, refusedRate, protocol.CloseOverload, "too many clients connect at a time")
+	case errors.Is(p.Err, admission.ErrPacketBytes):
+		c.refuse(p, refusedPackets, protocol.CloseOverload, "too many clients with large auth packets wait")
 	case errors.Is(p.Err, admission.ErrWait):
 		c.refuse(p, refusedWait, protocol.CloseOverload, "the server could not take the connection in time")
 	case errors.As(p.Err, &bad):

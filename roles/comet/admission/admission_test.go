@@ -103,8 +103,10 @@ func (s *session) Run() {
 }
 
 // dial connects a client, which leaves when the test ends.
-func (c *controller) dial() *pipe.Client {
-	client, conn := pipe.New(pipe.Options{})
+func (c *controller) dial() *pipe.Client { return c.dialWith(pipe.Options{}) }
+
+func (c *controller) dialWith(o pipe.Options) *pipe.Client {
+	client, conn := pipe.New(o)
 	c.Serve(conn)
 	c.t.Cleanup(func() { _ = client.Close() })
 	return client
@@ -208,6 +210,26 @@ func TestRateRefuses(t *testing.T) {
 		c.want(3, admission.ErrRate, 7)
 		time.Sleep(5050 * time.Millisecond)
 		c.want(13, admission.ErrRate, 7)
+	})
+}
+
+// TestPacketBytes checks that the auth packets of the clients that wait are bounded in bytes.
+func TestPacketBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := start(t, func(_ *controller, cfg *admission.Config) { cfg.Rate, cfg.Burst = 1, 1 })
+		c.connect(1)
+		const size = 16 << 20
+		sendLarge := func() {
+			c.send(c.dialWith(pipe.Options{MaxBody: size, Buffer: 2 * size}), 1, protocol.OpAuth, string(make([]byte, size)))
+			synctest.Wait()
+		}
+		for range 5 {
+			sendLarge()
+		}
+		c.want(1, admission.ErrPacketBytes, 1)
+		time.Sleep(1050 * time.Millisecond) // one of them has left the queue
+		sendLarge()
+		c.want(2, admission.ErrPacketBytes, 1)
 	})
 }
 

@@ -36,6 +36,7 @@ var (
 	ErrMaxPerAddress    = errors.New("too many connections from one address")
 	ErrHandshakeTimeout = errors.New("no auth packet in time")
 	ErrRate             = errors.New("too many clients connect at a time")
+	ErrPacketBytes      = errors.New("the auth packets of the clients that wait take too much memory")
 	ErrWait             = errors.New("no slot in time")
 	ErrStopping         = errors.New("the server is stopping")
 )

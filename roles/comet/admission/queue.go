@@ -57,7 +57,9 @@ func (q *queue) add(h *handshake) error {
 	switch {
 	case q.closed:
 		return ErrStopping
-	case q.bytes+len(h.Packet.Body) > maxPacketBytes || q.tooManyLocked(h.Started):
+	case q.bytes+len(h.Packet.Body) > maxPacketBytes:
+		return ErrPacketBytes
+	case q.tooManyLocked(h.Started):
 		return ErrRate
 	}
 	h.latest = h.Started.Add(q.cfg.MaxWait)
