@@ -25,12 +25,16 @@ func Host(host string) bool {
 // Refusal is why a request is not believed to come straight from a program of this
 // machine.
 type Refusal struct {
-	// Header is the header at fault, empty for the protocol version.
+	// Header is the header at fault, and Message says what is wrong with it. For the protocol version Header is empty,
+	// and Message is a whole sentence.
 	Header, Message string
 }
 
 func (r *Refusal) Error() string {
-	return strings.TrimSpace("the header " + r.Header + " " + r.Message)
+	if r.Header == "" {
+		return r.Message
+	}
+	return "the header " + r.Header + " " + r.Message
 }
 
 // forwarding are the headers that proxies add, beside all that begin with X-Forwarded.
@@ -62,7 +66,7 @@ func Check(r *http.Request, trusted func(host string) bool) error {
 	}
 	// nginx forwards with HTTP/1.0, unless it is told otherwise, and adds nothing else.
 	if !r.ProtoAtLeast(1, 1) {
-		return &Refusal{"", "the request has HTTP/1.0, with which some proxies forward"}
+		return &Refusal{"", "the request has HTTP/1.0, with which some proxies forward: send HTTP/1.1"}
 	}
 	return nil
 }

@@ -43,7 +43,7 @@ func TestCheck(t *testing.T) {
 		{host: "127.0.0.1", header: "X-Real-IP: 1.2.3.4", refused: "X-Real-Ip"},
 		{host: "127.0.0.1", header: "CF-Connecting-IP: 1.2.3.4", refused: "Cf-Connecting-Ip"},
 		{host: "console.example", header: "X-Forwarded-For: 1.2.3.4", refused: "X-Forwarded-For"},
-		{host: "127.0.0.1", proto: "HTTP/1.0", refused: "HTTP/1.0"},
+		{host: "127.0.0.1", proto: "HTTP/1.0", refused: "the request has HTTP/1.0, with which some proxies forward: send HTTP/1.1"},
 	} {
 		r := httptest.NewRequest("GET", "/v1/stats", nil)
 		r.Host = tt.host
@@ -58,7 +58,8 @@ func TestCheck(t *testing.T) {
 		switch {
 		case tt.refused == "" && err != nil:
 			t.Errorf("%+v: %v", tt, err)
-		case tt.refused != "" && (!errors.As(err, &refusal) || !strings.Contains(err.Error(), tt.refused)):
+		case tt.refused != "" && (!errors.As(err, &refusal) || !strings.HasPrefix(err.Error(), "the ") || !strings.Contains(err.Error(), tt.refused) ||
+			refusal.Header == "" && err.Error() != tt.refused):
 			t.Errorf("%+v: %v", tt, err)
 		}
 	}

@@ -155,35 +155,36 @@ func (l *Listener) parse(head []byte) (*http.Request, *refusal) {
 	reader := l.heads.get(head)
 	defer l.heads.put(reader)
 	r, err := http.ReadRequest(reader.buf)
-	bad := &refusal{reason: refusedHTTP, status: http.StatusBadRequest, text: "this is not an HTTP request"}
+	bad := &refusal{reason: refusedHTTP, status: http.StatusBadRequest, text: "this is no valid HTTP/1.1 request"}
 	if err != nil {
-		if socket.IsProxyHeader(head) {
+		switch {
+		case socket.IsProxyHeader(head):
 			bad.text = "a proxy sends the PROXY protocol, and comet.ws_proxy_protocol does not expect it from there"
-		}
-		if strings.Contains(err.Error(), "unsupported transfer encoding") {
-			bad.status = http.StatusNotImplemented
+		case strings.Contains(err.Error(), "unsupported transfer encoding"):
+			bad.status, bad.text = http.StatusNotImplemented, "the server does not support this Transfer-Encoding"
 		}
 		return nil, bad
 	}
-	host := r.Host
+	host, hasHost := r.Host, true
 	if r.Host == "" || r.URL.Host != "" { // ReadRequest does not tell what the header was
-		var ok bool
-		if host, ok = hostHeader(head); !ok && r.ProtoAtLeast(1, 1) && r.Method != http.MethodConnect {
-			return nil, bad
-		}
+		host, hasHost = hostHeader(head)
 	}
 	expect := r.Header.Get("Expect")
 	switch {
+	case !hasHost && r.ProtoAtLeast(1, 1) && r.Method != http.MethodConnect:
+		bad.text = "the request has no Host header"
 	case r.ProtoMajor != 1:
-		bad.status = http.StatusHTTPVersionNotSupported
-		return nil, bad
-	case !httpguts.ValidHostHeader(host) || !validHeader(r.Header):
-		return nil, bad
+		bad.status, bad.text = http.StatusHTTPVersionNotSupported, "the server supports HTTP/1.1 only"
+	case !httpguts.ValidHostHeader(host):
+		bad.text = "the Host header is not valid"
+	case !validHeader(r.Header):
+		bad.text = "the request has a header that is not valid"
 	case expect != "" && !hasToken(r.Header, "Expect", "100-continue"):
-		bad.status, bad.text = http.StatusExpectationFailed, "no expectation is met"
-		return nil, bad
+		bad.status, bad.text = http.StatusExpectationFailed, "the server supports no Expect header but 100-continue"
+	default:
+		return r, nil
 	}
-	return r, nil
+	return nil, bad
 }
 
 func validHeader(h http.Header) bool {

@@ -138,6 +138,33 @@ func TestUpgradeIsRefused(t *testing.T) {
 	}
 }
 
+// TestRefusalTexts checks that a refused request is told what is wrong with it.
+func TestRefusalTexts(t *testing.T) {
+	l := listen(t, ws.Config{})
+	transporttest.Serve(t, l, func(transport.Conn) { t.Error("a refused request reached the handler") })
+	for text, request := range map[string]string{
+		"this is no valid HTTP/1.1 request":                     "GET\r\n\r\n",
+		"the request has no Host header":                        "GET /sub HTTP/1.1\r\n\r\n",
+		"the Host header is not valid":                          "GET /sub HTTP/1.1\r\nHost: a b\r\n\r\n",
+		"the server supports HTTP/1.1 only":                     "GET /sub HTTP/2.0\r\nHost: x\r\n\r\n",
+		"the server does not support this Transfer-Encoding":    "POST /sub HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n",
+		"the server supports no Expect header but 100-continue": "GET /sub HTTP/1.1\r\nHost: x\r\nExpect: more\r\n\r\n",
+	} {
+		c := transporttest.Dial(t, l, nil)
+		_ = c.SetDeadline(time.Now().Add(transporttest.WaitLimit))
+		if _, err := io.WriteString(c, request); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if body, err := io.ReadAll(resp.Body); string(body) != text+"\n" || err != nil {
+			t.Errorf("%q is answered with %q, %v, want %q", request, body, err, text)
+		}
+	}
+}
+
 // TestAncestorsHandshakes checks that requests are upgraded that both ancestors took, however a
 // connection is run: a key that is not 16 bytes in base64, HTTP/1.0, lines that end in a bare line
 // feed, an empty Host. The answer to the key is that of RFC 6455.
