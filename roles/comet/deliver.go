@@ -135,7 +135,7 @@ type backlog struct {
 func (b *backlog) writeAnswerLocked() {
 	messages, after := b.answer.GetMessages(), b.answer.GetAfter()
 	if b.state > stateLive {
-		b.tally[kindBacklog][outGone]++
+		b.tally[kindBacklog][outGone] += uint32(len(messages))
 		return
 	}
 	if after > b.last {
@@ -176,12 +176,13 @@ func (b *backlog) writeLocked(messages []*envelope.Kept) (whole bool) {
 			}
 		}
 		if size == 0 {
+			b.tally[kindBacklog][outDuplicate] += uint32(len(messages))
 			return true
 		}
 		b.run = b.out.StartRunLocked(b.form, size)
 		defer b.run.EndLocked()
 	}
-	for _, k := range messages {
+	for i, k := range messages {
 		id := k.GetId()
 		switch {
 		case id <= b.last:
@@ -192,7 +193,7 @@ func (b *backlog) writeLocked(messages []*envelope.Kept) (whole bool) {
 			b.tally[kindBacklog][outFiltered]++
 			continue
 		case b.auto.fullLocked() || !b.addLocked(k):
-			b.tally[kindBacklog][outBehind]++
+			b.tally[kindBacklog][outBehind] += uint32(len(messages) - i)
 			return false
 		}
 		b.last = id

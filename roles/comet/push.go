@@ -46,7 +46,7 @@ func (c *Comet) pushOne(d *envelope.Delivery, now time.Time, f *fanoutWorker) (d
 		if s := c.table.find(d.GetBacklog().GetTo().GetSession()); s != nil {
 			s.deliverBacklog(d.GetBacklog(), &f.tally)
 		} else {
-			f.tally[kindBacklog][outGone]++
+			f.tally[kindBacklog][outGone] += uint32(len(d.GetBacklog().GetMessages()))
 		}
 	case d.GetKick() != nil:
 		for _, to := range d.GetKick().GetTo() {
