@@ -71,13 +71,6 @@ func (b *InputBudget) setLocked(s *InputSlot, conn evicter, size int) {
 	}
 }
 
-// Held returns the bytes that all connections hold.
-func (b *InputBudget) Held() int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.size
-}
-
 // largestFirst is a heap of slots.
 type largestFirst []*InputSlot
 

@@ -30,10 +30,6 @@ const maxFrames = 100
 // succession, whatever they bring. A worker does the others.
 const maxInline = 4
 
-// unreadableOp is the operation of a first packet that could not be read. It says
-// that the client did send something.
-const unreadableOp = -1
-
 // checkGoneAfter is how long a client must have waited before a system call
 // asks whether it is still there.
 const checkGoneAfter = 100 * time.Millisecond
@@ -127,9 +123,6 @@ func (h *handshake) step() bool {
 		return false
 	}
 	if err != nil {
-		if bad := (*transport.ProtocolError)(nil); errors.As(err, &bad) && h.Packet.Op == 0 {
-			h.Packet.Op = unreadableOp
-		}
 		h.fail(err)
 		return false
 	}
