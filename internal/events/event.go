@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"imgo/envelope"
+	"imgo/internal/jsonquote"
 	"imgo/internal/jsonread"
 )
 
@@ -135,27 +136,34 @@ type Event struct {
 	User      string
 	TimeMS    int64 // of the record, Unix milliseconds
 
-	Message uint64 // id of the message (Delivered, Settled, Undelivered, Expired, Dropped)
-	Ref     string // the caller's name of the message
-	// Device acknowledged, AfterMS milliseconds after the push (Delivered). Auto: comet did so
-	// for a client that cannot. Of the other types, Device is where messages were read, where the
-	// user came or left, or what sent the message.
-	Device  string
+	// Message is the id of the message (Delivered, Settled, Undelivered, Expired, Dropped).
+	Message uint64
+	// Ref is the caller's name of the message (as Message).
+	Ref string
+	// Device is the device that acknowledged (Delivered), where messages were read (Read), where the user came or left
+	// (Online, Offline), or that sent the message (Upstream).
+	Device string
+	// AfterMS is how many milliseconds after the push the device acknowledged (Delivered).
 	AfterMS int64
-	Auto    bool
-	// Devices still waited (Undelivered, Expired, Dropped).
+	// Auto is set if comet acknowledged for a client that cannot (Delivered).
+	Auto bool
+	// Devices still waited for the message (Undelivered, Expired, Dropped).
 	Devices []string
 	// Without are devices that were forgotten while they waited (Settled).
 	Without []string
-	Reason  string // of Dropped
-	// IDs are the messages that were read; UpTo: all up to this id too (Read).
-	IDs  []uint64
+	// Reason is why the message was taken from the mailbox (Dropped).
+	Reason string
+	// IDs are the messages that were read (Read).
+	IDs []uint64
+	// UpTo says that all messages up to this id were read, too. 0 means none (Read).
 	UpTo uint64
-	// Session sent Body with the operation Op, and with its own id of the message ClientID. 0 means
-	// that it gave none (Upstream).
-	Session  string
-	Op       int32
-	Body     []byte
+	// Session is the session that sent the message (Upstream).
+	Session string
+	// Op is the operation of the message (Upstream).
+	Op int32
+	// Body is the body of the message (Upstream).
+	Body []byte
+	// ClientID is the client's own id of the message. 0 means that it gave none (Upstream).
 	ClientID uint64
 }
 
@@ -171,7 +179,7 @@ func (e *Event) AppendJSON(b []byte, source string) []byte {
 	b = append(b, `,"time":"`...)
 	b = time.UnixMilli(e.TimeMS).UTC().AppendFormat(b, "2006-01-02T15:04:05.000Z")
 	b = append(b, `","datacontenttype":"application/json","data":{"user":`...)
-	b = appendText(b, e.User)
+	b = jsonquote.Append(b, e.User)
 	if e.Message != 0 {
 		b = appendID(b, "id", e.Message)
 	}
@@ -293,7 +301,7 @@ func appendID(b []byte, name string, id uint64) []byte {
 
 func appendField(b []byte, name, text string) []byte {
 	b = append(append(append(b, ',', '"'), name...), '"', ':')
-	return appendText(b, text)
+	return jsonquote.Append(b, text)
 }
 
 func appendList(b []byte, name string, texts []string) []byte {
@@ -302,24 +310,9 @@ func appendList(b []byte, name string, texts []string) []byte {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = appendText(b, text)
+		b = jsonquote.Append(b, text)
 	}
 	return append(b, ']')
-}
-
-// appendText appends a JSON string.
-func appendText(b []byte, text string) []byte {
-	for i := range len(text) {
-		if c := text[i]; c < 0x20 || c == '"' || c == '\\' || c >= utf8.RuneSelf || c == '<' || c == '>' || c == '&' {
-			quoted, err := json.Marshal(text)
-			if err != nil { // no string has one
-				return append(b, '"', '"')
-			}
-			return append(b, quoted...)
-		}
-	}
-	b = append(append(b, '"'), text...)
-	return append(b, '"')
 }
 
 // Header is what a reader needs of an event to pass it on.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/internal/jsonquote"
 	"imgo/protocol"
 	"imgo/roles/comet/admission"
 	"imgo/transport"
@@ -162,20 +163,20 @@ func (s *connecting) encodeAuthReplyLocked(reply *envelope.ConnectReply) []byte 
 	body = strconv.AppendUint(body, uint64(reply.GetPending()), 10)
 	for i, room := range s.rooms.granted.rooms {
 		body = appendListStart(body, "rooms", i)
-		body = appendQuoted(body, room)
+		body = jsonquote.Append(body, room)
 	}
 	body = appendListEnd(body, len(s.rooms.granted.rooms))
 	refused := append(s.auth.refused, reply.GetRefused()...)
 	for i, r := range refused {
 		body = append(appendListStart(body, "refused", i), `{"room":`...)
-		body = append(appendQuoted(body, r.GetRoom()), `,"code":`...)
-		body = append(appendQuoted(body, r.GetCode()), `,"reason":`...)
-		body = append(appendQuoted(body, r.GetReason()), '}')
+		body = append(jsonquote.Append(body, r.GetRoom()), `,"code":`...)
+		body = append(jsonquote.Append(body, r.GetCode()), `,"reason":`...)
+		body = append(jsonquote.Append(body, r.GetReason()), '}')
 	}
 	body = appendListEnd(body, len(refused))
 	for i, room := range reply.GetToAsk() {
 		body = appendListStart(body, "undecided", i)
-		body = appendQuoted(body, room)
+		body = jsonquote.Append(body, room)
 	}
 	body = appendListEnd(body, len(reply.GetToAsk()))
 	if id := reply.GetPublished(); id > 0 {
@@ -190,9 +191,9 @@ func (s *connecting) encodeAuthReplyLocked(reply *envelope.ConnectReply) []byte 
 // 0: never.
 func (s *session) appendAuthReply(expiresMS int64) []byte {
 	body := append(make([]byte, 0, 192), `{"session":`...)
-	body = appendQuoted(body, s.addressKey().Name())
+	body = jsonquote.Append(body, s.addressKey().Name())
 	body = append(body, `,"user":`...)
-	body = appendQuoted(body, s.user)
+	body = jsonquote.Append(body, s.user)
 	body = append(body, `,"heartbeat":`...)
 	body = strconv.AppendFloat(body, s.comet.cfg.Heartbeat.Seconds(), 'f', -1, 64)
 	if expiresMS != 0 {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/internal/jsonquote"
 	"imgo/protocol"
 	"imgo/transport"
 )
@@ -264,13 +265,13 @@ func (m member) tellRoom(room string, joined bool, code envelope.Code, reason st
 		return
 	}
 	body := append(make([]byte, 0, 128), `{"room":`...)
-	body = appendQuoted(body, room)
+	body = jsonquote.Append(body, room)
 	body = fmt.Appendf(body, `,"joined":%t`, joined)
 	if code != "" {
 		body = fmt.Appendf(body, `,"code":"%s"`, code)
 	}
 	body = append(body, `,"reason":`...)
-	body = append(appendQuoted(body, reason), '}')
+	body = append(jsonquote.Append(body, reason), '}')
 	m.sendReplyLocked(transport.EncodeReply(m.form, protocol.Version2, protocol.OpRoomChanged, 0, 0, body))
 }
 

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"imgo/envelope"
+	"imgo/internal/jsonquote"
 	"imgo/protocol"
 	"imgo/transport"
 )
@@ -144,8 +145,9 @@ func (r reader) refuse(p transport.Packet, err error) {
 // answer does not name 0.
 func (r reader) refuseAs(p transport.Packet, code, reason string, retryMS uint32) {
 	r.comet.metrics.refusals.WithLabelValues(code).Inc()
-	body := fmt.Appendf(make([]byte, 0, 128), `{"op":%d,"code":%s,"reason":`, p.Op, quote(code))
-	body = appendQuoted(body, reason)
+	body := fmt.Appendf(make([]byte, 0, 128), `{"op":%d,"code":`, p.Op)
+	body = append(jsonquote.Append(body, code), `,"reason":`...)
+	body = jsonquote.Append(body, reason)
 	if retryMS > 0 {
 		body = fmt.Appendf(body, `,"retry_ms":%d`, retryMS)
 	}

@@ -7,13 +7,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unicode/utf8"
 
 	"imgo/envelope"
 	"imgo/transport"
 )
 
-// This file reads the bodies of packets and writes JSON strings.
+// This file reads the bodies of packets.
 
 // bodyText returns a body that names something: its bytes, or the string in a
 // JSON frame, where an absent body and {} are empty as they are in server frames.
@@ -102,25 +101,4 @@ func remove(list []int32, v int32) []int32 {
 		return slices.Delete(list, i, i+1)
 	}
 	return list
-}
-
-// appendQuoted appends text as the JSON string that quote returns.
-func appendQuoted(dst []byte, text string) []byte {
-	for i := range len(text) {
-		if c := text[i]; c < ' ' || c >= utf8.RuneSelf || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
-			return append(dst, quote(text)...)
-		}
-	}
-	dst = append(dst, '"')
-	dst = append(dst, text...)
-	return append(dst, '"')
-}
-
-// quote returns text as a JSON string. Bytes that are not UTF-8 are replaced.
-func quote(text string) string {
-	b, err := json.Marshal(text)
-	if err != nil { // a string always can be
-		return `""`
-	}
-	return string(b)
 }

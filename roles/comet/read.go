@@ -72,12 +72,15 @@ func appendIDs(b []byte, form transport.Form, ids []uint64) []byte {
 		}
 		return b
 	}
+	if len(ids) == 0 {
+		return b
+	}
+	b = append(b, '[')
 	for i, id := range ids {
-		b = append(b, "[,"[min(i, 1)], '"')
-		b = append(strconv.AppendUint(b, id, 10), '"')
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(strconv.AppendUint(append(b, '"'), id, 10), '"')
 	}
-	if len(ids) > 0 {
-		b = append(b, ']')
-	}
-	return b
+	return append(b, ']')
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/internal/jsonquote"
 	"imgo/protocol"
 	"imgo/roles/comet/outbox"
 	"imgo/transport"
@@ -234,9 +235,10 @@ func (s *session) CloseReasonLocked() (protocol.CloseCode, string) { return s.co
 // encodeDisconnect makes op 6 for a client of version 2. others are addresses that the client may connect
 // to instead.
 func encodeDisconnect(form transport.Form, code protocol.CloseCode, reason string, others []string) []byte {
-	body := fmt.Appendf(nil, `{"code":%d,"reason":%s,"reconnect":%t`, code, quote(reason), code.Reconnect())
+	body := jsonquote.Append(fmt.Appendf(nil, `{"code":%d,"reason":`, code), reason)
+	body = fmt.Appendf(body, `,"reconnect":%t`, code.Reconnect())
 	for i, address := range others {
-		body = appendQuoted(appendListStart(body, "addresses", i), address)
+		body = jsonquote.Append(appendListStart(body, "addresses", i), address)
 	}
 	body = append(appendListEnd(body, len(others)), '}')
 	return transport.EncodeReply(form, protocol.Version2, protocol.OpDisconnect, 0, 0, body)
