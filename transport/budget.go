@@ -11,9 +11,9 @@ import (
 var ErrOverBudget = errors.New("the server holds too many incomplete packets of clients that have not authenticated")
 
 // InputBudget bounds the memory that incomplete requests and packets of all
-// connections take before their clients have authenticated. Beyond the bound the
-// connection that holds most is ended, and of several the one that was first to
-// hold something. It is safe for concurrent use.
+// connections take before their clients have authenticated. Beyond the bound it ends the
+// connection that holds most. If several hold as much, it ends the one that was the
+// first to hold something. It is safe for concurrent use.
 type InputBudget struct {
 	max int
 
@@ -37,8 +37,8 @@ type evicter interface{ Evict() }
 // NewInputBudget makes an InputBudget of max bytes. 0 or less is no bound.
 func NewInputBudget(max int) *InputBudget { return &InputBudget{max: max} }
 
-// Set says that a connection holds size bytes. It ends connections if that is
-// more than the bound allows.
+// Set notes that a connection holds size bytes. If all together hold more than the
+// bound, it ends connections.
 func (b *InputBudget) Set(s *InputSlot, conn evicter, size int) {
 	b.mu.Lock()
 	b.setLocked(s, conn, size)

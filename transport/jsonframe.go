@@ -37,7 +37,7 @@ func JSONLimit(maxBody int) int { return 2*maxBody + 1024 }
 // case of names does not matter, the last of duplicate members counts, null is no
 // value, unknown members are skipped, and so is what follows the object. op is
 // required. ver and seq must fit int16 and int32, and are 0 if they are missing. id is a decimal
-// string of 64 bits. With another version than 2 an id that is none is skipped.
+// string of 64 bits. If the version is not 2, a value of id that is no such string is skipped.
 // Packet.Body is the raw JSON of the body, a part of b, or nil if there is none.
 // Every other text is a *ProtocolError.
 func ParseJSON(b []byte) (Packet, error) {
@@ -121,9 +121,6 @@ func badJSON(reason string) *ProtocolError { return badPacket("bad_json", "text 
 
 // validJSON reports whether b is one JSON value, as encoding/json reads it: a
 // name may come twice, and an escape may be half of a surrogate pair.
-//
-// jsontext takes 0.5 µs of CPU time for a body of 200 bytes, once for a message
-// of any number of sessions. A hand-written scanner took 0.6 µs.
 func validJSON(b []byte) bool {
 	return jsontext.Value(b).IsValid(jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
 }

@@ -79,7 +79,9 @@ type ListenConfig struct {
 	// its side too, so that a reset does not destroy the last packets. 0 is 1 s.
 	Linger time.Duration
 	// Inline says that the handler does not block where the connection is a
-	// Pollable. It is then called on the goroutine that all connections share.
+	// Pollable. The handler is then called on the goroutine that accepts, on that of
+	// the poller, or on one of the connection's own. On the first two it holds up
+	// other connections.
 	Inline bool
 	// Goroutines gives every connection a goroutine, also where epoll could
 	// watch it.

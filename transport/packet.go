@@ -18,7 +18,7 @@ type Header struct {
 	Op        int32
 	Seq       int32
 	HeaderLen int // protocol.HeaderV1 or protocol.HeaderV2
-	BodyLen   int // 0 … the limit given to ParseHeader; 0 too for a length under the short header's
+	BodyLen   int // at most the limit given to ParseHeader; 0 if the packet's length is less than that of the short header
 }
 
 // ParseHeader decodes and checks the first protocol.HeaderV1 bytes of a packet,

@@ -1,5 +1,6 @@
-// Package loopback judges what comes from this machine without a secret: the API without
-// keys, and clients that are believed who they are. It imports no other package of imgo.
+// Package loopback decides whether a program of this machine sent a request. Two callers
+// need that, because they ask for no secret: the API without keys, and the listeners
+// without authentication. It imports no other package of imgo.
 package loopback
 
 import (

@@ -12,7 +12,7 @@ import (
 var errDuration = errors.New(`is not a duration: write a number and its unit, such as "500ms", "5s", "8m", "168h" or "7d"`)
 
 // ParseDuration parses a duration like time.ParseDuration, and also accepts days. It
-// rejects a sign and a number without a unit.
+// returns an error for a negative duration, and for a number other than 0 without a unit.
 func ParseDuration(s string) (time.Duration, error) {
 	s = strings.TrimSpace(s)
 	var days time.Duration

@@ -33,7 +33,7 @@ type Rule struct {
 	Ops      []string      `toml:"ops" example:"[\"4\", \"1000-1999\"]" doc:"The operations: numbers and ranges of 4 and of those from 1000 on. \"*\" stands for all."`
 	To       string        `toml:"to" choices:"events,call,drop" example:"\"events\"" doc:"events: each message is an event, upstream.message. call: each one is posted to url, and the answer is the client's. drop: it goes nowhere."`
 	URL      string        `toml:"url" example:"\"\"" doc:"For call: the address that is called."`
-	Secrets  []string      `toml:"secrets" secret:"true" example:"[]" doc:"For call: what signs the calls by Standard Webhooks, as of: echo whsec_$(openssl rand -base64 32). Two while one is replaced."`
+	Secrets  []string      `toml:"secrets" secret:"true" example:"[]" doc:"For call: the secrets that sign each call (Standard Webhooks). Make one with: echo whsec_$(openssl rand -base64 32). List two while you replace one."`
 	Timeout  time.Duration `toml:"timeout" default:"3s" unit:"duration" min:"100ms" max:"8s" example:"\"3s\"" doc:"For call: the longest time that one call may take."`
 	InFlight int           `toml:"max_in_flight" default:"64" unit:"calls" min:"1" max:"10000" example:"64" doc:"For call: calls under way at a logic. Further ones wait, within the timeout."`
 }

@@ -34,7 +34,7 @@ var ErrUnavailable = errors.New("the webhook is unavailable")
 
 // The outcomes that Config.Observe gets.
 const (
-	OutcomeAnswered = "answered" // with any status below 500 but 408 and 429
+	OutcomeAnswered = "answered" // with a status below 500 that is no redirect, 408 or 429
 	OutcomeFailed   = "failed"   // no answer, one that is too large, a redirect, or another status
 	OutcomeRefused  = "refused"  // not called: after failures, or with too many calls under way
 )

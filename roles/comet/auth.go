@@ -180,8 +180,8 @@ func (m *authMembers) read(r *jsonread.Reader, name []byte) error {
 	return err
 }
 
-// parse reads the members. Of a client that cannot be goim's, notGoim, no member
-// means that it is.
+// parse reads the members. If notGoim is set, the members that only goim has (key,
+// room_id, accepts, platform) do not make the client one of goim.
 func (a *authBody) parse(r *jsonread.Reader, m *authMembers, maxRooms int, notGoim bool) error {
 	a.hasMid = m.mid != nil
 	var room string
@@ -218,8 +218,8 @@ func (a *authBody) parse(r *jsonread.Reader, m *authMembers, maxRooms int, notGo
 	return a.check(room, maxRooms)
 }
 
-// parseText reads a string or null, which changes nothing, as no value does.
-// It reports whether the value was one of these.
+// parseText stores a string in into. It leaves into unchanged for null and for an
+// absent value. It reports whether the value was one of the three.
 func parseText(value []byte, into *string) bool {
 	if len(value) == 0 || string(value) == "null" {
 		return true
@@ -237,8 +237,8 @@ func parseText(value []byte, into *string) bool {
 	return true
 }
 
-// parseLists reads rooms and accepts. A null in them is "" and 0, and instead
-// of them nothing.
+// parseLists reads rooms and accepts. In a list, null stands for an empty string or
+// 0. A list that is null is skipped.
 func (a *authBody) parseLists(r *jsonread.Reader, m *authMembers) error {
 	if m.rooms != nil && string(m.rooms) != "null" {
 		a.rooms = []string{}

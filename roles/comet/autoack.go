@@ -109,8 +109,9 @@ func (a *autoAck) awaitsTCPLocked() bool {
 
 // ackArrivedLocked acknowledges for a client that does not. packet says that a
 // packet of the client has just arrived. By default only a packet counts, and only
-// for messages that the client's TCP has had for packetAge. With AutoAckTCP the
-// TCP's word is enough. Where the transport does not know it, a packet stands for it.
+// for messages that were written at least packetAge ago and that the client's TCP has
+// acknowledged. With AutoAckTCP the acknowledgement of TCP is enough. Where the
+// transport does not know it, a packet stands for it.
 func (a *autoAck) ackArrivedLocked(packet bool) {
 	if a == nil || len(a.unacked) == 0 {
 		return

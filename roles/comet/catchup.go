@@ -18,7 +18,7 @@ const (
 	lastCatchUpPause  = time.Second
 )
 
-// catchUp is how a session that is behind asks for what it misses, one window at
+// catchUp is how a session that is behind asks for what it misses, one backlog at
 // a time. Times are on comet's clock. A session that is not behind has none.
 type catchUp struct {
 	state      catchUpState

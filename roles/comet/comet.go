@@ -50,8 +50,8 @@ import (
 // Logic is what comet calls. Every call has a deadline. Errors carry an
 // envelope.Code. Safe for concurrent use.
 type Logic interface {
-	// Connect returns who a client is, and the first window of what is pending for
-	// it. A window that is not in the reply comes through Push.
+	// Connect returns who a client is, and the first backlog of what is pending for
+	// it. A backlog that is not in the reply comes through Push.
 	Connect(context.Context, *envelope.ConnectRequest) (*envelope.ConnectReply, error)
 	// CatchUp asks for what is pending for a session. The answer is a Backlog that
 	// comes through Push.
@@ -104,15 +104,15 @@ type Comet struct {
 	detaches  *batcher[*envelope.Detached]
 	listeners []transport.Listener
 
-	noExtras extras      // what sessions share that have nothing of it; never written
+	noExtras extras      // the empty extras that sessions share; never written
 	roomsEnd atomic.Bool // a session has had to leave a room at some time
 
 	epoch       time.Time     // start of comet's clock, which no step of the wall clock moves
 	incarnation uint64        // of this start
 	sessionSeq  atomic.Uint64 // counts the session ids that were made
 
-	// calls is the context of all calls of logic but the last acknowledgements and
-	// detachments, which outlive it a little.
+	// calls is the context of all calls of logic but Ack and Detach, which go on until
+	// the end of Run.
 	calls     context.Context
 	stopCalls context.CancelFunc
 
@@ -125,7 +125,7 @@ func New(cfg Config, logic Logic, log zerolog.Logger, reg prometheus.Registerer)
 	if err := envelope.CheckName("comet name", cfg.Name); err != nil {
 		return nil, fmt.Errorf("comet's configuration: %w", err)
 	}
-	// A window over the bound of a session's queue could only be written in part.
+	// A backlog over the bound of a session's queue could only be written in part.
 	cfg.CatchUpBytes = min(cfg.CatchUpBytes, cfg.PendingBytes)
 	c := &Comet{
 		cfg: cfg, logic: logic, log: log, table: newTable(),

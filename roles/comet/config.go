@@ -87,16 +87,16 @@ type Protocol struct {
 // taking all of a comet, and has room for the NAT of a carrier or a company.
 // Without a bound on the send buffer Linux lets it grow to 4 MiB (the third
 // figure of net.ipv4.tcp_wmem) for a client that does not read; the default has
-// room for a window of catching up.
+// room for a backlog.
 type Limits struct {
 	Connections           int           `toml:"connections" default:"250000" unit:"connections" min:"0" doc:"Connections to this node; more are refused (3005)."`
 	ConnectionsPerAddress int           `toml:"connections_per_address" default:"20000" unit:"connections" min:"0" doc:"Connections from one source address (IPv6: one /64). Lower it where clients connect directly;\nbehind a proxy that is not in comet.trusted_proxies all clients are one address."`
-	ConnectRate           float64       `toml:"connect_rate" default:"5000" unit:"connections a second" min:"0" doc:"How fast new clients are let in. One too many waits its turn."`
+	ConnectRate           float64       `toml:"connect_rate" default:"5000" unit:"connections a second" min:"0" doc:"How fast new clients are let in. Clients over this rate wait for their turn."`
 	ConnectBurst          int           `toml:"connect_burst" default:"10000" unit:"connections" min:"1" doc:"How far connect_rate may be exceeded for a moment."`
 	ConnectWait           time.Duration `toml:"connect_wait" default:"30s" unit:"duration" min:"1s" max:"10m" doc:"How long a client that authenticates may wait for its turn: for connect_rate, and while\nlogic or a router is slow or away. Then it is sent away (3005)."`
 	HandshakeBytes        int           `toml:"handshake_bytes" default:"64MiB" unit:"size" min:"1MiB" max:"1TiB" doc:"What incomplete requests and first packets of all clients that have not authenticated may take in memory.\nBeyond it those that hold most are sent away (3005)."`
 	RoomsPerSession       int           `toml:"rooms_per_session" default:"32" unit:"rooms" min:"1" max:"10000" doc:"Rooms that a session may be in at the same time."`
-	UpstreamRate          float64       `toml:"upstream_rate" default:"500" unit:"packets a second" min:"0" doc:"Packets that a session may send, each 4 KiB of them, control frames and fragments.\nA change of rooms, and telling what was read, counts as 10. One that sends more is read from no faster."`
+	UpstreamRate          float64       `toml:"upstream_rate" default:"500" unit:"packets a second" min:"0" doc:"How many packets a second a session may send. Each control frame and each fragment counts as one packet. A packet\ncounts once more for each full 4 KiB of its body. A change of rooms, a new token and op 24 count as 10.\nThe server reads a faster session only at this rate."`
 	UpstreamBurst         int           `toml:"upstream_burst" default:"1000" unit:"packets" min:"1" doc:"How far upstream_rate may be exceeded for a moment."`
 	PendingBytes          int           `toml:"pending_bytes" default:"256KiB" unit:"size" min:"4KiB" max:"1GiB" doc:"What may wait in memory for a slow client. Above it, kept messages wait in the mailbox\nand others are dropped and counted."`
 	SendBuffer            int           `toml:"send_buffer" default:"128KiB" unit:"size" min:"4KiB" max:"16MiB" doc:"What the kernel may hold in its own memory of what a client has not yet taken, beside pending_bytes\n(it doubles that for what it needs itself, and goes no further than net.core.wmem_max)."`
@@ -106,8 +106,8 @@ type Limits struct {
 // Delivery is how messages find their way: comet's part of section [delivery].
 type Delivery struct {
 	CatchUpTimeout   time.Duration `toml:"catch_up_timeout" default:"2s" unit:"duration" min:"100ms" max:"5m" doc:"When a session that is behind asks again for what it missed."`
-	CatchUpMessages  int           `toml:"catch_up_messages" default:"1000" unit:"messages" min:"1" max:"10000" doc:"The most messages in one answer to it."`
-	CatchUpBytes     int           `toml:"catch_up_bytes" default:"128KiB" unit:"size" min:"4KiB" max:"64MiB" doc:"The most bytes in one answer to it (one message always fits)."`
+	CatchUpMessages  int           `toml:"catch_up_messages" default:"1000" unit:"messages" min:"1" max:"10000" doc:"The most messages in the answer to one catch-up."`
+	CatchUpBytes     int           `toml:"catch_up_bytes" default:"128KiB" unit:"size" min:"4KiB" max:"64MiB" doc:"The most bytes in the answer to one catch-up (one message always fits)."`
 	AutoAck          string        `toml:"auto_ack" default:"packet" choices:"packet,tcp" doc:"When a kept message counts as delivered to a client that does not acknowledge. packet: when a packet\nof the client, such as a heartbeat, follows. tcp: when its TCP has the message. Then fewer messages come twice, but\nsome are lost where a proxy or load balancer ends the client's TCP connection."`
 	AckInterval      time.Duration `toml:"ack_interval" default:"50ms" unit:"duration" min:"1ms" max:"10s" doc:"How long acknowledgements are gathered before they are logged."`
 	AnnounceInterval time.Duration `toml:"announce_interval" default:"1s" unit:"duration" min:"100ms" max:"2s" doc:"How often comet says that it lives. A comet that misses three announcements is taken for dead."`

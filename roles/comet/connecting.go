@@ -123,7 +123,7 @@ func (s *connecting) goLive(reply *envelope.ConnectReply) bool {
 	}
 	s.state = stateLive
 	if len(reply.GetBacklog().GetMessages()) > 0 && !s.pacedLocked() {
-		s.out.HoldLocked() // the first window goes with the auth reply
+		s.out.HoldLocked() // the first backlog goes with the auth reply
 	}
 	s.out.StartLocked(s.session, s.encodeAuthReplyLocked(reply))
 	s.auto.pacer().startLocked()

@@ -130,8 +130,8 @@ type backlog struct {
 }
 
 // writeAnswerLocked writes as much of the answer as the queue has room for. The rest is asked
-// for again when the queue has drained, and so is the next window of an answer
-// that has more. In this way a slow client sets its own pace.
+// for again when the queue has drained, and so is the next backlog if there is
+// more. In this way a slow client sets its own pace.
 func (b *backlog) writeAnswerLocked() {
 	messages, after := b.answer.GetMessages(), b.answer.GetAfter()
 	if b.state > stateLive {

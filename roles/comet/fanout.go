@@ -13,11 +13,11 @@ import (
 // the table. Then the goroutine that pushes writes to them, on a large list with
 // the help of one goroutine for each other processor. No goroutine of a session
 // is woken, and no lock of the table is held meanwhile. Push returns when all is
-// done, so that what one caller pushes in one call after another keeps its order.
-// A comet that has enough to do holds up its callers in place of a queue.
+// done, so that the pushes of one caller keep their order. A busy comet needs no
+// queue for pushes: its callers wait.
 
 const (
-	// parallelFrom is from how many sessions on helpers are worth their start.
+	// parallelFrom is the smallest number of sessions for which helpers are started.
 	parallelFrom = 256
 	// parallelStep is how many sessions a helper takes at a time.
 	parallelStep = 64
@@ -27,8 +27,8 @@ const (
 type fanoutWorker struct {
 	outbox.Worker
 	comet *Comet
-	// hold says that more is coming for the same sessions: what they get is held
-	// until flush. held are the sessions that have something.
+	// hold says that more messages for the same sessions follow. Their frames are held
+	// until flush. held lists the sessions that have such frames.
 	hold  bool
 	held  []*session
 	tally tally

@@ -99,9 +99,9 @@ func (w *flushWindow) newest() uint64 {
 	return w.seq
 }
 
-// flush ends the window: every session gets the broadcasts for it and what it
-// held. All get it at once, since the kernel and the clients' machines then do
-// most for one wake-up.
+// flush ends the window. Every session gets its broadcasts and the frames that it
+// held. All sessions get theirs at once, because the kernel and the clients' machines
+// then do more for each wake-up.
 func (w *flushWindow) flush() {
 	w.endMu.Lock()
 	defer w.endMu.Unlock()

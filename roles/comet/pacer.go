@@ -20,16 +20,19 @@ const (
 )
 
 // pacer holds the kept messages of a session that wait for a pause between two
-// packets. A nil one is that of a session that has got nothing kept. The lock of the
+// packets. It is nil until the session gets its first kept message. The lock of the
 // session's outbox guards it.
 type pacer struct {
 	session *session
 	waiting []pacedFrame
-	timer   *time.Timer   // nil until the first message comes
-	written int64         // bytes written when the pacer looked last
-	since   time.Duration // from when on nothing more was written, on comet's clock
-	bytes   int32         // that wait
-	pauses  uint8         // of the first waiting message
+	timer   *time.Timer // nil until the first message comes
+	// written is how many bytes were written when the pacer looked last.
+	written int64
+	// since is when the current pause began, on comet's clock. It is in the future if the
+	// pause is to be longer than packetPause.
+	since  time.Duration
+	bytes  int32 // size of the waiting frames
+	pauses uint8 // how many pauses the first waiting message has waited for
 }
 
 // pacedFrame is a kept message in its frame.

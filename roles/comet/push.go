@@ -86,7 +86,7 @@ func (c *Comet) pushMessage(d *envelope.Delivery, f *fanoutWorker) (denied bool)
 	}
 	id := d.GetId()
 	if d.GetAll() || d.GetRoom() != "" {
-		id = 0 // only in a mailbox, and so for a named session, is it known what came before
+		id = 0 // comet's rule needs the id before it, which only a message to a named session has
 	}
 	m := transport.NewMessage(d.GetOp(), id, d.GetBody())
 	if !d.GetAll() && d.GetRoom() == "" {

@@ -31,8 +31,8 @@ const (
 // The lock of the outbox guards all other fields that change, unless their comment says
 // otherwise. Nobody holds it while reading, calling logic or waiting for a client.
 //
-// A comet has as many sessions as clients. What most of them do not need is in
-// catchUp, which they do not have, and in extras, of which they share an empty one.
+// A comet has as many sessions as clients. To save memory, only a session that is behind
+// has a catchUp. Sessions that need no extras share one empty extras.
 type session struct {
 	comet *Comet
 	out   outbox.Outbox
@@ -69,8 +69,8 @@ type session struct {
 // unplaced is the partition of a session that is not counted for one.
 const unplaced = ^uint32(0)
 
-// extras is what few sessions have, or none for long. The sessions that have
-// nothing of it share the empty one of their comet, which is never written: call
+// extras has the fields that few sessions need, or need for a short time. Sessions that
+// need none of them share the empty extras of their comet. It is never written: call
 // ownExtras before writing.
 type extras struct {
 	platform string

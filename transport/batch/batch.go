@@ -2,10 +2,10 @@
 // kernel has it and allows it. The cost of entering the kernel, and of being
 // switched away from on the way out, is then paid once for a batch.
 //
-// It owns the rings. It guarantees that all is done when Send returns: no write
-// waits for room in a socket, the kernel uses no memory of the caller any more,
-// and each write has a result, even if that is NotSent. It does not know the
-// owners of the sockets, keeps no descriptor open, and takes no lock but its own.
+// It owns the rings. When Send returns, each write has a result, which may be NotSent,
+// and the kernel no longer uses memory of the caller. No write waits for room in a
+// socket. The package does not know the owners of the sockets, keeps no descriptor of
+// theirs open, and takes no lock but its own.
 package batch
 
 import (

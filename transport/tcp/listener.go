@@ -3,8 +3,9 @@
 // meaning of the packets.
 //
 // On Linux, connections without TLS are transport.Pollable: an idle one holds
-// neither a goroutine nor a buffer. With TLS, and on other systems, each
-// connection has a goroutine, and no buffer while it is idle. Listen chooses.
+// neither a goroutine nor a buffer. With TLS, with ListenConfig.Goroutines, and on
+// other systems, each connection has a goroutine, and no buffer while it is idle.
+// Listen chooses.
 package tcp
 
 import (

@@ -2,8 +2,9 @@
 // all: JSON in text messages, or binary packets in binary ones. It owns the port,
 // the HTTP upgrade and the frames. It does not know the meaning of the packets.
 //
-// There are two ways to run a connection, and Listen chooses one. With TLS, and on
-// systems other than Linux, a connection has a goroutine. Otherwise it is a
+// There are two ways to run a connection, and Listen chooses one. With TLS, with
+// ListenConfig.Goroutines, and on systems other than Linux, a connection has a
+// goroutine. Otherwise it is a
 // transport.Pollable: an idle one holds neither a goroutine nor a buffer. Both
 // read requests and frames by the same code, and the same tests hold both.
 // net/http parses the request, and checkRequest judges it.
@@ -42,9 +43,9 @@ type Config struct {
 	// is part of the host. A request without an Origin does not come from a
 	// browser and is let in.
 	Origins []string
-	// Local refuses what does not come straight from this machine: requests that a
-	// proxy forwards, and those of pages whose origin is neither loopback nor one of
-	// Origins. It is for clients that are believed who they are.
+	// Local refuses each request that a program of this machine did not send itself. It
+	// refuses a request that a proxy forwards, and that of a page whose origin is neither
+	// loopback nor one of Origins. Set it where clients connect without authentication.
 	Local bool
 	// ClientHeader is the request header in which ListenConfig.TrustedProxies tell the
 	// client's address: HeaderXForwardedFor or HeaderForwarded. Empty is the former.

@@ -44,7 +44,7 @@ type handshake struct {
 
 	ignoredBytes int
 	frames       int
-	alone        bool // nothing else happens; guarded by the queue's mu once it is queued
+	alone        bool // no other connection has an event now; guarded by the queue's mu once it is queued
 
 	latest  time.Time     // until when it may wait for a slot
 	decided chan struct{} // closed when it is admitted or refused; nil if poll is set

@@ -29,7 +29,7 @@ type queue struct {
 	bytes   int              // size of the auth packets of both
 	limit   concurrencyLimit
 	// reserved says that the rate limiter has counted the first waiting client
-	// already. It may have its slot from reservedFor on.
+	// already. The client may have its slot from reservedFor on.
 	reserved    bool
 	reservedFor time.Time
 	closed      bool // no client is admitted any more
@@ -65,7 +65,7 @@ func (q *queue) add(h *handshake) error {
 	h.latest = h.Started.Add(q.cfg.MaxWait)
 	q.pushLocked(&q.waiting, h)
 	q.dispatchLocked()
-	h.alone = false // the goroutine of another call does not wait at once
+	h.alone = false // a later dispatch runs on another goroutine, which may have more to do
 	return nil
 }
 
@@ -114,7 +114,7 @@ func (q *queue) dispatchLocked() {
 			}
 			q.limit.inUse++
 			if from == &q.waiting {
-				q.reserved = false // the next client inherits that of a refused one
+				q.reserved = false // a client that is refused leaves its place to the next one
 			}
 		}
 		from.pop()

@@ -12,7 +12,7 @@ const (
 	// maxPooledFrames bounds the queues that are kept for reuse.
 	maxPooledFrames = 1024
 	// The memory of a Run is borrowed if it is to be at least minPooledRun bytes
-	// large, and is then pooledRun bytes large: a window of the default size in
+	// large, and is then pooledRun bytes large: a backlog of the default size in
 	// the largest form. Memory that goes from one session to the next stays in the
 	// processor's cache. New memory never is there.
 	minPooledRun = 64 << 10

@@ -55,8 +55,8 @@ func watchNow(epoll, op int, fd int32, events *unix.EpollEvent) error {
 	return nil
 }
 
-// unsentNow is SIOCOUTQ: the bytes that the peer has not acknowledged.
-func unsentNow(fd int32) (int64, bool) {
+// unackedNow is SIOCOUTQ: the bytes that the peer has not acknowledged.
+func unackedNow(fd int32) (int64, bool) {
 	var n int32
 	_, _, errno := unix.RawSyscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCOUTQ, uintptr(unsafe.Pointer(&n)))
 	return int64(n), errno == 0

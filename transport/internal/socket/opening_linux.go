@@ -20,14 +20,15 @@ type opening struct {
 	proxied bool // the header of the PROXY protocol is yet to come
 }
 
-// Open reads what comes before the first packet of c, the connection that is made of p,
-// and then calls handle. That is what a trusted proxy sends, and what step reads, such as
-// the request that upgrades the connection. nil: nothing.
+// Open reads what comes before the first packet of a connection, and then calls handle.
+// c is the connection that was made of p. A trusted proxy sends a header first. step
+// reads the rest, such as the request that upgrades the connection. A nil step reads
+// nothing.
 //
 // step reads at most once and does not block. Until it is done it returns
 // transport.ErrPart or transport.ErrIdle. It may be called on a goroutine that all
-// connections share. If it fails, or takes longer than ListenConfig.HandshakeTimeout, the
-// connection is ended.
+// connections share. Open ends the connection if step fails, or takes longer than
+// ListenConfig.HandshakeTimeout.
 func (p *Polled) Open(c transport.Pollable, step func() error, handle func(transport.Conn)) {
 	proxied := p.acceptor.expectsProxyHeader(p.remote)
 	if step == nil && !proxied {
@@ -59,7 +60,8 @@ func (w *opening) Readable(bool) {
 // request is not waited for.
 func (w *opening) Writable() {}
 
-// read does one step. It reports whether the caller is not the reader any more.
+// read does one step. It reports whether the caller is to stop: the connection is
+// parked, has ended, or was handed on.
 func (w *opening) read() bool {
 	err := w.next()
 	switch {

@@ -23,7 +23,7 @@ type output struct {
 	fd       int32
 	reserved bool // a frame is in a batch
 	hadRoom  bool // epoll reported something while it was reserved
-	torn     bool // a part of a frame went out: nothing can follow
+	torn     bool // a write failed, or only a part of a frame went out: nothing can follow
 	ended    bool // the last frame was tried
 }
 
@@ -220,7 +220,7 @@ func (o *output) keepFinal() {
 		return
 	}
 	o.final = o.written
-	if n, ok := unsentNow(o.fd); ok {
+	if n, ok := unackedNow(o.fd); ok {
 		o.final = n
 	}
 }

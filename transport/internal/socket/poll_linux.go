@@ -61,8 +61,8 @@ func portOf(port *uint16) uint16 {
 	return binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(port))[:])
 }
 
-// poll prepares for polled sockets, unless the configuration has TLS, which
-// blocks in a goroutine.
+// poll prepares for polled sockets. It does nothing with TLS, which blocks in a
+// goroutine, and with ListenConfig.Goroutines.
 func (a *Acceptor) poll() error {
 	if a.cfg.TLS != nil || a.cfg.Goroutines {
 		return nil

@@ -85,7 +85,7 @@ func (p *Polled) Unacked() (int64, bool) {
 	if p.out.final >= 0 {
 		return p.out.final, true
 	}
-	return unsentNow(p.fd)
+	return unackedNow(p.fd)
 }
 
 // Written implements transport.Conn.
