@@ -1,76 +1,114 @@
 package ws
 
 import (
+	"bytes"
 	"crypto/sha1"
 	"encoding/base64"
+	"errors"
 	"net/http"
-	"strings"
+
+	"imgo/transport"
+	"imgo/transport/internal/socket"
 )
 
-// The reasons that ListenConfig.Refused is called with, beside those of package
-// socket.
-const (
-	refusedOrigin  = "origin"
-	refusedPath    = "path"
-	refusedMethod  = "method"
-	refusedUpgrade = "upgrade" // no WebSocket handshake, or a broken one
-	refusedHTTP    = "http"    // no HTTP request in time, or none at all
-	refusedBudget  = "budget"  // ListenConfig.Unauthenticated
-)
-
-// refusal is the answer to a request that is not upgraded.
-type refusal struct {
-	reason string // for ListenConfig.Refused
-	status int
-	text   string
-	header [2]string // a further header: its name, or "", and its value
+// handshake is a connection before its upgrade.
+type handshake struct {
+	l        *Listener
+	in       socket.Input
+	messages *messages // of the connection
+	write    func([]byte) error
+	scanned  int // bytes of the request that were searched for its end
 }
 
-// checkRequest judges a request, whichever way it was read. It returns the value
-// of the answer's Sec-WebSocket-Accept, or the refusal.
-func (l *Listener) checkRequest(r *http.Request) (acceptKey, *refusal) {
-	var none acceptKey
+var errRefused = errors.New("the handshake was refused")
+
+// upgrade answers the request. transport.ErrPart and transport.ErrIdle say that
+// the request has not arrived yet. After any other error the client was refused,
+// and told so if possible.
+func (h *handshake) upgrade() error {
+	cfg := h.l.acceptor.Config()
+	head, err := h.requestHead()
 	switch {
-	case r.URL.Path != l.path:
-		return none, &refusal{reason: refusedPath, status: http.StatusNotFound, text: "WebSocket is at " + l.path}
-	case r.Method != http.MethodGet:
-		return none, &refusal{
-			reason: refusedMethod, status: http.StatusMethodNotAllowed,
-			text: "WebSocket starts with GET", header: [2]string{"Allow", http.MethodGet},
-		}
+	case errors.Is(err, transport.ErrIdle) || errors.Is(err, transport.ErrPart):
+		return err
+	case err != nil && !errors.Is(err, errHeadTooLong) && !errors.Is(err, transport.ErrOverBudget):
+		cfg.Refused(refusedHTTP)
+		return err
 	}
-	if err := l.checkOrigin(r); err != nil {
-		return none, &refusal{reason: refusedOrigin, status: http.StatusForbidden, text: err.Error()}
+	r, accept, refused := h.l.answer(head, err)
+	if refused == nil && h.in.SetRemote(h.l.clientAddress(r, h.in.Remote())) != nil { // it has counted the reason
+		_ = h.write((&refusal{status: http.StatusServiceUnavailable, text: "too many connections"}).response())
+		return errRefused
 	}
-	broken := refusal{reason: refusedUpgrade, status: http.StatusBadRequest}
-	keys := r.Header.Values("Sec-WebSocket-Key")
-	switch {
-	case !hasToken(r.Header, "Connection", "upgrade") || !hasToken(r.Header, "Upgrade", "websocket"):
-		broken.status, broken.text = http.StatusUpgradeRequired, "this address serves WebSocket only"
-		broken.header = [2]string{"Upgrade", "websocket"}
-		return none, &broken
-	case r.Header.Get("Sec-WebSocket-Version") != "13":
-		broken.text, broken.header = "WebSocket version 13 is required", [2]string{"Sec-WebSocket-Version", "13"}
-		return none, &broken
-	case len(keys) != 1 || strings.TrimSpace(keys[0]) == "":
-		broken.text = "a handshake has one Sec-WebSocket-Key"
-		return none, &broken
+	if refused != nil {
+		cfg.Refused(refused.reason)
+		cfg.Log.Debug().Str("why", refused.text).Stringer("remote", h.in.Remote()).Msg("connection refused")
+		_ = h.write(refused.response())
+		return errRefused
 	}
-	// RFC 6455 wants 16 bytes in base64. The ancestors took any key, and some of their
-	// clients send another one. HTTP/1.0 is taken for their sake, too.
-	return acceptOf(strings.TrimSpace(keys[0])), nil
+	h.in.Discard(len(head))
+	if err := h.write(switchingProtocols(accept)); err != nil {
+		cfg.Refused(socket.RefusedSocket)
+		return err
+	}
+	if h.l.keepHeader {
+		h.messages.keep(h.in, r.Header)
+	}
+	h.in.Sign()
+	return nil
 }
 
-// hasToken reports whether a header that is a list has token, in any case.
-func hasToken(h http.Header, name, token string) bool {
-	for _, line := range h.Values(name) {
-		for item := range strings.SplitSeq(line, ",") {
-			if strings.EqualFold(strings.TrimSpace(item), token) {
-				return true
-			}
+var errHeadTooLong = errors.New("the request is too long")
+
+// requestHead reads up to the empty line that ends a request's header, at most
+// once. What follows stays in the connection's buffer.
+func (h *handshake) requestHead() ([]byte, error) {
+	for filled := false; ; filled = true {
+		b := h.in.Buffered()
+		if end := headEnd(b, h.scanned); end > 0 && end <= h.l.maxSize {
+			return b[:end], nil
+		}
+		if len(b) >= h.l.maxSize {
+			return nil, errHeadTooLong
+		}
+		h.scanned = len(b)
+		if filled {
+			return nil, transport.ErrPart
+		}
+		if err := h.in.Err(); err != nil {
+			return nil, err
+		}
+		if err := h.in.Fill(h.l.maxSize); err != nil {
+			return nil, err
 		}
 	}
-	return false
+}
+
+// headEnd returns the length of the request head that b begins with, or 0 if its
+// end is not there. As for net/http a line may end without a carriage return.
+// The first scanned bytes are known to have no end.
+func headEnd(b []byte, scanned int) int {
+	for i := max(scanned-2, 0); ; {
+		n := bytes.IndexByte(b[i:], '\n')
+		if n < 0 {
+			return 0
+		}
+		i += n + 1
+		switch rest := b[i:]; {
+		case bytes.HasPrefix(rest, []byte("\n")):
+			return i + 1
+		case bytes.HasPrefix(rest, []byte("\r\n")):
+			return i + 2
+		}
+	}
+}
+
+// switchingProtocols is the answer to a request that is upgraded.
+func switchingProtocols(accept acceptKey) []byte {
+	const before = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
+	const after = "\r\n\r\n"
+	b := make([]byte, 0, len(before)+len(accept)+len(after))
+	return append(append(append(b, before...), accept[:]...), after...)
 }
 
 // acceptKey is a value of Sec-WebSocket-Accept, in base64.

@@ -15,96 +15,37 @@ import (
 	"imgo/transport/internal/socket"
 )
 
-// handshake is a connection before its upgrade.
-type handshake struct {
-	l        *Listener
-	in       socket.Input
-	messages *messages // of the connection
-	write    func([]byte) error
-	scanned  int // bytes of the request that were searched for its end
+// The reasons that ListenConfig.Refused is called with, beside those of package
+// socket.
+const (
+	refusedOrigin  = "origin"
+	refusedPath    = "path"
+	refusedMethod  = "method"
+	refusedUpgrade = "upgrade" // no WebSocket handshake, or a broken one
+	refusedHTTP    = "http"    // no HTTP request in time, or none at all
+	refusedBudget  = "budget"  // ListenConfig.Unauthenticated
+)
+
+// refusal is the answer to a request that is not upgraded.
+type refusal struct {
+	reason string // for ListenConfig.Refused
+	status int
+	text   string
+	header [2]string // a further header: its name, or "", and its value
 }
 
-var errRefused = errors.New("the handshake was refused")
-
-// upgrade answers the request. transport.ErrPart and transport.ErrIdle say that
-// the request has not arrived yet. After any other error the client was refused,
-// and told so if possible.
-func (h *handshake) upgrade() error {
-	cfg := h.l.acceptor.Config()
-	head, err := h.requestHead()
-	switch {
-	case errors.Is(err, transport.ErrIdle) || errors.Is(err, transport.ErrPart):
-		return err
-	case err != nil && !errors.Is(err, errHeadTooLong) && !errors.Is(err, transport.ErrOverBudget):
-		cfg.Refused(refusedHTTP)
-		return err
-	}
-	r, accept, refused := h.l.answer(head, err)
-	if refused == nil && h.in.SetRemote(h.l.clientAddress(r, h.in.Remote())) != nil { // it has counted the reason
-		_ = h.write((&refusal{status: http.StatusServiceUnavailable, text: "too many connections"}).response())
-		return errRefused
-	}
-	if refused != nil {
-		cfg.Refused(refused.reason)
-		cfg.Log.Debug().Str("why", refused.text).Stringer("remote", h.in.Remote()).Msg("connection refused")
-		_ = h.write(refused.response())
-		return errRefused
-	}
-	h.in.Discard(len(head))
-	if err := h.write(switchingProtocols(accept)); err != nil {
-		cfg.Refused(socket.RefusedSocket)
-		return err
-	}
-	if h.l.keepHeader {
-		h.messages.keep(h.in, r.Header)
-	}
-	h.in.Sign()
-	return nil
-}
-
-var errHeadTooLong = errors.New("the request is too long")
-
-// requestHead reads up to the empty line that ends a request's header, at most
-// once. What follows stays in the connection's buffer.
-func (h *handshake) requestHead() ([]byte, error) {
-	for filled := false; ; filled = true {
-		b := h.in.Buffered()
-		if end := headEnd(b, h.scanned); end > 0 && end <= h.l.maxSize {
-			return b[:end], nil
-		}
-		if len(b) >= h.l.maxSize {
-			return nil, errHeadTooLong
-		}
-		h.scanned = len(b)
-		if filled {
-			return nil, transport.ErrPart
-		}
-		if err := h.in.Err(); err != nil {
-			return nil, err
-		}
-		if err := h.in.Fill(h.l.maxSize); err != nil {
-			return nil, err
+// response is the answer to a request that is refused, and the last one.
+func (no *refusal) response() []byte {
+	b := fmt.Appendf(nil, "HTTP/1.1 %d %s\r\n", no.status, http.StatusText(no.status))
+	connection := "close"
+	if no.header[0] != "" {
+		b = fmt.Appendf(b, "%s: %s\r\n", no.header[0], no.header[1])
+		if no.status == http.StatusUpgradeRequired {
+			connection = "Upgrade, close"
 		}
 	}
-}
-
-// headEnd returns the length of the request head that b begins with, or 0 if its
-// end is not there. As for net/http a line may end without a carriage return.
-// The first scanned bytes are known to have no end.
-func headEnd(b []byte, scanned int) int {
-	for i := max(scanned-2, 0); ; {
-		n := bytes.IndexByte(b[i:], '\n')
-		if n < 0 {
-			return 0
-		}
-		i += n + 1
-		switch rest := b[i:]; {
-		case bytes.HasPrefix(rest, []byte("\n")):
-			return i + 1
-		case bytes.HasPrefix(rest, []byte("\r\n")):
-			return i + 2
-		}
-	}
+	return fmt.Appendf(b, "Connection: %s\r\nContent-Type: text/plain; charset=utf-8\r\n"+
+		"X-Content-Type-Options: nosniff\r\nContent-Length: %d\r\n\r\n%s\n", connection, len(no.text)+1, no.text)
 }
 
 // answer judges a request head. headErr says why there is none: errHeadTooLong or
@@ -212,24 +153,49 @@ func hostHeader(head []byte) (value string, ok bool) {
 	return "", false
 }
 
-// switchingProtocols is the answer to a request that is upgraded.
-func switchingProtocols(accept acceptKey) []byte {
-	const before = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
-	const after = "\r\n\r\n"
-	b := make([]byte, 0, len(before)+len(accept)+len(after))
-	return append(append(append(b, before...), accept[:]...), after...)
-}
-
-// response is the answer to a request that is refused, and the last one.
-func (no *refusal) response() []byte {
-	b := fmt.Appendf(nil, "HTTP/1.1 %d %s\r\n", no.status, http.StatusText(no.status))
-	connection := "close"
-	if no.header[0] != "" {
-		b = fmt.Appendf(b, "%s: %s\r\n", no.header[0], no.header[1])
-		if no.status == http.StatusUpgradeRequired {
-			connection = "Upgrade, close"
+// checkRequest judges a request, whichever way it was read. It returns the value
+// of the answer's Sec-WebSocket-Accept, or the refusal.
+func (l *Listener) checkRequest(r *http.Request) (acceptKey, *refusal) {
+	var none acceptKey
+	switch {
+	case r.URL.Path != l.path:
+		return none, &refusal{reason: refusedPath, status: http.StatusNotFound, text: "WebSocket is at " + l.path}
+	case r.Method != http.MethodGet:
+		return none, &refusal{
+			reason: refusedMethod, status: http.StatusMethodNotAllowed,
+			text: "WebSocket starts with GET", header: [2]string{"Allow", http.MethodGet},
 		}
 	}
-	return fmt.Appendf(b, "Connection: %s\r\nContent-Type: text/plain; charset=utf-8\r\n"+
-		"X-Content-Type-Options: nosniff\r\nContent-Length: %d\r\n\r\n%s\n", connection, len(no.text)+1, no.text)
+	if err := l.checkOrigin(r); err != nil {
+		return none, &refusal{reason: refusedOrigin, status: http.StatusForbidden, text: err.Error()}
+	}
+	broken := refusal{reason: refusedUpgrade, status: http.StatusBadRequest}
+	keys := r.Header.Values("Sec-WebSocket-Key")
+	switch {
+	case !hasToken(r.Header, "Connection", "upgrade") || !hasToken(r.Header, "Upgrade", "websocket"):
+		broken.status, broken.text = http.StatusUpgradeRequired, "this address serves WebSocket only"
+		broken.header = [2]string{"Upgrade", "websocket"}
+		return none, &broken
+	case r.Header.Get("Sec-WebSocket-Version") != "13":
+		broken.text, broken.header = "WebSocket version 13 is required", [2]string{"Sec-WebSocket-Version", "13"}
+		return none, &broken
+	case len(keys) != 1 || strings.TrimSpace(keys[0]) == "":
+		broken.text = "a handshake has one Sec-WebSocket-Key"
+		return none, &broken
+	}
+	// RFC 6455 wants 16 bytes in base64. The ancestors took any key, and some of their
+	// clients send another one. HTTP/1.0 is taken for their sake, too.
+	return acceptOf(strings.TrimSpace(keys[0])), nil
+}
+
+// hasToken reports whether a header that is a list has token, in any case.
+func hasToken(h http.Header, name, token string) bool {
+	for _, line := range h.Values(name) {
+		for item := range strings.SplitSeq(line, ",") {
+			if strings.EqualFold(strings.TrimSpace(item), token) {
+				return true
+			}
+		}
+	}
+	return false
 }
