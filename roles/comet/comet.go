@@ -170,7 +170,7 @@ func (c *Comet) listen(limiter *admission.AcceptLimiter) error {
 	unauthenticated := transport.NewInputBudget(c.cfg.HandshakeBytes)
 	for _, listen := range c.cfg.Listen {
 		l, err := listen(transport.ListenConfig{
-			MaxBody: c.cfg.MaxBody, Admit: limiter.Accept, Released: limiter.Closed,
+			MaxBody: c.cfg.MaxBody, Admit: limiter.AddAccepted, Released: limiter.RemoveAccepted,
 			Refused:          func(reason string) { c.metrics.refused.WithLabelValues(refusedListener + reason).Inc() },
 			Unauthenticated:  unauthenticated,
 			HandshakeTimeout: c.cfg.HandshakeTimeout, WriteBuffer: c.cfg.SendBuffer,

@@ -275,10 +275,10 @@ func (m member) tellRoom(room string, joined bool, code envelope.Code, reason st
 	m.sendReplyLocked(transport.EncodeReply(m.form, protocol.Version2, protocol.OpRoomChanged, 0, 0, body))
 }
 
-// admit asks logic whether the session, which has joined so many rooms by itself, may join a
+// mayJoin asks logic whether the session, which has joined so many rooms by itself, may join a
 // room. It returns until when, in Unix milliseconds. 0 means for ever. A session that is in the room
 // already is not asked about, unless it has to leave the room at some time.
-func (m member) admit(room string, joined int) (untilMS int64, err error) {
+func (m member) mayJoin(room string, joined int) (untilMS int64, err error) {
 	m.out.Lock()
 	granted, in := m.rooms.granted.has(room), m.rooms.in.has(room)
 	ends := m.rooms.ends(room)

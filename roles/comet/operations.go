@@ -221,7 +221,7 @@ func (r reader) changeRoom(p transport.Packet) {
 	var until int64
 	if room != "" {
 		var err error
-		if until, err = m.admit(room, 0); err != nil {
+		if until, err = m.mayJoin(room, 0); err != nil {
 			r.refuse(p, err)
 			return
 		}
@@ -244,7 +244,7 @@ func (r reader) joinRoom(p transport.Packet) {
 		return
 	}
 	m := member(r)
-	until, err := m.admit(room, len(m.ownRooms()))
+	until, err := m.mayJoin(room, len(m.ownRooms()))
 	if err != nil {
 		r.refuse(p, err)
 		return

@@ -123,7 +123,7 @@ func (a asking) Run() {
 
 // askFirst joins a room of the auth packet if logic lets the session in.
 func (a asking) askFirst(room string) {
-	until, err := a.admit(room, len(a.ownRooms()))
+	until, err := a.mayJoin(room, len(a.ownRooms()))
 	if err != nil {
 		a.out.Lock()
 		wanted := a.rooms.asksNow(room)

@@ -40,7 +40,7 @@ func (l *Listener) Scheme() string { return Scheme }
 func (l *Listener) Addr() net.Addr { return l.acceptor.Addr() }
 
 // Close gives the port back. It is only for a Listener that is never Run.
-func (l *Listener) Close() error { return l.acceptor.Discard() }
+func (l *Listener) Close() error { return l.acceptor.CloseUnused() }
 
 // Run accepts connections until ctx is done; see transport.Listener.
 func (l *Listener) Run(ctx context.Context, handle func(transport.Conn)) error {

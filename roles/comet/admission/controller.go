@@ -165,7 +165,7 @@ func (c *Controller) begin(conn transport.Conn) *handshake {
 // frees it. It never waits.
 func (c *Controller) Release(conn transport.Conn) {
 	_ = conn.Close(0, "")
-	c.limiter.release(conn.Remote().Addr())
+	c.limiter.removeOpen(conn.Remote().Addr())
 	c.cfg.Metrics.Connections.WithLabelValues(conn.Traits().Scheme).Dec()
 	poll, ok := conn.(transport.Pollable)
 	if !ok || poll.TryRelease() {

@@ -79,7 +79,7 @@ func (h *handshake) start() {
 	if h.poll != nil {
 		h.poll.Attach(h)
 	}
-	if err := c.limiter.open(h.Conn.Remote().Addr()); err != nil {
+	if err := c.limiter.addOpen(h.Conn.Remote().Addr()); err != nil {
 		h.refuse(err)
 		return
 	}

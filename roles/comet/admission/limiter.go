@@ -33,9 +33,9 @@ func NewAcceptLimiter(maxConns, maxPerAddress int) *AcceptLimiter {
 	return &AcceptLimiter{max: max(maxConns, 0), maxPerAddress: max(maxPerAddress, 0), byAddr: map[netip.Addr]connCount{}}
 }
 
-// Accept counts a connection that was just accepted. It returns an error if the
-// connection is to be closed at once. Otherwise Closed must be called later.
-func (l *AcceptLimiter) Accept(addr netip.Addr) error {
+// AddAccepted counts a connection that was just accepted. It returns an error if the
+// connection is to be closed at once. Otherwise RemoveAccepted must be called later.
+func (l *AcceptLimiter) AddAccepted(addr netip.Addr) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.max > 0 && l.total.accepted >= withSlack(l.max) {
@@ -48,16 +48,16 @@ func (l *AcceptLimiter) Accept(addr netip.Addr) error {
 	return nil
 }
 
-// Closed undoes Accept.
-func (l *AcceptLimiter) Closed(addr netip.Addr) {
+// RemoveAccepted undoes AddAccepted.
+func (l *AcceptLimiter) RemoveAccepted(addr netip.Addr) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.addLocked(addr, connCount{accepted: -1})
 }
 
-// open counts a connection whose transport is set up. It returns an error if
-// the client is to be refused. In both cases release must be called later.
-func (l *AcceptLimiter) open(addr netip.Addr) error {
+// addOpen counts a connection whose transport is set up. It returns an error if
+// the client is to be refused. In both cases removeOpen must be called later.
+func (l *AcceptLimiter) addOpen(addr netip.Addr) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.addLocked(addr, connCount{open: 1})
@@ -70,8 +70,8 @@ func (l *AcceptLimiter) open(addr netip.Addr) error {
 	return nil
 }
 
-// release undoes open.
-func (l *AcceptLimiter) release(addr netip.Addr) {
+// removeOpen undoes addOpen.
+func (l *AcceptLimiter) removeOpen(addr netip.Addr) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.addLocked(addr, connCount{open: -1})

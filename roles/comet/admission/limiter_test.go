@@ -15,7 +15,7 @@ func TestAcceptLimiter(t *testing.T) {
 	addr := func(s string) netip.Addr { return netip.MustParseAddr(s) }
 	accept := func(l *admission.AcceptLimiter, from netip.Addr) int {
 		for n := range 1000 {
-			if err := l.Accept(from); err != nil {
+			if err := l.AddAccepted(from); err != nil {
 				if !errors.Is(err, envelope.ErrTooMany) {
 					t.Fatal(err)
 				}
@@ -31,7 +31,7 @@ func TestAcceptLimiter(t *testing.T) {
 	if n := accept(all, addr("192.0.2.1")) + accept(all, addr("192.0.2.2")); n != 106 {
 		t.Errorf("%d connections were accepted, want 106", n)
 	}
-	all.Closed(addr("192.0.2.1"))
+	all.RemoveAccepted(addr("192.0.2.1"))
 	if n := accept(all, addr("192.0.2.3")); n != 1 {
 		t.Errorf("%d connections were accepted after one had ended, want 1", n)
 	}

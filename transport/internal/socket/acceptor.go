@@ -99,23 +99,23 @@ func (a *Acceptor) Run(ctx context.Context, next func() error) error {
 	for err == nil {
 		err = next()
 	}
-	a.Drain()
+	a.Wait()
 	if ctx.Err() != nil {
 		return nil
 	}
 	return err
 }
 
-// Close stops accepting. Sockets stay open until Drain. Without a call of Drain,
-// Discard is needed in place of Close.
+// Close stops accepting. Sockets stay open until Wait has ended. Without a call of Wait,
+// CloseUnused is needed in place of Close.
 func (a *Acceptor) Close() error {
 	a.closePort()
 	return a.ln.Close()
 }
 
-// Discard is Close for an Acceptor whose Drain is not called. If it has open
-// sockets all the same, Drain does the rest.
-func (a *Acceptor) Discard() error {
+// CloseUnused is Close for an Acceptor whose Wait is not called. If it has open
+// sockets all the same, Wait does the rest.
+func (a *Acceptor) CloseUnused() error {
 	err := a.Close()
 	a.mu.Lock()
 	unused := a.count == 0
@@ -129,7 +129,7 @@ func (a *Acceptor) Discard() error {
 // Next waits for the next socket that Admit lets in. After an error of accept,
 // such as a process without free descriptors, it logs, waits and tries again. It
 // returns an error only if ctx is done or the port was closed. The socket counts
-// as open until Done.
+// as open until Ended is called.
 func (a *Acceptor) Next(ctx context.Context) (*Socket, error) {
 	backoff := newBackoff()
 	for {
@@ -173,7 +173,7 @@ func (a *Acceptor) NextSocket(ctx context.Context, serve func(*Socket)) error {
 		return err
 	}
 	go func() {
-		defer a.Done(s)
+		defer a.Ended(s)
 		if s.Begin(ctx) {
 			defer s.Release()
 			serve(s)
@@ -217,17 +217,17 @@ func (a *Acceptor) admitted(remote netip.AddrPort) bool {
 	return true
 }
 
-// Done is called once, when the goroutine that ran s ends. Drain returns only
+// Ended is called once, when the goroutine that ran s ends. Wait returns only
 // after Released was called for s.
-func (a *Acceptor) Done(s *Socket) {
+func (a *Acceptor) Ended(s *Socket) {
 	a.mu.Lock()
 	delete(a.open, s)
 	a.mu.Unlock()
-	a.done(s.remote.Addr())
+	a.countEnd(s.remote.Addr())
 }
 
-// done counts the end of a socket.
-func (a *Acceptor) done(remote netip.Addr) {
+// countEnd counts the end of a socket.
+func (a *Acceptor) countEnd(remote netip.Addr) {
 	if a.cfg.Released != nil {
 		a.cfg.Released(remote)
 	}
@@ -238,9 +238,9 @@ func (a *Acceptor) done(remote netip.Addr) {
 	a.mu.Unlock()
 }
 
-// Drain waits until no socket is open, and resets those that are open after the
+// Wait waits until no socket is open, and resets those that are open after the
 // grace period. It is called after the last Next.
-func (a *Acceptor) Drain() {
+func (a *Acceptor) Wait() {
 	timer := time.AfterFunc(a.cfg.Grace, func() {
 		a.mu.Lock()
 		if a.count > 0 {

@@ -31,7 +31,7 @@ func goodbyeListener(t *testing.T, cfg transport.ListenConfig) (*Acceptor, net.C
 	_ = c.SetDeadline(time.Now().Add(transporttest.WaitLimit))
 	t.Cleanup(func() {
 		_ = c.Close()
-		a.Drain()
+		a.Wait()
 		_ = a.Close()
 	})
 	return a, c
@@ -94,7 +94,7 @@ func TestGoodbyeWaitsForRoom(t *testing.T) {
 		s.CloseWith([]byte("goodbye"))
 		go func() {
 			s.Release()
-			a.Done(s)
+			a.Ended(s)
 		}()
 		arrives(t, c)
 	})
@@ -131,7 +131,7 @@ func TestGoodbyeWaitsForRoom(t *testing.T) {
 		s.CloseWith([]byte("goodbye"))
 		go func() {
 			s.Release()
-			a.Done(s)
+			a.Ended(s)
 		}()
 		arrives(t, client)
 	})

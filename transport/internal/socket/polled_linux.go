@@ -440,7 +440,7 @@ func (p *Polled) free() {
 	closeNow(p.fd)
 	p.mu.Unlock()
 	p.in.b = nil
-	p.acceptor.done(p.remote.Addr())
+	p.acceptor.countEnd(p.remote.Addr())
 }
 
 // drain reads and discards until the peer ends the stream, lingerBytes were

@@ -8,7 +8,7 @@
 // There are two kinds of sockets, and the Acceptor chooses when it binds its
 // port. A Socket (plain or TLS, on every system) blocks in a goroutine of its
 // user. A Polled (plain, on Linux) is watched by epoll. One goroutine for each
-// Acceptor waits for the epoll, and Drain waits for that goroutine to end.
+// Acceptor waits for the epoll, and Wait waits for that goroutine to end.
 package socket
 
 import (

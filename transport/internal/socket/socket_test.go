@@ -52,8 +52,8 @@ func pair(t *testing.T, secure bool, cfg transport.ListenConfig) (*socket.Socket
 	t.Cleanup(func() {
 		_ = c.Close()
 		s.Release()
-		a.Done(s)
-		a.Drain()
+		a.Ended(s)
+		a.Wait()
 		_ = a.Close()
 	})
 	_ = c.SetDeadline(time.Now().Add(transporttest.WaitLimit))
@@ -202,8 +202,8 @@ func closeTime(t *testing.T) time.Duration {
 	return took
 }
 
-// TestDrain checks that Drain gives connections their time and then resets the others.
-func TestDrain(t *testing.T) {
+// TestWait checks that Wait gives connections their time and then resets the others.
+func TestWait(t *testing.T) {
 	a, err := socket.Listen(transport.ListenConfig{Addr: "127.0.0.1:0", Grace: 50 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
@@ -219,7 +219,7 @@ func TestDrain(t *testing.T) {
 	}
 	read := make(chan error, 1)
 	go func() {
-		defer a.Done(s)
+		defer a.Ended(s)
 		_, err := s.Read(make([]byte, 1))
 		read <- err
 		s.Release()
@@ -228,7 +228,7 @@ func TestDrain(t *testing.T) {
 	if _, err := a.Next(context.Background()); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("Next on a closed port: %v", err)
 	}
-	a.Drain()
+	a.Wait()
 	if err := <-read; !errors.Is(err, net.ErrClosed) {
 		t.Errorf("the read ended with %v", err)
 	}
