@@ -58,7 +58,8 @@ func TestCheck(t *testing.T) {
 		switch {
 		case tt.refused == "" && err != nil:
 			t.Errorf("%+v: %v", tt, err)
-		case tt.refused != "" && (!errors.As(err, &refusal) || !strings.HasPrefix(err.Error(), "the ") || !strings.Contains(err.Error(), tt.refused) ||
+		case tt.refused != "" && (!errors.As(err, &refusal) || !strings.HasPrefix(err.Error(), "the ") ||
+			!strings.Contains(err.Error(), tt.refused) ||
 			refusal.Header == "" && err.Error() != tt.refused):
 			t.Errorf("%+v: %v", tt, err)
 		}

@@ -8,7 +8,7 @@ type Faults struct {
 	NoDuplicate   bool // an id that was written before is written again
 	NoAskAgain    bool // a catch-up whose answer was lost is not asked again
 	NoAnnounce    bool // sessions are not announced to a new owner
-	NoBehindFirst bool // a new session starts live
+	NoBehindFirst bool // a new session starts not behind
 	BelieveAcks   bool // ids that were never written to a session are acknowledged
-	NoSeen        bool // a session is live at the first answer that has no more
+	NoSeen        bool // a session is not behind after the first answer that has no more
 }

@@ -90,7 +90,7 @@ func TestRule(t *testing.T) {
 		{name: "a nudge with a new id puts the session behind",
 			pushes: []push{live, nudge(11), kept(12, 11), backlog(10, 12, false, 11, 12)},
 			ids:    []uint64{11, 12}, afters: []uint64{10}},
-		{name: "a window with more to come requests the next window",
+		{name: "a backlog with more to come requests the next one",
 			pushes: []push{backlog(0, 20, true, 1, 2), backlog(2, 20, true, 3, 4), backlog(4, 20, false), kept(21, 0)},
 			ids:    []uint64{1, 2, 3, 4, 21}, afters: []uint64{2, 4}},
 		{name: "a duplicate answer has no effect",
@@ -152,24 +152,24 @@ func TestHeldUntilAuthReply(t *testing.T) {
 	c.expect(protocol.OpMessage, 0, "live")
 }
 
-// TestFirstWindowInTheConnectReply checks that the first window follows the auth reply in order, each
-// message in its own frame. It covers each transport and each way to acknowledge. If the window does
+// TestFirstBacklogInTheConnectReply checks that the first backlog follows the auth reply in order, each
+// message in its own frame. It covers each transport and each way to acknowledge. If the backlog does
 // not fit into the queue, the session requests the rest.
-func TestFirstWindowInTheConnectReply(t *testing.T) {
+func TestFirstBacklogInTheConnectReply(t *testing.T) {
 	const messages = 1000
-	window := &envelope.Backlog{UpTo: messages}
+	backlog := &envelope.Backlog{UpTo: messages}
 	for id := uint64(1); id <= messages; id++ {
 		body, err := json.Marshal(fmt.Sprint(id, strings.Repeat("x", int(id*7%300))))
 		if err != nil {
 			t.Fatal(err)
 		}
-		window.Messages = append(window.Messages, &envelope.Kept{Id: id, Op: protocol.OpMessage, Body: body})
+		backlog.Messages = append(backlog.Messages, &envelope.Kept{Id: id, Op: protocol.OpMessage, Body: body})
 	}
 	for _, pending := range []int{20 << 10, 1 << 20} {
 		logic := &fakeLogic{}
 		logic.connect = func(r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
 			reply, err := admit(r)
-			reply.Backlog = window
+			reply.Backlog = backlog
 			return reply, err
 		}
 		s := start(t, logic, func(cfg *comet.Config) {
@@ -177,7 +177,7 @@ func TestFirstWindowInTheConnectReply(t *testing.T) {
 			cfg.PendingBytes = pending
 		})
 		logic.catchUp = func(r *envelope.CatchUpRequest) error {
-			rest := window.Messages[r.After:min(messages, r.After+50)]
+			rest := backlog.Messages[r.After:min(messages, r.After+50)]
 			s.push(&envelope.Delivery{Backlog: &envelope.Backlog{
 				To: r.To, After: r.After, UpTo: messages, More: r.After+50 < messages, Messages: rest}})
 			return nil
@@ -192,7 +192,7 @@ func TestFirstWindowInTheConnectReply(t *testing.T) {
 					c := dial()
 					c.t = t
 					c.login("ann", fmt.Sprintf(`,"ack":%v`, ack))
-					for _, k := range window.Messages {
+					for _, k := range backlog.Messages {
 						c.expect(protocol.OpMessage, k.Id, string(k.Body))
 					}
 					if asked := logic.asked() - before; (asked > 0) != (pending < 1<<20) {
@@ -204,9 +204,9 @@ func TestFirstWindowInTheConnectReply(t *testing.T) {
 	}
 }
 
-// TestWindowsDoNotMix checks that the memory of a window is reused only after the kernel has taken all
+// TestBacklogsDoNotMix checks that the memory of a backlog is reused only after the kernel has taken all
 // of it.
-func TestWindowsDoNotMix(t *testing.T) {
+func TestBacklogsDoNotMix(t *testing.T) {
 	const messages, rounds, clients = 800, 4, 12
 	logic := &fakeLogic{}
 	logic.connect = func(r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {

@@ -97,14 +97,14 @@ func TestSlowClient(t *testing.T) {
 		if n := s.metric("imgo_comet_behind_sessions"); n != 0 {
 			t.Fatalf("%v sessions are behind after all was read", n)
 		}
-		// The windows were requested one by one, as the client read them.
+		// The backlogs were requested one by one, as the client read them.
 		if n := logic.asked(); n < 10 {
-			t.Fatalf("%d messages came in %d windows of 5", kept, n)
+			t.Fatalf("%d messages came in %d backlogs of 5", kept, n)
 		}
 	})
 }
 
-// TestCatchUpAtClientsPace checks that the next window is requested only after the one before was
+// TestCatchUpAtClientsPace checks that the next backlog is requested only after the one before was
 // written.
 func TestCatchUpAtClientsPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -118,7 +118,7 @@ func TestCatchUpAtClientsPace(t *testing.T) {
 		s.push(big)
 		synctest.Wait()
 		if n := s.logic.asked(); n != 0 {
-			t.Fatalf("asked %d times while the window is on its way", n)
+			t.Fatalf("asked %d times while the backlog is on its way", n)
 		}
 		if ids := c.drainPipe(); fmt.Sprint(ids) != "[1 2]" {
 			t.Fatalf("written: %v", ids)
@@ -129,7 +129,7 @@ func TestCatchUpAtClientsPace(t *testing.T) {
 	})
 }
 
-// TestBacklogOverPendingBytes checks that a window that does not fit is written in part. The session
+// TestBacklogOverPendingBytes checks that a backlog that does not fit is written in part. The session
 // then requests the rest.
 func TestBacklogOverPendingBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
