@@ -216,18 +216,19 @@ func TestRateRefuses(t *testing.T) {
 // TestPacketBytes checks that the auth packets of the clients that wait are bounded in bytes.
 func TestPacketBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := start(t, func(_ *controller, cfg *admission.Config) { cfg.Rate, cfg.Burst = 1, 1 })
+		c := start(t, func(_ *controller, cfg *admission.Config) { cfg.Rate, cfg.Burst = 10, 1 })
 		c.connect(1)
-		const size = 16 << 20
+		const size = 1 << 20
+		body := string(make([]byte, size))
 		sendLarge := func() {
-			c.send(c.dialWith(pipe.Options{MaxBody: size, Buffer: 2 * size}), 1, protocol.OpAuth, string(make([]byte, size)))
+			c.send(c.dialWith(pipe.Options{MaxBody: size, Buffer: 2 * size}), 1, protocol.OpAuth, body)
 			synctest.Wait()
 		}
-		for range 5 {
+		for range 65 {
 			sendLarge()
 		}
 		c.want(1, admission.ErrPacketBytes, 1)
-		time.Sleep(1050 * time.Millisecond) // one of them has left the queue
+		time.Sleep(105 * time.Millisecond) // one of them has left the queue
 		sendLarge()
 		c.want(2, admission.ErrPacketBytes, 1)
 	})
