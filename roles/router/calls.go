@@ -542,7 +542,9 @@ func (r *Router) Take(ctx context.Context, req *envelope.TakeRequest) (*envelope
 	return reply, nil
 }
 
-// unread returns the messages on a user's default cursor after a time.
+// unread returns the messages on a user's default cursor after a time: at most
+// maxMessageBytes of them, but one message always. Take acknowledges what it
+// returns, so the answer must never be too large to be sent.
 func (p *partition) unread(ctx context.Context, req *envelope.TakeRequest) ([]*envelope.Kept, error) {
 	limit := cmp.Or(int(req.MaxMessages), p.cfg.MailboxLength)
 	nowMS := p.clock.Now().UnixMilli()
@@ -557,12 +559,17 @@ func (p *partition) unread(ctx context.Context, req *envelope.TakeRequest) ([]*e
 	mask := a.Devices.Mask("")
 	var messages []*envelope.Kept
 	var absent []store.MailboxEntry // copies: entries change once the lock is released
+	size := 0
 	for _, e := range a.Messages.All() {
-		if len(messages) < limit && (e.Unclaimed || e.Waiting&mask != 0) && e.TimeMS > req.AfterMs && e.ExpiresMS > nowMS {
-			messages = append(messages, e.Message)
-			if e.Message == nil {
-				absent = append(absent, e.MailboxEntry)
-			}
+		if !e.Unclaimed && e.Waiting&mask == 0 || e.TimeMS <= req.AfterMs || e.ExpiresMS <= nowMS {
+			continue
+		}
+		if size += e.Cost(); len(messages) > 0 && (len(messages) >= limit || size > maxMessageBytes) {
+			break
+		}
+		messages = append(messages, e.Message)
+		if e.Message == nil {
+			absent = append(absent, e.MailboxEntry)
 		}
 	}
 	p.mu.Unlock()

@@ -3,6 +3,7 @@ package router_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -232,6 +233,41 @@ func TestTake(t *testing.T) {
 	w.applied("u", w.push("u", "c"))
 	if next := take(first.Messages[1].TimeMs); len(next.Messages) != 1 || string(next.Messages[0].Body) != "c" {
 		t.Fatalf("next: %v", next)
+	}
+}
+
+// An answer that is too large to be sent would lose what it acknowledges. So an
+// answer has a bound in bytes, and the rest waits for the next call.
+func TestTakeIsBoundedInBytes(t *testing.T) {
+	w := newWorld(t, nil)
+	body := strings.Repeat("x", 600<<10)
+	for range 2 {
+		w.applied("u", w.push("u", body))
+	}
+	for i, want := range []int{1, 1, 0} {
+		reply, err := w.r.Take(context.Background(), &envelope.TakeRequest{User: "u"})
+		if err != nil || len(reply.Messages) != want {
+			t.Fatalf("call %d: %d messages, want %d, %v", i+1, len(reply.GetMessages()), want, err)
+		}
+	}
+	w.applied("u", w.push("u", body+body)) // more than the bound by itself
+	if reply, err := w.r.Take(context.Background(), &envelope.TakeRequest{User: "u"}); err != nil || len(reply.Messages) != 1 {
+		t.Fatalf("a large message: %d messages, %v", len(reply.GetMessages()), err)
+	}
+}
+
+// Messages reads all bodies to fill in the operations, so the bound in bytes
+// holds whether or not the caller asks for the bodies.
+func TestMessagesAreBoundedInBytes(t *testing.T) {
+	w := newWorld(t, nil)
+	for range 3 {
+		w.applied("u", w.push("u", strings.Repeat("x", 600<<10)))
+	}
+	for _, want := range []bool{false, true} {
+		reply, err := w.r.Messages(context.Background(), &envelope.MessagesRequest{User: "u", Bodies: want})
+		if err != nil || len(reply.Messages) != 1 || !reply.More {
+			t.Errorf("bodies=%v: %d messages, more=%v, %v", want, len(reply.GetMessages()), reply.GetMore(), err)
+		}
 	}
 }
 

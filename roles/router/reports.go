@@ -38,7 +38,8 @@ func (ap *applier) emitLocked(id uint64, timeMS int64) {
 	}
 }
 
-// maxMessages bounds the messages of one answer to Messages, and maxMessageBytes their bodies.
+// maxMessages bounds the messages of one answer to Messages. maxMessageBytes bounds the bodies that one call of
+// Messages or Take reads.
 const (
 	maxMessages     = 1000
 	maxMessageBytes = 1 << 20
@@ -63,7 +64,7 @@ func (r *Router) Messages(ctx context.Context, req *envelope.MessagesRequest) (*
 		if e.ExpiresMS <= now || (req.Id != 0 && e.ID != req.Id) || (req.Id == 0 && e.ID <= req.After) {
 			continue
 		}
-		if len(messages) >= most || req.Bodies && len(messages) > 0 && size+int(e.Size) > maxMessageBytes {
+		if len(messages) >= most || len(messages) > 0 && size+int(e.Size) > maxMessageBytes {
 			reply.More = true
 			break
 		}
