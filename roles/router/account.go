@@ -138,6 +138,12 @@ func (a *account) noteReplaced(key envelope.AddressKey) {
 	x.replaced = append(x.replaced, key)
 }
 
+// unnoteReplaced takes noteReplaced back.
+func (a *account) unnoteReplaced(key envelope.AddressKey) {
+	x := a.ownExtra()
+	x.replaced = slices.DeleteFunc(x.replaced, func(k envelope.AddressKey) bool { return k == key })
+}
+
 // loading is one read of an account from the store. Its fields are true once
 // done is closed.
 type loading struct {

@@ -30,7 +30,8 @@ func (r *Router) Attach(ctx context.Context, req *envelope.AttachRequest) (*enve
 		return nil, err
 	}
 	reply := &envelope.AttachReply{}
-	if reply.Kicks, err = p.attach(ctx, info); err != nil {
+	var replaced []*session
+	if reply.Kicks, replaced, err = p.attach(ctx, info); err != nil {
 		return nil, err
 	}
 	if info.IsAnonymous() {
@@ -38,70 +39,84 @@ func (r *Router) Attach(ctx context.Context, req *envelope.AttachRequest) (*enve
 		return reply, nil
 	}
 	if err := p.devices().ensure(ctx, info.User, info.Device); err != nil {
-		p.undoAttach(info)
+		p.undoAttach(info, replaced)
 		return nil, err
 	}
 	err = p.window(ctx, &envelope.CatchUpRequest{
 		To: info.Address, User: info.User, Device: info.Device, MaxMessages: req.MaxMessages, MaxBytes: req.MaxBytes,
 	}, reply)
 	if err != nil {
-		p.undoAttach(info)
+		p.undoAttach(info, replaced)
 		return nil, err
 	}
 	return reply, nil
 }
 
 // attach puts a session into the table, within the limit of its user. It
-// returns the kicks of the sessions that this one replaces.
-func (p *partition) attach(ctx context.Context, info *envelope.SessionInfo) (kicks []*envelope.Kick, err error) {
+// returns the sessions that this one replaces, and their kicks.
+func (p *partition) attach(ctx context.Context, info *envelope.SessionInfo) (kicks []*envelope.Kick, replaced []*session, err error) {
 	a, err := p.accounts.openAndLock(ctx, info.User)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer p.mu.Unlock()
 	address, now := info.Address.AsKey(), p.now()
 	if a.isReplaced(address) {
 		// The call is made again: it must not replace a session that came since.
-		return nil, envelope.Errorf(envelope.CodeTooMany, "a newer session of the user has replaced this one")
+		return nil, nil, envelope.Errorf(envelope.CodeTooMany, "a newer session of the user has replaced this one")
 	}
 	// A call that is made again does not count against itself.
 	p.removeSessionLocked(a, address, now)
 	replace := func(s *session, code protocol.CloseCode, reason string) {
-		old := s.address()
-		kicks = append(kicks, &envelope.Kick{To: []*envelope.Address{old.Address()}, Code: int32(code), Reason: reason})
-		p.removeSessionLocked(a, old, now)
-		a.noteReplaced(old)
+		kicks = append(kicks, &envelope.Kick{To: []*envelope.Address{s.address().Address()}, Code: int32(code), Reason: reason})
+		replaced = append(replaced, s)
 	}
-	if info.Key != "" {
-		for _, s := range slices.Clone(a.sessions) {
-			if s.extra != nil && s.extra.key == info.Key {
-				replace(s, protocol.CloseReplacedByKey, "replaced by a newer session with the same key")
-			}
+	var others []*session // those that stay if the limit allows it
+	for _, s := range a.sessions {
+		if info.Key != "" && s.extra != nil && s.extra.key == info.Key {
+			replace(s, protocol.CloseReplacedByKey, "replaced by a newer session with the same key")
+		} else {
+			others = append(others, s)
 		}
 	}
-	limit := p.cfg.SessionsPerUser
-	if limit > 0 && len(a.sessions) >= limit && p.cfg.SessionsPolicy == RefuseSession {
-		return nil, envelope.Errorf(envelope.CodeTooMany, "user has %d sessions, %d are allowed", len(a.sessions), limit)
-	}
-	for limit > 0 && len(a.sessions) >= limit {
+	// A session that is refused replaces none.
+	if limit := p.cfg.SessionsPerUser; limit > 0 && len(others) >= limit {
+		if p.cfg.SessionsPolicy == RefuseSession {
+			return nil, nil, envelope.Errorf(envelope.CodeTooMany, "user has %d sessions, %d are allowed", len(others), limit)
+		}
 		if info.Generation != envelope.GenerationV2 && !a.mayReplace(now) {
-			return nil, envelope.Errorf(envelope.CodeTooMany, "user has %d sessions, %d are allowed, and one was closed for another lately",
-				len(a.sessions), limit)
+			return nil, nil, envelope.Errorf(envelope.CodeTooMany, "user has %d sessions, %d are allowed, and one was closed for another lately",
+				len(others), limit)
 		}
-		replace(a.sessions[0], protocol.CloseTooManySessions,
-			fmt.Sprintf("the user's %d sessions are all that are allowed and this was the oldest", limit))
+		for _, s := range others[:len(others)-limit+1] {
+			replace(s, protocol.CloseTooManySessions,
+				fmt.Sprintf("the user's %d sessions are all that are allowed and this was the oldest", limit))
+		}
+	}
+	for _, s := range replaced {
+		p.removeSessionLocked(a, s.address(), now)
+		a.noteReplaced(s.address())
 	}
 	p.addSessionLocked(a, info, now)
-	return kicks, nil
+	return kicks, replaced, nil
 }
 
-// undoAttach takes back what attach did, but for the kicks.
-func (p *partition) undoAttach(info *envelope.SessionInfo) {
+// undoAttach takes back what attach did. Nobody kicks the replaced sessions then, so
+// they are in the table again.
+func (p *partition) undoAttach(info *envelope.SessionInfo, replaced []*session) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if a := p.accounts.byUser[info.User]; a != nil {
-		p.removeSessionLocked(a, info.Address.AsKey(), p.now())
+	a := p.accounts.byUser[info.User]
+	if a == nil || p.gone {
+		return
 	}
+	for _, s := range replaced {
+		a.unnoteReplaced(s.address())
+		if a.session(s.address()) == nil { // its comet may have announced it meanwhile
+			p.addSessionLocked(a, s.describe(info.User), p.now())
+		}
+	}
+	p.removeSessionLocked(a, info.Address.AsKey(), p.now())
 }
 
 // detach takes a session out of the table, by its own address, so that a late

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -260,6 +261,61 @@ func TestSessionsOfOldClientsDoNotFight(t *testing.T) {
 	w.clock.add(3 * time.Hour)
 	if !come("imgo") {
 		t.Error("an old client is refused though there was peace")
+	}
+}
+
+// A session that is refused replaces no other one: nobody would kick that one, and no
+// message would be delivered to it.
+func TestRefusedSessionReplacesNone(t *testing.T) {
+	const u = "u"
+	for name, c := range map[string]struct {
+		change  func(*router.Config)
+		session func(s *envelope.SessionInfo) // makes it one that is refused
+	}{
+		"no device may come": {
+			func(c *router.Config) { c.DevicesPerUser, c.DevicesPolicy = 2, router.RefuseDevice },
+			func(s *envelope.SessionInfo) { s.Device, s.Key = "third", "k" },
+		},
+		"no device may come, and no session": {
+			func(c *router.Config) { c.DevicesPerUser, c.DevicesPolicy, c.SessionsPerUser = 2, router.RefuseDevice, 2 },
+			func(s *envelope.SessionInfo) { s.Device = "third" },
+		},
+		"no session may come": {
+			func(c *router.Config) { c.SessionsPerUser, c.SessionsPolicy = 1, router.RefuseSession },
+			func(s *envelope.SessionInfo) { s.Key = "k" },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, c.change)
+			keyed, other := session("c", 1, u, "d1"), session("c", 2, u, "d2")
+			keyed.Key = "k"
+			w.attach(keyed)
+			w.announce("c", 0, nil, other) // sessions that are announced are in the table whatever the limit
+			device := &envelope.Device{User: u, Device: "d2", SeenMs: w.clock.now().UnixMilli()}
+			w.applied(u, w.append(u, &envelope.Record{Device: device}))
+			refused := session("c", 3, u, "d1")
+			refused.Generation = envelope.GenerationV2
+			c.session(refused)
+			if err := w.tryAttach(refused); !errors.Is(err, envelope.ErrTooMany) && !errors.Is(err, envelope.ErrTooManyDevices) {
+				t.Fatalf("got %v", err)
+			}
+			if n := w.online(u); n != 2 {
+				t.Errorf("%d sessions are in the table, before it were 2", n)
+			}
+			if err := w.tryAttach(keyed); err != nil && strings.Contains(err.Error(), "has replaced this one") {
+				t.Errorf("the call for a session that stayed is made again: %v", err)
+			}
+		})
+	}
+}
+
+// An old client replaces all sessions that are too many, as others do, and not only one.
+func TestOldClientReplacesAllThatAreTooMany(t *testing.T) {
+	w := newWorld(t, func(c *router.Config) { c.SessionsPerUser = 1 })
+	w.attach(session("c", 1, "u", ""))
+	w.announce("c", 0, nil, session("c", 2, "u", "")) // in the table whatever the limit
+	if kicks := w.attach(session("c", 3, "u", "")).Kicks; len(kicks) != 2 || w.online("u") != 1 {
+		t.Errorf("kicks %v, %d sessions", kicks, w.online("u"))
 	}
 }
 
