@@ -77,16 +77,17 @@ func (h *sessionHandler) connect(ctx context.Context, r *envelope.ConnectRequest
 	if err != nil {
 		return nil, err
 	}
-	// A revocation that came between Authenticate and Attach found no session to
-	// close. Recheck finds the revocation.
+	// The replaced sessions have left the owner's table, so they are kicked whatever
+	// becomes of this one. A kick that cannot be published does not undo the connect:
+	// those sessions go on, and their comets announce them again.
+	if err := h.kicker.publish(ctx, attached.GetKicks()...); err != nil {
+		h.warn.log(err, "replaced sessions live on")
+	}
+	// A revocation that came between Decide and Attach found no session to close.
+	// Recheck finds the revocation.
 	if err := h.auth.Recheck(ctx, id); err != nil {
 		h.undoAttach(ctx, session)
 		return nil, asUnavailable(err)
-	}
-	// A kick that cannot be published does not undo the connect: the sessions
-	// that were to end go on.
-	if err := h.kicker.publish(ctx, attached.GetKicks()...); err != nil {
-		h.warn.log(err, "replaced sessions live on")
 	}
 	return &envelope.ConnectReply{
 		User: id.User, Device: session.Device, ExpiresMs: id.ExpiresMS, Partition: uint32(h.owners.partition(id.User)),
