@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -60,13 +61,13 @@ func countByRoom(replies map[string]*envelope.RoomsReply) map[string]uint32 {
 }
 
 // Room returns at most limit members of a room, ordered by comet and session, and
-// how many there are in all. For an empty room that is none, and no error.
+// how many there are in all. A room without members is no error.
 func (h *roomHandler) Room(ctx context.Context, room string, limit int) (members []*envelope.SessionInfo, total int, err error) {
 	if err := envelope.CheckName("room", room); err != nil {
 		return nil, 0, err
 	}
-	if limit < 0 || limit > h.cfg.MaxUsers {
-		return nil, 0, envelope.Invalid("max", fmt.Sprintf("is %d: it must be 0 to %d", limit, h.cfg.MaxUsers))
+	if limit < 0 || int64(limit) > math.MaxUint32 {
+		return nil, 0, envelope.Invalid("limit", "must be 0 or a 32-bit number")
 	}
 	replies, err := h.comets.ask(ctx, &envelope.RoomsRequest{Room: room, MaxMembers: uint32(limit)})
 	if err != nil {

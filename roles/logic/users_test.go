@@ -174,7 +174,11 @@ func TestRooms(t *testing.T) {
 	if _, _, err := w.Room(t.Context(), "", 1); field(err) != "room" {
 		t.Errorf("got %v", err)
 	}
-	if _, _, err := w.Room(t.Context(), "a", -1); field(err) != "max" {
+	if _, _, err := w.Room(t.Context(), "a", -1); field(err) != "limit" {
+		t.Errorf("got %v", err)
+	}
+	// A page of members has nothing to do with the bound of users that a push names.
+	if _, _, err := w.Room(t.Context(), "a", logic.DefaultConfig().MaxUsers+1); err != nil {
 		t.Errorf("got %v", err)
 	}
 }
