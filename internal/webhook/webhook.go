@@ -54,7 +54,7 @@ type Config struct {
 	// Secrets sign each call. While a secret is replaced there are two, and each call has a signature
 	// of both.
 	Secrets []string
-	// Timeout bounds one call, with the wait for its turn. Default: 3 s.
+	// Timeout bounds one call. For Post that includes the wait for its turn. Default: 3 s.
 	Timeout time.Duration
 	// InFlight bounds the calls under way. Default: 64.
 	InFlight int
@@ -204,6 +204,8 @@ type Document struct {
 // redirect. The Answer has RetryAfter then, if the receiver asked for it. After failures in a row Post makes
 // no call for a while.
 func (c *Caller) Post(ctx context.Context, id string, document []byte) (Answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
+	defer cancel()
 	return c.call(ctx, func(ctx context.Context, outcome *string) (Answer, error) {
 		return c.breaker.Execute(func() (Answer, error) {
 			*outcome = OutcomeFailed
@@ -222,7 +224,8 @@ func (c *Caller) Post(ctx context.Context, id string, document []byte) (Answer, 
 }
 
 // Send makes one call, whatever became of the calls before, and returns any answer. It returns an
-// error, with ErrUnavailable in its chain, if there is none. The caller decides when to repeat it.
+// error, with ErrUnavailable in its chain, if there is none. Only ctx bounds the wait for its turn, so
+// no call fails because others are under way. The caller decides when to repeat it.
 func (c *Caller) Send(ctx context.Context, document Document) (Answer, error) {
 	return c.call(ctx, func(ctx context.Context, outcome *string) (Answer, error) {
 		*outcome = OutcomeFailed
@@ -230,10 +233,8 @@ func (c *Caller) Send(ctx context.Context, document Document) (Answer, error) {
 	})
 }
 
-// call runs send within the time and the calls under way that the configuration allows.
+// call waits for its turn until ctx is done. Then it runs send within Timeout.
 func (c *Caller) call(ctx context.Context, send func(ctx context.Context, outcome *string) (Answer, error)) (Answer, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
-	defer cancel()
 	start := time.Now()
 	outcome := OutcomeRefused
 	defer func() { c.cfg.Observe(outcome, time.Since(start)) }()
@@ -241,8 +242,10 @@ func (c *Caller) call(ctx context.Context, send func(ctx context.Context, outcom
 	case c.slots <- struct{}{}:
 		defer func() { <-c.slots }()
 	case <-ctx.Done():
-		return Answer{}, fmt.Errorf("%w: %d calls are under way", ErrUnavailable, c.cfg.InFlight)
+		return Answer{}, fmt.Errorf("%w: %d calls are under way: %w", ErrUnavailable, c.cfg.InFlight, ctx.Err())
 	}
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
+	defer cancel()
 	answer, err := send(ctx, &outcome)
 	if err != nil {
 		return answer, fmt.Errorf("%w: %w", ErrUnavailable, err)

@@ -243,6 +243,37 @@ func TestInFlight(t *testing.T) {
 	})
 }
 
+// TestSendWaitsForItsTurn checks that the time of a call begins when it is made, however long it has waited, and
+// that a caller which goes away while it waits gets its context's error.
+func TestSendWaitsForItsTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCaller(t, webhook.Config{URL: "https://x.example", InFlight: 1, Timeout: time.Second,
+			Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+				select {
+				case <-time.After(900 * time.Millisecond):
+					return respond(200), nil
+				case <-r.Context().Done():
+					return nil, r.Context().Err()
+				}
+			})})
+		var wg sync.WaitGroup
+		for range 5 {
+			wg.Go(func() {
+				if _, err := c.Send(t.Context(), webhook.Document{ID: "1"}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		synctest.Wait()
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(10*time.Millisecond, cancel)
+		if _, err := c.Send(ctx, webhook.Document{ID: "2"}); !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v", err)
+		}
+		wg.Wait()
+	})
+}
+
 func TestCheck(t *testing.T) {
 	for address, good := range map[string]bool{
 		"https://backend.example/auth": true, "http://127.0.0.1:9000": true, "http://localhost/x": true, "https://b.example/?k=v": true,
