@@ -277,7 +277,9 @@ func TestRefusedSessionReplacesNone(t *testing.T) {
 			func(s *envelope.SessionInfo) { s.Device, s.Key = "third", "k" },
 		},
 		"no device may come, and no session": {
-			func(c *router.Config) { c.DevicesPerUser, c.DevicesPolicy, c.SessionsPerUser = 2, router.RefuseDevice, 2 },
+			func(c *router.Config) {
+				c.DevicesPerUser, c.DevicesPolicy, c.SessionsPerUser = 2, router.RefuseDevice, 2
+			},
 			func(s *envelope.SessionInfo) { s.Device = "third" },
 		},
 		"no session may come": {

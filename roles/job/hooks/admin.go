@@ -49,7 +49,7 @@ func (a *Admin) status(ctx context.Context, name string, ends map[place]int64) (
 			positions[at] = s.Position
 		}
 	})
-	c, _, _ := load[Control](a.mirror, ControlKey(name)) // one that cannot be read wants nothing
+	c, _ := loadControl(a.mirror, name) // one that cannot be read wants nothing
 	h.Paused, h.PausedMS = c.Paused, c.PausedMS
 	slices.SortFunc(h.Letters, func(a, b events.DeadLetter) int { return cmp.Compare(b.TimeMS, a.TimeMS) })
 	h.Letters = h.Letters[:min(len(h.Letters), maxLetters)]
@@ -133,12 +133,9 @@ func (s *State) addTo(h *events.Hook) {
 // Replay makes a hook post again what the topic has from a time on. It returns an error if the topic may no longer have
 // all events since then.
 func (a *Admin) Replay(ctx context.Context, name string, from time.Time) error {
-	return a.change(ctx, name, func(c *Control) error {
-		if err := a.checkFrom(ctx, name, from); err != nil {
-			return err
-		}
+	return a.change(ctx, name, controlPrefix, func(c Control) (any, error) {
 		c.Replay, c.FromMS, c.Dead = c.Replay+1, from.UnixMilli(), false
-		return nil
+		return c, a.checkFrom(ctx, name, from)
 	})
 }
 
@@ -175,38 +172,39 @@ func (a *Admin) checkFrom(ctx context.Context, name string, from time.Time) erro
 
 // Retry makes a hook post its dead letters again.
 func (a *Admin) Retry(ctx context.Context, name string) error {
-	return a.change(ctx, name, func(c *Control) error {
+	return a.change(ctx, name, controlPrefix, func(c Control) (any, error) {
 		c.Replay, c.FromMS, c.Dead = c.Replay+1, 0, true
-		return nil
+		return c, nil
 	})
 }
 
 // Resume ends the pause of a hook.
 func (a *Admin) Resume(ctx context.Context, name string) error {
-	return a.change(ctx, name, func(c *Control) error {
+	return a.change(ctx, name, pausePrefix, func(c Control) (any, error) {
 		if c.Paused == "" {
-			return envelope.Errorf(envelope.CodeConflict, "hook %q is not paused", name)
+			return nil, envelope.Errorf(envelope.CodeConflict, "hook %q is not paused", name)
 		}
-		c.Paused, c.PausedMS, c.URL = "", 0, ""
-		return nil
+		return Pause{}, nil
 	})
 }
 
-func (a *Admin) change(ctx context.Context, name string, fn func(*Control) error) error {
+// change stores what fn makes of a hook's Control, under the prefix and the hook's name.
+func (a *Admin) change(ctx context.Context, name, prefix string, fn func(Control) (any, error)) error {
 	if !slices.Contains(a.names(), name) {
 		return envelope.Errorf(envelope.CodeNotFound, "there is no hook %q: the settings have %q", name, a.names())
 	}
 	if err := a.mirror.sync(ctx); err != nil {
 		return err
 	}
-	c, _, err := load[Control](a.mirror, ControlKey(name))
+	c, err := loadControl(a.mirror, name)
 	if err != nil {
 		return err
 	}
-	if err := fn(&c); err != nil {
+	v, err := fn(c)
+	if err != nil {
 		return err
 	}
-	if _, err := a.mirror.table.Put(ctx, []byte(ControlKey(name)), encode(c)); err != nil {
+	if _, err := a.mirror.table.Put(ctx, []byte(prefix+name), encode(v)); err != nil {
 		return fmt.Errorf("store what hook %q is to do: %w", name, err)
 	}
 	return nil

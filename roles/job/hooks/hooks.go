@@ -270,12 +270,12 @@ func (h *hook) restore(log envelope.Log, partition int32, commit func(context.Co
 // have changed.
 func (h *hook) control() (c Control, changed <-chan struct{}) {
 	changed = h.mirror.changes()
-	c, _, _ = load[Control](h.mirror, ControlKey(h.cfg.Name)) // one that cannot be read wants nothing
+	c, _ = loadControl(h.mirror, h.cfg.Name) // one that cannot be read wants nothing
 	return c, changed
 }
 
 // pauses reports whether nothing is to be posted to an address.
-func (c Control) pauses(url string) bool { return c.Paused != "" && c.URL == url }
+func (p Pause) pauses(url string) bool { return p.Paused != "" && p.URL == url }
 
 // pause stops the hook until a caller of the API, or another address, lets it go on.
 func (h *hook) pause(now time.Time) {
@@ -283,10 +283,10 @@ func (h *hook) pause(now time.Time) {
 	if c.pauses(h.cfg.URL) {
 		return
 	}
-	c.Paused, c.PausedMS, c.URL = "the address answered 410", now.UnixMilli(), h.cfg.URL
+	pause := Pause{"the address answered 410", now.UnixMilli(), h.cfg.URL}
 	ctx, cancel := context.WithTimeout(context.Background(), saveTimeout)
 	defer cancel()
-	if err := h.put(ctx, ControlKey(h.cfg.Name), encode(c)); err != nil {
+	if err := h.put(ctx, pausePrefix+h.cfg.Name, encode(pause)); err != nil {
 		h.sampled.Warn().Err(err).Msg("the pause of a hook was not stored; trying again with the next call")
 		return
 	}
@@ -299,7 +299,7 @@ func (h *hook) put(ctx context.Context, key string, value []byte) error {
 	if err != nil {
 		return fmt.Errorf("store %s: %w", key, err)
 	}
-	h.mirror.set(offset+1, key, value)
+	h.mirror.set(offset, key, value)
 	return nil
 }
 

@@ -248,6 +248,49 @@ func TestPause(t *testing.T) {
 	}
 }
 
+// A replay that a caller asks for while a job pauses the hook is not lost.
+func TestReplayDuringPause(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.start()
+		w.add(3, "1")
+		w.after(time.Minute)
+		w.table.mu.Lock()
+		w.table.beforeControl = func() {
+			w.admin(func(ctx context.Context, a *hooks.Admin) error { return a.Replay(ctx, "orders", time.UnixMilli(1)) })
+		}
+		w.table.mu.Unlock()
+		w.to.change(func() { w.to.answer = func(call) (int, http.Header) { return http.StatusGone, nil } })
+		w.add(1, "1")
+		w.after(time.Minute)
+		w.to.change(func() { w.to.answer = nil })
+		before := w.to.count()
+		w.admin(func(ctx context.Context, a *hooks.Admin) error { return a.Resume(ctx, "orders") })
+		w.after(time.Minute)
+		if n := w.to.count() - before; n != 4 {
+			t.Errorf("%d calls after the pause, want 4: the replay of 3 events, and a new one", n)
+		}
+	})
+}
+
+// A pause that an earlier version stored counts until it ends.
+func TestPauseOfAnEarlierVersion(t *testing.T) {
+	inWorld(t, func(w *world) {
+		old := `{"paused":"the address answered 410","paused_ms":1,"url":"` + w.cfg.URL + `"}`
+		if _, err := w.table.Put(t.Context(), []byte("control/orders"), []byte(old)); err != nil {
+			t.Fatal(err)
+		}
+		w.start()
+		w.add(2, "1")
+		w.after(time.Minute)
+		if n := w.to.count(); n != 0 || w.status().Paused == "" {
+			t.Errorf("%d calls, status %+v", n, w.status())
+		}
+		w.admin(func(ctx context.Context, a *hooks.Admin) error { return a.Resume(ctx, "orders") })
+		w.after(time.Minute)
+		w.checkAll()
+	})
+}
+
 // A job that ends at any moment loses nothing, and its successor keeps the order.
 func TestRestarts(t *testing.T) {
 	inWorld(t, func(w *world) {

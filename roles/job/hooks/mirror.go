@@ -16,13 +16,19 @@ type mirror struct {
 	table Table
 
 	mu      sync.Mutex
-	entries map[string][]byte
-	next    int64         // the offset of the first entry that is not in the copy
+	entries map[string]entry
+	next    int64         // the offset behind the entries that were followed
 	changed chan struct{} // closed at each change
 }
 
+// entry is the newest entry of a key. value is nil if there is none.
+type entry struct {
+	offset int64
+	value  []byte
+}
+
 func newMirror(t Table) *mirror {
-	return &mirror{table: t, entries: make(map[string][]byte), changed: make(chan struct{})}
+	return &mirror{table: t, entries: make(map[string]entry), changed: make(chan struct{})}
 }
 
 // run follows the table until ctx is done.
@@ -33,7 +39,10 @@ func (m *mirror) run(ctx context.Context, log zerolog.Logger) {
 		from := m.next
 		m.mu.Unlock()
 		err := m.table.Follow(ctx, from, func(offset int64, key, value []byte) error {
-			m.set(offset+1, string(key), value)
+			m.mu.Lock()
+			m.setLocked(offset, string(key), value)
+			m.next = max(m.next, offset+1)
+			m.mu.Unlock()
 			backoff.Reset()
 			return nil
 		})
@@ -44,14 +53,17 @@ func (m *mirror) run(ctx context.Context, log zerolog.Logger) {
 	}
 }
 
-func (m *mirror) set(next int64, key string, value []byte) {
+// set is setLocked for an entry that this process has written.
+func (m *mirror) set(offset int64, key string, value []byte) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.next = max(m.next, next)
-	if value == nil {
-		delete(m.entries, key)
-	} else {
-		m.entries[key] = value
+	m.setLocked(offset, key, value)
+}
+
+// setLocked takes an entry, unless the copy has a newer one of the key: another node may have written it meanwhile.
+func (m *mirror) setLocked(offset int64, key string, value []byte) {
+	if m.entries[key].value == nil || m.entries[key].offset <= offset {
+		m.entries[key] = entry{offset, value}
 	}
 	close(m.changed)
 	m.changed = make(chan struct{})
@@ -89,7 +101,7 @@ func (m *mirror) changes() <-chan struct{} {
 func (m *mirror) get(key string) []byte {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.entries[key]
+	return m.entries[key].value
 }
 
 // load reads an entry. stored is false if there is none.
@@ -109,9 +121,9 @@ func load[T any](m *mirror, key string) (v T, stored bool, err error) {
 func (m *mirror) states(hook string, fn func(at place, s State)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for key, value := range m.entries {
+	for key, e := range m.entries {
 		var s State
-		if name, at, ok := parseStateKey(key); ok && name == hook && json.Unmarshal(value, &s) == nil {
+		if name, at, ok := parseStateKey(key); ok && name == hook && json.Unmarshal(e.value, &s) == nil {
 			fn(at, s)
 		}
 	}

@@ -41,23 +41,30 @@ type Letter struct {
 	At int64 `json:"at,omitempty"`
 }
 
-// Control is what a caller of the API wants of a hook. Each change has the next number.
+// Control is what a caller of the API wants of a hook.
 type Control struct {
 	// Replay counts the replays. The last one begins at FromMS, or takes the dead letters.
 	Replay uint64 `json:"replay,omitempty"`
 	FromMS int64  `json:"from_ms,omitempty"`
 	Dead   bool   `json:"dead,omitempty"`
-	// Paused says why nothing is posted. It is empty if the hook is not paused. URL is the address at the pause:
-	// another one ends it.
+	// Pause counts only if there is no entry with the pause's own key: earlier versions wrote it here.
+	Pause
+}
+
+// Pause says why nothing is posted. It has a key of its own: jobs begin pauses, and must not write
+// the replays of callers back.
+type Pause struct {
+	// Paused is empty if the hook is not paused. URL is the address at the pause: another one ends it.
 	Paused   string `json:"paused,omitempty"`
 	PausedMS int64  `json:"paused_ms,omitempty"`
 	URL      string `json:"url,omitempty"`
 }
 
-// The keys of the table: state/HOOK/GENERATION/PARTITION and control/HOOK. A name has no slash.
+// The keys of the table: state/HOOK/GENERATION/PARTITION, control/HOOK and pause/HOOK. A name has no slash.
 const (
 	statePrefix   = "state/"
 	controlPrefix = "control/"
+	pausePrefix   = "pause/"
 )
 
 // place is a partition of a generation of the events topic.
@@ -70,8 +77,18 @@ func stateKey(hook string, at place) string {
 	return fmt.Sprintf("%s%s/%d/%d", statePrefix, hook, at.generation, at.partition)
 }
 
-// ControlKey returns the key of a hook's Control.
-func ControlKey(hook string) string { return controlPrefix + hook }
+// loadControl reads what is wanted of a hook.
+func loadControl(m *mirror, hook string) (Control, error) {
+	c, _, err := load[Control](m, controlPrefix+hook)
+	if err != nil {
+		return c, err
+	}
+	if p, stored, err := load[Pause](m, pausePrefix+hook); stored {
+		c.Pause = p
+		return c, err
+	}
+	return c, nil
+}
 
 // parseStateKey returns the hook and the place of a state's key.
 func parseStateKey(key string) (hook string, at place, ok bool) {

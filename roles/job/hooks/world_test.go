@@ -128,18 +128,29 @@ func (t *topics) grow() *topic {
 	return t.all[len(t.all)-1]
 }
 
-// table is a table in memory. While failing is set, nothing is stored.
+// table is a table in memory. While failing is set, nothing is stored. beforeControl, if not nil, runs once, before the
+// next entry that says what the hook is to do.
 type table struct {
-	mu      sync.Mutex
-	keys    [][]byte
-	values  [][]byte
-	grown   chan struct{}
-	failing bool
+	beforeControl func()
+	mu            sync.Mutex
+	keys          [][]byte
+	values        [][]byte
+	grown         chan struct{}
+	failing       bool
 }
 
 func newTable() *table { return &table{grown: make(chan struct{})} }
 
 func (t *table) Put(_ context.Context, key, value []byte) (int64, error) {
+	if !bytes.HasPrefix(key, []byte("state/")) {
+		t.mu.Lock()
+		before := t.beforeControl
+		t.beforeControl = nil
+		t.mu.Unlock()
+		if before != nil {
+			before()
+		}
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.failing {
