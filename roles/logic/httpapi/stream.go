@@ -74,6 +74,8 @@ type pushStream struct {
 	// sets it before it closes items.
 	end error
 
+	stopped chan struct{} // closed when reading has to end
+
 	mu     sync.Mutex
 	stop   error // why reading has to end
 	closed bool  // no deadline may be set any more
@@ -94,7 +96,7 @@ func (h pushHandlers) stream(c *call) error {
 	s := &pushStream{
 		pushHandlers: h, call: c, conn: http.NewResponseController(c.W),
 		items:  make(chan streamItem, streamWindow/streamMinWeight+1),
-		window: semaphore.NewWeighted(streamWindow), work: make(chan streamItem),
+		window: semaphore.NewWeighted(streamWindow), work: make(chan streamItem), stopped: make(chan struct{}),
 	}
 	s.serve()
 	return nil
@@ -148,6 +150,7 @@ func (s *pushStream) stopReading(why error) {
 		return
 	}
 	s.stop = why
+	close(s.stopped)
 	_ = s.conn.SetReadDeadline(time.Unix(1, 0)) // wakes the reader
 }
 
@@ -216,7 +219,7 @@ func (s *pushStream) readLines() {
 }
 
 // readLine reads one line. The item holds its part of the window, and a large
-// line's place, also when there is an error.
+// line's place if it has got one, also when there is an error.
 func (s *pushStream) readLine(lines *bufio.Reader) (item streamItem, line []byte, err error) {
 	limit := int64(s.cfg.MaxBody)
 	part, err := lines.ReadSlice('\n')
@@ -234,8 +237,12 @@ func (s *pushStream) readLine(lines *bufio.Reader) (item streamItem, line []byte
 // readLargeLine reads the rest of a line that does not fit the buffer.
 func (s *pushStream) readLargeLine(lines *bufio.Reader, part []byte) (item streamItem, line []byte, err error) {
 	limit := int64(s.cfg.MaxBody)
-	item = streamItem{weight: streamWindow, large: true}
+	item = streamItem{weight: streamWindow}
 	s.acquire(item)
+	if err := s.acquirePlace(); err != nil {
+		return item, nil, err
+	}
+	item.large = true
 	// A place is not for a caller that sends slowly.
 	s.lineBy = time.Now().Add(readTimeout)
 	defer func() { s.lineBy = time.Time{} }()
@@ -253,12 +260,24 @@ func (s *pushStream) readLargeLine(lines *bufio.Reader, part []byte) (item strea
 	return item, append(line, part...), err
 }
 
-// acquire waits for the item's part of the window, then for a place if the line
-// is large. The writer always gets on, so neither wait needs an end of its own.
+// acquire waits for the item's part of the window. The writer always gets on, so the
+// wait needs no end of its own.
 func (s *pushStream) acquire(item streamItem) {
 	_ = s.window.Acquire(context.Background(), item.weight)
-	if item.large {
-		s.shared.Large <- struct{}{}
+}
+
+// acquirePlace waits for one of the places for large bodies, which other callers may
+// hold for long. It returns an error if the stream is to end, or after Timeout.
+func (s *pushStream) acquirePlace() error {
+	timeout := time.NewTimer(s.cfg.Timeout)
+	defer timeout.Stop()
+	select {
+	case s.shared.Large <- struct{}{}:
+		return nil
+	case <-s.stopped:
+		return s.setReadDeadline(time.Time{})
+	case <-timeout.C:
+		return httpcall.ErrNoPlace
 	}
 }
 

@@ -658,6 +658,47 @@ func TestStreamIdle(t *testing.T) {
 	})
 }
 
+// TestStreamWaitsForAPlace checks that a stream whose large line waits for a place ends when the server ends its
+// streams, and that the wait has a bound.
+func TestStreamWaitsForAPlace(t *testing.T) {
+	large := `{"user":"a","body_text":"` + strings.Repeat("x", 200_000) + `"}`
+	for _, end := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			leave := make(chan struct{})
+			h := newHarness(t, httpapi.Config{MaxLarge: 1}, &fakeService{
+				push: func(context.Context, *logic.PushCommand) (*logic.PushResult, error) {
+					<-leave
+					return &logic.PushResult{}, nil
+				},
+			})
+			dial, stop := pipeServer(t, h.handler)
+			defer stop()
+			client := &http.Client{Transport: &http.Transport{
+				DialContext: func(context.Context, string, string) (net.Conn, error) { return dial(), nil },
+			}}
+			defer client.CloseIdleConnections()
+			var sending sync.WaitGroup
+			defer sending.Wait()
+			sending.Go(func() { h.doUnchecked("POST", "/v1/push", large) }) // has the only place
+			synctest.Wait()
+			s := openStream(t, client, "http://localhost")
+			sending.Go(func() { _, _ = io.WriteString(s.body, large+"\n") })
+			synctest.Wait()
+			begun, message, after := time.Now(), "as many large requests", httpapi.DefaultConfig().Timeout
+			if end {
+				h.api.EndStreams()
+				message, after = "open another one", 0
+			}
+			s.wantEnd(503, "unavailable", message)
+			if took := time.Since(begun); took > after+time.Second {
+				t.Errorf("the stream ended after %s, want %s", took, after)
+			}
+			close(leave)
+			_ = s.body.Close()
+		})
+	}
+}
+
 // TestStreamUnreadResults checks that the server stops reading from a caller that does not read its
 // results. So the memory for the caller is bounded. Later the stream is aborted.
 func TestStreamUnreadResults(t *testing.T) {

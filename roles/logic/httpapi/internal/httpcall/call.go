@@ -223,9 +223,12 @@ func (c *Call) acquireSlot() error {
 		c.placed = true
 		return nil
 	case <-c.Ctx.Done():
-		return envelope.Errorf(envelope.CodeUnavailable, "the server has as many large requests as it can hold; try again")
+		return ErrNoPlace
 	}
 }
+
+// ErrNoPlace means that no place for a large body became free in time.
+var ErrNoPlace = envelope.Errorf(envelope.CodeUnavailable, "the server has as many large requests as it can hold; try again")
 
 // Write answers with a status and a body.
 func (c *Call) Write(status int, contentType string, body []byte) {
