@@ -103,7 +103,15 @@ func newKeySource(cfg Config, log zerolog.Logger, reg prometheus.Registerer) (*k
 	if _, err := collectors.Register(reg, s.reloads); err != nil {
 		return nil, fmt.Errorf("register the metric of key reloads: %w", err)
 	}
-	return s, s.publish()
+	if s.current.Load() == nil { // there is no file, so there is the secret alone, if any
+		set, err := newKeySet(cfg, 0, nil)
+		if err != nil {
+			return nil, fmt.Errorf("collect the keys for tokens: %w", err)
+		}
+		s.current.Store(set)
+	}
+	s.noteMissing()
+	return s, nil
 }
 
 // set returns the keys of the moment.
@@ -157,39 +165,16 @@ func (s *keySource) run(ctx context.Context) {
 // refreshLocked reads the origins whose interval has passed, or, with soon, whose
 // minInterval has. The caller has the lock refreshing.
 func (s *keySource) refreshLocked(ctx context.Context, soon bool) {
-	changed := false
 	for _, o := range s.origins {
 		age := o.interval
 		if soon || o.data == nil {
 			age = o.minInterval
 		}
 		if time.Since(o.readAt) >= age {
-			changed = s.reload(ctx, o) || changed
+			s.reload(ctx, o)
 		}
 	}
-	if !changed {
-		s.noteMissing()
-		return
-	}
-	if err := s.publish(); err != nil {
-		s.log.Warn().Err(err).Msg("the new keys for tokens cannot be used: the old ones stay")
-	}
-}
-
-// publish makes the keys that were read those of the moment.
-func (s *keySource) publish() error {
-	defer s.noteMissing()
-	var keys []key
-	for _, o := range s.origins {
-		keys = append(keys, o.keys...)
-	}
-	set, err := newKeySet(s.cfg, s.version+1, keys)
-	if err != nil {
-		return fmt.Errorf("collect the keys for tokens: %w", err)
-	}
-	s.version++
-	s.current.Store(set)
-	return nil
+	s.noteMissing()
 }
 
 func (s *keySource) noteMissing() {
@@ -206,9 +191,8 @@ func (s *keySource) noteMissing() {
 	s.stale.Store(failing)
 }
 
-// reload updates an origin, counts and logs what came of it, and reports
-// whether there are other keys.
-func (s *keySource) reload(ctx context.Context, o *keyOrigin) bool {
+// reload updates an origin, and counts and logs what came of it.
+func (s *keySource) reload(ctx context.Context, o *keyOrigin) {
 	changed, err := s.update(ctx, o)
 	if err != nil {
 		s.reloads.WithLabelValues("failed").Inc()
@@ -216,17 +200,17 @@ func (s *keySource) reload(ctx context.Context, o *keyOrigin) bool {
 			s.log.Warn().Err(err).Str("from", o.name).Msg("cannot read the keys for tokens: the old ones stay")
 		}
 		o.lastError = err.Error()
-		return false
+		return
 	}
 	o.lastError = ""
 	if changed {
 		s.reloads.WithLabelValues("changed").Inc()
 		s.log.Info().Str("from", o.name).Int("keys", len(o.keys)).Msg("read new keys for tokens")
 	}
-	return changed
 }
 
-// update reads an origin and reports whether there is something new in it.
+// update reads an origin and reports whether there is something new in it. The keys
+// of the moment have it then. After an error the origin keeps the keys that it had.
 func (s *keySource) update(ctx context.Context, o *keyOrigin) (changed bool, err error) {
 	data, err := o.read(ctx)
 	o.readAt = time.Now()
@@ -240,8 +224,26 @@ func (s *keySource) update(ctx context.Context, o *keyOrigin) (changed bool, err
 	if len(skipped) > 0 {
 		s.log.Warn().Err(errors.Join(skipped...)).Str("from", o.name).Msg("left out keys for tokens")
 	}
+	set, err := newKeySet(s.cfg, s.version+1, s.keysWith(o, keys))
+	if err != nil {
+		return false, fmt.Errorf("collect the keys for tokens: %w", err)
+	}
 	o.data, o.keys = data, keys
+	s.version++
+	s.current.Store(set)
 	return true, nil
+}
+
+// keysWith returns the keys of all origins, with other keys for one of them.
+func (s *keySource) keysWith(of *keyOrigin, keys []key) (all []key) {
+	for _, o := range s.origins {
+		if o == of {
+			all = append(all, keys...)
+		} else {
+			all = append(all, o.keys...)
+		}
+	}
+	return all
 }
 
 // newKeyFile returns a file that was not read yet.

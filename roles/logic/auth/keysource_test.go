@@ -1,6 +1,7 @@
 package auth_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -260,6 +261,27 @@ func TestSecretBesideKeySet(t *testing.T) {
 		"k": base64.RawURLEncoding.EncodeToString([]byte(secret + secret))}))
 	rotated := sign(t, jwt.SigningMethodHS256, []byte(secret+secret), "new", claims)
 	eventually(t, "the new key is good", func() bool { _, err := h.Authenticate(t.Context(), rotated, ""); return err == nil })
+}
+
+// TestUnusableOriginHoldsUpNoOther checks that keys which cannot be used together with the others count as a
+// failure of their origin alone: the other origin's keys still change.
+func TestUnusableOriginHoldsUpNoOther(t *testing.T) {
+	k := makeKeys(t)
+	pem := publicPEM(t, &k.ec.PublicKey)
+	set := write(t, "", jwks(t, jwk("one", &k.rsa.PublicKey)))
+	file := write(t, "", pem)
+	h := newHarness(t, func(c *auth.Config) { c.JWKSFile, c.PublicKeyFile = set, file })
+	claims := jwt.MapClaims{"sub": "ann", "exp": at(h, time.Hour)}
+	one, two := sign(t, jwt.SigningMethodRS256, k.rsa, "one", claims), sign(t, jwt.SigningMethodRS256, k.rsaOther, "two", claims)
+	write(t, file, bytes.Repeat(pem, 17)) // more keys of one name than are allowed
+	write(t, set, jwks(t, jwk("two", &k.rsaOther.PublicKey)))
+	eventually(t, "the new key is good", func() bool { _, err := h.Authenticate(t.Context(), two, ""); return err == nil })
+	wantUser(t, h, sign(t, jwt.SigningMethodES256, k.ec, "", claims), "ann")
+	if failed, changed := h.reloads("failed"), h.reloads("changed"); failed == 0 || changed != 1 {
+		t.Errorf("%v reloads failed, %v changed; want some and 1", failed, changed)
+	}
+	// A token that no key fits is not called bad while an origin is unusable.
+	wantRefused(t, h, one, envelope.ErrAuthUnavailable)
 }
 
 // TestBadEntriesOfASet checks that each entry of a set stands alone.
