@@ -207,18 +207,20 @@ func TestBatchEndsInTime(t *testing.T) {
 // TestBatchNamesABoundedNumberOfUsers checks that a batch of large pushes is refused before any of it is
 // done: together they would take a hundred times the memory of their bytes.
 func TestBatchNamesABoundedNumberOfUsers(t *testing.T) {
-	h := newHarness(t, httpapi.Config{MaxUsers: 1000}, nil)
-	push := `{"users":["1"` + strings.Repeat(`,"1"`, 299) + `],"body":1}`
-	batch := func(n int) string { return `{"pushes":[` + push + strings.Repeat(","+push, n-1) + `]}` }
-	a := h.do("POST", "/v1/push/batch", batch(4))
-	if code, field, message := a.problem(t); a.status != 413 || code != "too_large" || field != "pushes" || !strings.Contains(message,
-		"1000") {
-		t.Errorf("answered %d: %s", a.status, a.body)
-	}
-	if done := h.service.recorded(); len(done) > 0 {
-		t.Errorf("a refused batch did %q", done)
-	}
-	if a := h.do("POST", "/v1/push/batch", batch(3)); a.status != 200 || len(h.service.recorded()) != 3 {
-		t.Errorf("answered %d: %.300s", a.status, a.body)
+	for _, target := range []string{`"users":`, `"keys":`, `"user":"u","keys":`} {
+		h := newHarness(t, httpapi.Config{MaxUsers: 1000}, nil)
+		push := `{` + target + `["1"` + strings.Repeat(`,"1"`, 299) + `],"body":1}`
+		batch := func(n int) string { return `{"pushes":[` + push + strings.Repeat(","+push, n-1) + `]}` }
+		a := h.do("POST", "/v1/push/batch", batch(4))
+		if code, field, message := a.problem(t); a.status != 413 || code != "too_large" || field != "pushes" || !strings.Contains(message,
+			"1000") {
+			t.Errorf("%s was answered %d: %s", target, a.status, a.body)
+		}
+		if done := h.service.recorded(); len(done) > 0 {
+			t.Errorf("a refused batch did %q", done)
+		}
+		if a := h.do("POST", "/v1/push/batch", batch(3)); a.status != 200 || len(h.service.recorded()) != 3 {
+			t.Errorf("%s was answered %d: %.300s", target, a.status, a.body)
+		}
 	}
 }

@@ -167,10 +167,11 @@ func (p *pushRequest) readContent(r *jsonread.Reader, name string) (err error) {
 
 // receivers is the number of users and keys that the push names.
 func (p *pushRequest) receivers() int {
+	n := len(p.users) + len(p.keys)
 	if p.user != "" {
-		return 1
+		n++
 	}
-	return len(p.users) + len(p.keys)
+	return n
 }
 
 // check says what the fields together lack or contradict. Names, operation and
