@@ -15,6 +15,9 @@ const (
 	// maxCalls bounds the calls of one stream that are under way. More are not
 	// read, so that their callers wait.
 	maxCalls = 8192
+	// maxPartial bounds the memory of the requests of one stream of which only some
+	// parts have arrived, in requests of the largest size. More are refused.
+	maxPartial = 4
 	// maxTimeout bounds the time of a call, whatever its caller asks for.
 	maxTimeout = time.Hour
 )
@@ -26,9 +29,10 @@ type serverStream struct {
 	ctx    context.Context // ends with the stream
 	sender sender
 	slots  chan struct{} // holds one value for each call under way
-	// partial has the requests of which only some parts have arrived. Only the
-	// receiving goroutine uses it.
-	partial map[uint64]*envelope.CallPart
+	// partial has the requests of which only some parts have arrived, and
+	// partialBytes their memory. Only the receiving goroutine uses them.
+	partial      map[uint64]*envelope.CallPart
+	partialBytes int
 
 	mu       sync.Mutex
 	cancels  map[uint64]context.CancelFunc // of the calls that run
@@ -79,8 +83,14 @@ func (c *serverStream) stop() {
 
 // receive takes one part of a request, or a cancellation.
 func (c *serverStream) receive(p *envelope.CallPart) {
-	if p.Cancel {
+	request, joined := c.partial[p.Call], []byte(nil)
+	if request != nil {
+		joined = request.Data
+		c.partialBytes -= cap(joined)
 		delete(c.partial, p.Call)
+	}
+	switch {
+	case p.Cancel:
 		c.mu.Lock()
 		cancel := c.cancels[p.Call]
 		c.mu.Unlock()
@@ -88,31 +98,31 @@ func (c *serverStream) receive(p *envelope.CallPart) {
 			cancel()
 		}
 		return
-	}
-	request, joined := c.partial[p.Call], []byte(nil)
-	switch {
-	case request != nil:
-		joined = request.Data
-	case p.Method == "":
+	case request == nil && p.Method == "":
 		return // the rest of a request that was refused
-	default:
+	case request == nil:
 		request = p
 	}
-	refused := tooLarge(joined, p, c.server.maxMessage)
-	if !refused {
+	limit := c.server.maxMessage
+	switch {
+	case tooLarge(joined, p, limit):
+		c.begin(request, errTooLarge(fmt.Sprintf("the request is larger than %d bytes", limit)))
+	case p.More && len(joined)+len(p.Data) > cap(joined) && c.partialBytes > maxPartial*limit:
+		c.begin(request, envelope.Errorf(envelope.CodeUnavailable, "this node has as many large requests as it can hold; try again"))
+	default:
 		request.Data = joinParts(joined, p)
 		if p.More {
 			c.partial[p.Call] = request
+			c.partialBytes += cap(request.Data)
 			return
 		}
+		c.begin(request, nil)
 	}
-	delete(c.partial, p.Call)
-	c.begin(request, refused)
 }
 
-// begin runs a call on a goroutine of its own. It waits while maxCalls are under
-// way.
-func (c *serverStream) begin(request *envelope.CallPart, refused bool) {
+// begin runs a call on a goroutine of its own, or refuses it with an error. It waits
+// while maxCalls are under way.
+func (c *serverStream) begin(request *envelope.CallPart, refused error) {
 	select {
 	case c.slots <- struct{}{}:
 	case <-c.ctx.Done():
@@ -133,8 +143,8 @@ func (c *serverStream) begin(request *envelope.CallPart, refused bool) {
 	switch {
 	case stopping: // the end of the stream is the reply
 		cancel()
-	case refused:
-		c.answer(request.Call, cancel, nil, errTooLarge(fmt.Sprintf("the request is larger than %d bytes", c.server.maxMessage)))
+	case refused != nil:
+		c.answer(request.Call, cancel, nil, refused)
 	default:
 		go func() {
 			reply, err := c.server.handle(ctx, request)
