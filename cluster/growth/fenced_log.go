@@ -103,6 +103,9 @@ func (l *FencedLog) waitForLease(ctx context.Context) error {
 		select {
 		case <-changed:
 		case <-ctx.Done():
+			if confirmed.IsZero() {
+				return unavailable("the control topic has not said yet whether the kept topic grows; " + unknownOutcome)
+			}
 			return unavailable("the control topic has not said for %s whether the kept topic grows; "+unknownOutcome,
 				age(confirmed).Round(time.Second))
 		}

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/rs/zerolog"
 
 	"imgo/cluster/growth"
 	"imgo/envelope"
@@ -258,6 +261,18 @@ func TestFencedLogInEachState(t *testing.T) {
 			t.Errorf("the next generation: %d, %v", at, err)
 		}
 	})
+}
+
+// A node that the control topic has not answered yet says so, and gives no time.
+func TestFencedLogBeforeTheFirstAnswer(t *testing.T) {
+	g := growth.New(growth.Config{}, newTopic().view(), zerolog.Nop())
+	g.Base(1, 4)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	err := g.FencedLog(&partition{fence: -1}).AppendMany(ctx, make([]envelope.Entry, 1))
+	if !errors.Is(err, envelope.ErrUnavailable) || !strings.Contains(err.Error(), "has not said yet") {
+		t.Errorf("got %v", err)
+	}
 }
 
 // second is a log of generation 2.
