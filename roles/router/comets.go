@@ -204,6 +204,7 @@ func (pr *presence) announce(ctx context.Context, req *envelope.AnnounceRequest)
 	rooms, restarted := pr.comets.announced(req, now)
 	reply := &envelope.AnnounceReply{Epochs: make(map[uint32]uint64), Rooms: rooms}
 	if restarted {
+		pr.kinds.forget(req.Comet)
 		pr.drop(req.Comet, now, func(s *session) bool { return s.kind.incarnation != req.Incarnation })
 	}
 	for _, info := range req.Sessions {
@@ -321,6 +322,7 @@ func (pr *presence) expireComets(now time.Time) {
 		p.mu.Unlock()
 	}
 	for _, name := range pr.comets.expire(present, pr.cfg.CometTimeout, now) {
+		pr.kinds.forget(name)
 		if n := pr.drop(name, now.Add(-pr.cfg.CometTimeout), nil); n > 0 {
 			pr.metrics.expiredSessions.Add(float64(n))
 			pr.log.Warn().Str("comet", name).Int("sessions", n).Dur("silent", pr.cfg.CometTimeout).

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -44,8 +45,8 @@ type sessionExtra struct {
 	roomsAt   uint64 // of the list of memberships that it follows
 }
 
-// sessionKinds has one of each sessionKind; they are few and stay. It is safe
-// for concurrent use.
+// sessionKinds has one of each sessionKind. They are few: those of a comet go when it
+// restarts or is silent. It is safe for concurrent use.
 type sessionKinds struct {
 	mu  sync.Mutex
 	all map[sessionKind]*sessionKind
@@ -63,6 +64,13 @@ func (ks *sessionKinds) get(k sessionKind) *sessionKind {
 		ks.all[*shared] = shared
 	}
 	return shared
+}
+
+// forget forgets the kinds of a comet. Its sessions keep theirs.
+func (ks *sessionKinds) forget(comet string) {
+	ks.mu.Lock()
+	defer ks.mu.Unlock()
+	maps.DeleteFunc(ks.all, func(k sessionKind, _ *sessionKind) bool { return k.comet == comet })
 }
 
 // newSession returns the session as it is remembered.
