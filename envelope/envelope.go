@@ -116,7 +116,8 @@ type Log interface {
 	Partitions() int32
 	// Generation is the high part of the ids of the records (ID).
 	Generation() uint16
-	// Read waits until there is a record at or after from. It returns at least one, and about maxBytes at most.
+	// Read waits until there is a record at or after from. It returns at least one, and about maxBytes at most. The
+	// error is ErrOutOfRange if from was trimmed or is behind the end, and ErrClosed after the log was closed.
 	Read(ctx context.Context, partition int32, from int64, maxBytes int) ([]Entry, error)
 	// Bounds returns the offset of the first record that is there, and the one after the last.
 	Bounds(ctx context.Context, partition int32) (begin, end int64, err error)

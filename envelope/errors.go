@@ -27,7 +27,7 @@ const (
 	CodeMailboxFull       Code = "mailbox_full" // as many messages wait for the user as are allowed
 	CodeDiskFull          Code = "disk_full"    // less than the reserve is left
 	CodeUnavailable       Code = "unavailable"  // try again: starting, stopping, owner moved
-	CodeNotReady          Code = "not_ready"    // the owner has not applied that far yet
+	CodeNotReady          Code = "not_ready"    // a part of this node is still catching up, or is stopping; try again
 	// CodeAuthUnavailable means that one client cannot be authenticated at the moment. Others can.
 	CodeAuthUnavailable Code = "auth_unavailable"
 	CodeOutOfRange      Code = "out_of_range" // offset no longer (or not yet) in the log

@@ -82,7 +82,7 @@ func (d *disk) check(floor int64, what string) error {
 		return nil
 	}
 	return envelope.Errorf(envelope.CodeDiskFull,
-		"the disk under %s has %d MiB (%d bytes) free, less than the %d bytes that must stay free (reserve %d): "+
-			"%s refused until there is room; delete something, or lower the reserve",
+		"the disk under %s has %d MiB (%d bytes) free, less than the %d bytes that must stay free (disk.reserve is %d): "+
+			"%s refused until there is room. Delete something, or lower disk.reserve.",
 		d.dir, free>>20, free, floor, d.reserve, what)
 }

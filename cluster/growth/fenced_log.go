@@ -113,7 +113,7 @@ func (l *FencedLog) waitForLease(ctx context.Context) error {
 }
 
 // unknownOutcome tells a caller what to do after an append that may have happened.
-const unknownOutcome = "whether it was done is not known, so try again with the same idempotency key"
+const unknownOutcome = "the push may have been carried out: repeat it with the same idempotency key"
 
 // age returns how long ago t was. It takes the longer of the monotonic and the wall
 // clock, because the monotonic clock may stand still while the machine sleeps.

@@ -35,7 +35,9 @@ import (
 type Topic interface {
 	// Put appends an entry and returns its offset once it is durable.
 	Put(ctx context.Context, key, value []byte) (int64, error)
-	// Follow calls fn for the entries from an offset on until ctx is done.
+	// Follow calls fn for the entries from an offset on until ctx is done. It returns
+	// ctx's error then, fn's error if fn fails, and an envelope.ErrOutOfRange if the
+	// topic cannot have had the offset.
 	Follow(ctx context.Context, from int64, fn func(offset int64, key, value []byte) error) error
 	// End returns the offset that the next entry gets. It asks past any cache.
 	End(ctx context.Context) (int64, error)
@@ -44,20 +46,20 @@ type Topic interface {
 // Config has a Growth's times. A value of 0 means its default. All nodes of a
 // cluster must have the same Lease.
 type Config struct {
-	// Lease is how long appends are reported after the control topic has answered
-	// last. So long pushes go on while Kafka does not answer for that one topic, as
-	// after the death of a broker. 15 s.
+	// Lease is how long appends are reported after the last answer of the control
+	// topic. Pushes go on for that time while Kafka does not answer for that one topic,
+	// as after the death of a broker. Default: 15 s.
 	Lease time.Duration
-	// Short replaces Lease once a plan is known. It bounds how long pushes wait only
-	// for certainty; 2 s.
+	// Short replaces Lease once a plan is known. It bounds how long pushes wait for
+	// nothing but the answer of the control topic. Default: 2 s.
 	Short time.Duration
 	// Margin is added to a lease before it counts as run out on all nodes, since
-	// their clocks run at different speeds; 1 s.
+	// their clocks run at different speeds. Default: 1 s.
 	Margin time.Duration
 	// Check is the interval of questions for the control topic's end. It is a
-	// quarter of that once a plan is known; 1 s.
+	// quarter of that once a plan is known. Default: 1 s.
 	Check time.Duration
-	// Timeout bounds one question; 2 s.
+	// Timeout bounds one question. Default: 2 s.
 	Timeout time.Duration
 }
 
@@ -106,14 +108,14 @@ type Growth struct {
 	plans    map[uint16]plan
 	closed   map[uint16]struct{}
 	moved    map[uint16]map[int32]struct{}
-	records  uint32 // the highest version of records in use; 0: 1
+	records  uint32 // the highest version of records in use; 0 stands for version 1
 	position int64  // offset of the next entry to read
 	state    State
 	// plannedAt is when this node learned that state is growing, and closedAt that
 	// it is closed.
 	plannedAt, closedAt time.Time
-	// confirmed is the time of the newest question for the topic's end whose answer
-	// was read up to; zero: never.
+	// confirmed is when the newest question for the topic's end was asked of which all
+	// entries before the answer were read. It is zero if there is none.
 	confirmed time.Time
 	changed   chan struct{}            // closed, and replaced, by every change
 	over      map[uint16]chan struct{} // closed when the generation is over
@@ -212,7 +214,7 @@ func (g *Growth) apply(offset int64, key, value []byte) {
 	case keyPlan:
 		var p envelope.KeptPlan
 		if err := p.UnmarshalVT(value); err != nil || !validPlan(&p) {
-			g.log.Error().Int64("offset", offset).AnErr("error", err).Msg("the control topic has a plan that cannot be: passed over")
+			g.log.Error().Int64("offset", offset).AnErr("error", err).Msg("the control topic has an invalid plan: skipped")
 			return
 		}
 		generation := uint16(p.Generation)
@@ -222,14 +224,14 @@ func (g *Growth) apply(offset int64, key, value []byte) {
 	case keyClosed:
 		var p envelope.KeptPlan
 		if err := p.UnmarshalVT(value); err != nil || p.Generation > 1<<16-1 {
-			g.log.Error().Int64("offset", offset).AnErr("error", err).Msg("the control topic has an entry that cannot be: passed over")
+			g.log.Error().Int64("offset", offset).AnErr("error", err).Msg("the control topic has an invalid entry: skipped")
 			return
 		}
 		g.closed[uint16(p.Generation)] = struct{}{}
 	case keyMoved:
 		var m envelope.KeptMoved
 		if err := m.UnmarshalVT(value); err != nil || m.Generation > 1<<16-1 || m.Partition >= MaxPartitions {
-			g.log.Error().Int64("offset", offset).AnErr("error", err).Msg("the control topic has an entry that cannot be: passed over")
+			g.log.Error().Int64("offset", offset).AnErr("error", err).Msg("the control topic has an invalid entry: skipped")
 			return
 		}
 		generation := uint16(m.Generation)
@@ -240,7 +242,7 @@ func (g *Growth) apply(offset int64, key, value []byte) {
 	case keyRecords:
 		var v envelope.RecordsVersion
 		if err := v.UnmarshalVT(value); err != nil {
-			g.log.Error().Int64("offset", offset).Err(err).Msg("the control topic has an entry that cannot be: passed over")
+			g.log.Error().Int64("offset", offset).Err(err).Msg("the control topic has an invalid entry: skipped")
 			return
 		}
 		g.records = max(g.records, v.Version)

@@ -10,8 +10,9 @@ import (
 
 // Grow begins to give the kept topic this number of partitions. When it returns, the
 // plan is durable, and the rest happens without further calls. It returns an
-// envelope.ErrInvalid if there are as many partitions already, and while the topic
-// grows.
+// envelope.ErrConflict if there are as many partitions already, while the topic
+// grows, and if the topic can grow no more. It returns an envelope.ErrInvalid above
+// MaxPartitions.
 func (g *Growth) Grow(ctx context.Context, partitions int) (State, error) {
 	if err := g.confirm(ctx); err != nil {
 		return State{}, unavailable("read the control topic: %v", err)

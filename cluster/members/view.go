@@ -78,8 +78,8 @@ func (m *Members) self() life {
 	return l
 }
 
-// delegate has the methods that memberlist calls. It holds its own lock while it calls
-// the Notify methods, so these must not wait.
+// delegate has the methods that memberlist calls. memberlist holds a lock of its own
+// while it calls the Notify methods, so they must not wait.
 type delegate struct{ m *Members }
 
 func (d delegate) NodeMeta(int) []byte             { return *d.m.meta.Load() }

@@ -218,7 +218,8 @@ func (j *Job) enqueue(comet string, b *batch, direct bool) (slot pushSlot, ok bo
 	return pushSlot{}, false
 }
 
-// skipped counts deliveries that were not carried.
+// skipped counts deliveries that were not carried, or records if they were not read: what they would
+// have delivered is not known.
 func (j *Job) skipped(reason string, n int) {
 	j.metrics.skipped.WithLabelValues(reason).Add(float64(n))
 }

@@ -116,7 +116,7 @@ type Authenticator interface {
 
 // TokenStore keeps opaque tokens by their SHA-256. Safe for concurrent use.
 type TokenStore interface {
-	// Put stores a token of a user. single removes every other token of the user.
+	// Put stores a token of a user. single revokes all other tokens of the user.
 	Put(ctx context.Context, hash [32]byte, token envelope.Token, single bool) error
 	auth.TokenStore
 	// Revoke revokes one token. It returns envelope.ErrNotFound if there is none.

@@ -69,7 +69,7 @@ func (l *lifecycle) beginFor(ctx context.Context, user string) (callCtx context.
 	return l.begin(ctx)
 }
 
-// beginWithin is begin for a call that may take longer.
+// beginWithin is begin with a time limit of its own.
 func (l *lifecycle) beginWithin(ctx context.Context, timeout time.Duration) (callCtx context.Context, end func(), err error) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()

@@ -21,11 +21,11 @@ type MemberResult struct {
 	Late int
 }
 
-// SetMember puts a user into a room, or takes it out of it. Without an error that is
-// durable: each later session of the user is in the room from the start. The sessions
-// of the moment that Sessions counts get every message that is pushed to the room
-// after the call. ErrConflict says that the user is in as many rooms as it may be; the
-// change then did nothing.
+// SetMember puts a user into a room, or takes it out of it. If it returns no error, the
+// change is durable: each later session of the user is in the room from the start. The
+// present sessions, as many as Sessions says, get every message that is pushed to the
+// room after the call. SetMember returns an envelope.ErrConflict, and changes nothing,
+// if the user is in as many rooms as it may be.
 //
 // A user that is taken out of a room leaves it also where a session joined by itself.
 // Whether it may join again is for the rules to say.

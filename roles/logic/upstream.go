@@ -73,7 +73,7 @@ func (h *upstreamHandler) accept(ctx context.Context, r *envelope.UpstreamReques
 	return refuseUpstream(envelope.CodeUnsupported, "no rule of this server takes the message: it went nowhere"), nil
 }
 
-// check returns an error if the message is not valid.
+// check returns the refusal of a message that is not valid, or nil.
 func (h *upstreamHandler) check(r *envelope.UpstreamRequest) *envelope.UpstreamReply {
 	s := r.GetSession()
 	if err := cmp.Or(envelope.CheckName("user", s.GetUser()), checkOptional("device", s.GetDevice())); err != nil {

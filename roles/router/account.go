@@ -253,7 +253,7 @@ func (res *resources) bound() mailbox.Bound {
 }
 
 // overflowLocked returns how many messages of an account have to go when it gets
-// another one, and whether it is the new one that goes. Those that are over go first.
+// another one, and whether it is the new one that goes. Expired ones go first.
 func (t *accountTable) overflowLocked(a *account) (n int, refused bool) {
 	if n, refused = t.p.bound().Overflow(&a.Messages); n > 0 {
 		t.p.metrics.expired.Add(float64(t.expireLocked(a)))
@@ -262,7 +262,7 @@ func (t *accountTable) overflowLocked(a *account) (n int, refused bool) {
 	return n, refused
 }
 
-// expireLocked drops what is over from an account. It returns the number of
+// expireLocked drops what has expired from an account. It returns the number of
 // messages.
 func (t *accountTable) expireLocked(a *account) (messages int) {
 	// While the log is read back no device expires: a later record may say that

@@ -36,9 +36,10 @@ type dues struct {
 	queue   dueQueue
 	expired map[string][]string
 
-	// after is the last step that load has read. What is stored later with an earlier time is of
-	// an account in memory, which stays there until the step is proposed. next is a time before which
-	// the store has no further step, but for those since stored. They are decideLoop's.
+	// after is the last step that load has read. No step is missed that is stored later with an
+	// earlier time: it is due already, and evictLocked keeps an account with a due step in memory until
+	// the step is proposed. next is a time before which the store has no further step, except for those
+	// stored since. Only decideLoop uses both.
 	after store.DueAt
 	next  int64
 	// stored is the earliest time of the steps that flushes have stored since.

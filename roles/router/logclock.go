@@ -13,10 +13,10 @@ const sampleTime = 10 * time.Minute
 // clocks of nodes differ, and the log's is the one that all routers share. So a message's ttl is
 // counted by it.
 //
-// A record is read at some time after its stamp. So the least difference between this node's
-// clock and a stamp, over the last minutes, is how far this clock is ahead, and the time since the
-// stamp too much. That makes messages expire late, for example after a cluster was at rest, and
-// never early. Before the first stamp, and for a log without a clock of its own, the node's clock
+// A record is read at some time after its stamp. The least difference between this node's clock and
+// a stamp, over the last minutes, is how far this clock is ahead, plus the shortest delay between a
+// stamp and its reading. That delay makes messages expire late, for example after a cluster was at
+// rest, and never early. Before the first stamp, and for a log without a clock of its own, the node's clock
 // counts. It is safe for concurrent use.
 type logClock struct {
 	now func() time.Time

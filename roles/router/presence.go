@@ -10,9 +10,9 @@ import (
 	"imgo/store"
 )
 
-// Which users have come and gone is known to the owner alone, since it has the sessions. So the owner puts
-// it into the log, when what was told differs from what is. Applying the record decides, and tells the
-// event: two owners that have other sessions tell the same.
+// Only the owner of a partition has the sessions, so only the owner knows which users have come and gone. It
+// appends a record when that differs from what the events have said. Applying the record makes the event. So
+// two routers that own the partition at the same time, with different sessions, make the same events.
 
 const (
 	// presenceGather is how long a user that has come waits for others, so that a record has many of a

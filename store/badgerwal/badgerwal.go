@@ -7,8 +7,8 @@
 // transactions durable with one flush of the disk instead of two, and notes how much is
 // durable, so that Check can tell damage from what a power cut leaves.
 //
-// The package does not open the database, does not repair anything, and knows
-// nothing of the keys and values in it. None of these formats is part of Badger's
+// The package does not open the database, and knows nothing of the keys and values in
+// it. It repairs nothing, but Check deletes logs that hold nothing durable. None of these formats is part of Badger's
 // API, so the package is right for one version of Badger only. A test fails when
 // go.mod names another one; it lists what to check before the constant is changed.
 package badgerwal

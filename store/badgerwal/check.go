@@ -119,12 +119,13 @@ func checkLogs(dir string, names []string, synced []position, newest uint64, log
 			continue
 		case isWAL && torn && !required:
 			log.Warn().Str("file", name).Int("bytes", x.end).
-				Msg("deleting changes that were not synced, because earlier ones were lost with the power; nothing that was answered is in them")
+				Msg("deleting changes that were not synced, because earlier ones were lost with the power. " +
+					"No change that imgo had confirmed to a caller is in the file.")
 			useless = append(useless, name)
 			continue
 		case x.torn > 0:
 			log.Warn().Str("file", name).Int("whole", x.end).Int("cut", x.torn).
-				Msg("cutting off an unfinished write behind the last sync; nothing that was answered is in it")
+				Msg("cutting off an unfinished write behind the last sync. No change that imgo had confirmed to a caller is in it.")
 		}
 		found[name] = x
 		if isWAL {

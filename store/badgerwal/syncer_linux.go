@@ -250,9 +250,9 @@ func (s *Syncer) Flush() error {
 	})
 }
 
-// Forget makes the file of positions say that nothing need be there, until the next Sync. It is
-// called before tables are merged: what was deleted leaves no version behind by which it could be
-// seen that a log is in a table. Forgetting by a nil Syncer does nothing.
+// Forget makes the file of positions say that no log need be there, until the next Sync. It is
+// called before tables are merged. A merge may drop the versions of deleted keys, which are the only
+// proof that the changes of a removed log are in a table. Forget does nothing on a nil Syncer.
 func (s *Syncer) Forget() error {
 	return s.write(func() error { return errors.Join(s.positions.set(nil), s.positions.flush()) })
 }

@@ -30,14 +30,14 @@ func TestDiskNearlyFull(t *testing.T) {
 	freeBytes.Store(reserve - 1)
 	eventually(t, "the server sees it", func() bool { return n.metric(t, "imgo_store_disk_free_bytes") == reserve-1 })
 	moved := n.grows(t, apiProblem("disk_full", "none"))
-	n.call(t, "POST", "/v1/push", `{"user":"before","body":"x"}`).want(t, 507, `"code":"disk_full"`, fmt.Sprint("reserve ", reserve),
-		"lower the reserve")
+	n.call(t, "POST", "/v1/push", `{"user":"before","body":"x"}`).want(t, 507, `"code":"disk_full"`, fmt.Sprint("disk.reserve is ", reserve),
+		"lower disk.reserve")
 	moved()
 	n.call(t, "POST", "/v1/push", `{"users":["before","away"],"body":"x","idempotency_key":"k"}`).want(t, 507, "disk_full")
 	n.call(t, "POST", "/v1/push/batch", `{"pushes":[{"user":"before","body":"x"},{"user":"away","body":"y"}]}`).want(t, 200, "disk_full")
 	n.call(t, "POST", "/1/push?uid=1", `{"test":1}`).is(t, 200, `{"ret":65535}`)
 	n.call(t, "POST", "/goim/push/mids?operation=5&mids=1", `x`).want(t, 200, `"code":-500`, "reserve")
-	n.call(t, "GET", "/readyz", "").want(t, 200, `"ready":true`, fmt.Sprint("reserve ", reserve))
+	n.call(t, "GET", "/readyz", "").want(t, 200, `"ready":true`, fmt.Sprint("disk.reserve is ", reserve))
 
 	// Live messages need no disk.
 	n.call(t, "POST", "/v1/push", `{"user":"before","body":"live","kept":false}`).want(t, 202, `"sessions":1`)

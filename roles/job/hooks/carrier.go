@@ -199,7 +199,7 @@ func (c *carrier) took(ctx context.Context, r readResult) {
 		c.skipped = r.skipped
 		c.h.metrics.events.WithLabelValues(c.h.cfg.Name, "skipped").Add(float64(n))
 		c.h.log.Error().Int32("partition", c.partition).Int64("events", n).
-			Msg("events left the topic before the hook could post them: its receiver was away for longer than events.retention")
+			Msg("events left the topic before the hook could post them: its receiver was down for longer than events.retention")
 	}
 }
 
@@ -404,7 +404,7 @@ func (c *carrier) again(r callResult, now time.Time) {
 	c.changed = true
 }
 
-// recovered lets the events that failed while the address was away be tried again soon. That they failed
+// recovered lets the events that failed while the address was down be tried again soon. That they failed
 // was not their fault.
 func (c *carrier) recovered(v view) {
 	if v.recoveries == c.recoveries {

@@ -42,7 +42,7 @@ const (
 	maxCalls = 4
 	// minRetry and maxRetry bound the span of the pause between two tries.
 	minRetry, maxRetry = time.Second, 5 * time.Minute
-	// downAfter is how many failures in a row, at any events, mean that the address is away. Then one
+	// downAfter is how many failures in a row, at any events, mean that the address is down. Then one
 	// call at a time finds out whether it is back.
 	downAfter = 5
 	// maxProbe bounds the span of the pause between two of those calls.

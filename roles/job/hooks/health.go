@@ -10,8 +10,8 @@ import (
 // safe for concurrent use.
 type health struct {
 	mu       sync.Mutex
-	failures int // calls in a row, until the address counts as away
-	// While the address is away, one call at a time finds out whether it is back: a probe. probes counts those that
+	failures int // failed calls in a row, up to downAfter: then the address is down
+	// While the address is down, one call at a time finds out whether it is back: a probe. probes counts those that
 	// failed. Calls that were under way before say nothing new: only a failed probe makes the next pause longer.
 	probes      int
 	probing     bool

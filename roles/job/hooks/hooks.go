@@ -60,8 +60,8 @@ func New(cfgs []Config, deps Deps) (*Hooks, error) {
 	return h, nil
 }
 
-// Run follows the state of the hooks, and posts, until ctx is done. It then waits for the calls under way and stores the
-// positions.
+// Run follows the state of the hooks, and posts, until ctx is done. It then cancels the calls under way and stores the
+// positions. The events of a cancelled call are posted again.
 func (h *Hooks) Run(ctx context.Context) error {
 	var running sync.WaitGroup
 	running.Go(func() { h.mirror.run(ctx, h.deps.Log) })

@@ -8,7 +8,7 @@ import (
 )
 
 // State is what a hook has stored about one partition: the events that wait for another try, and the
-// dead letters. The position is the group's.
+// dead letters. A job resumes reading at the group's position, not at Position.
 type State struct {
 	// Open has the events before the position that were not answered, oldest first.
 	Open []Letter `json:"open,omitempty"`

@@ -14,8 +14,9 @@ import (
 
 // TokenStore is the store of opaque tokens, as an Opaque reads it.
 type TokenStore interface {
-	// Lookup returns a token. It returns envelope.ErrNotFound (or
-	// ErrUnauthorized), ErrExpired or ErrRevoked for one that is not good.
+	// Lookup returns a token. The error is envelope.ErrUnauthorized or ErrNotFound for
+	// an unknown token, ErrExpired or ErrRevoked for one that was good, and ErrNotReady
+	// if this node cannot tell yet.
 	Lookup(ctx context.Context, hash [32]byte) (envelope.Token, error)
 }
 

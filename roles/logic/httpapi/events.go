@@ -53,7 +53,7 @@ func (h eventHandlers) list(c *call) error {
 	}
 	page, err := h.service.Events(ctx, q)
 	if err != nil && h.ends.Err() != nil && c.Ctx.Err() == nil {
-		return envelope.Errorf(envelope.CodeUnavailable, "the server is about to stop waiting; ask again")
+		return envelope.Errorf(envelope.CodeUnavailable, "the server ended the wait, because it stops or gets more partitions; ask again")
 	}
 	if err != nil {
 		return err

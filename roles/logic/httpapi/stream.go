@@ -48,7 +48,7 @@ var (
 	errStreamSlow = envelope.Invalid("", fmt.Sprintf("a large line took more than %s, which ends a stream", readTimeout))
 	errStreamCut  = envelope.Invalid("", "the request body ended early")
 	errStreamEnds = envelope.Errorf(envelope.CodeUnavailable,
-		"the server ends its streams: open another one and send what has no result")
+		"the server ends its streams: open another one and send the pushes again that have no result")
 	errStreamStall = errors.New("the caller does not read its results")
 )
 

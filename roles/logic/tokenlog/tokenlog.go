@@ -1,7 +1,7 @@
 // Package tokenlog keeps the opaque tokens of clients. In a cluster every logic follows
 // the tokens topic into a view of its own on disk, so that a token is checked
-// without a call to another node. A token that was made or revoked by one logic
-// is so on every other as soon as that one has read of it. A node that runs alone
+// without a call to another node. What one logic makes or revokes counts on another
+// logic once that one has read the entry. A node that runs alone
 // writes the same changes to its store.
 //
 // It guarantees that what Put, Revoke and RevokeUser report as done is in the

@@ -9,9 +9,10 @@ import "imgo/envelope"
 
 // held counts the bytes that a mailbox holds.
 type held struct {
-	// taken was allocated for bodies; live is the part of messages that still
-	// wait. Bodies that were read together share memory, so the part of those
-	// that are gone is free only when all of them are.
+	// taken counts what was allocated for bodies, and live the part of the messages
+	// that still wait. Bodies that were read together share memory, so the part of those
+	// that are gone is free only when all of them are. Compact changes neither: its
+	// block is as large as the scattered bodies, whose memory becomes free.
 	taken, live int
 }
 

@@ -91,9 +91,10 @@ func (m *Mailbox) Undo(c *Changes) {
 	m.Presence.onlineChanged = m.Presence.onlineChanged || c.Told
 }
 
-// MetaExpiry returns until when the meta must be stored: a day longer than the last
-// message, and at least until then. The zero time means for ever: the user is in a
-// room, was told to be online, or a record has to forget a device.
+// MetaExpiry returns the time until which the meta must be stored: a day after the
+// last message expires, or a day after until if that is later. It returns the zero
+// time, which means for ever, if the user is in a room, was told to be online, or has
+// a device that only a record may forget.
 func (m *Mailbox) MetaExpiry(until time.Time) time.Time {
 	if m.Rooms.any() || m.Presence.Online() || m.Devices.published() {
 		return time.Time{}

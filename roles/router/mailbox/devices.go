@@ -34,8 +34,8 @@ func (ds *Devices) Mask(name string) uint64 {
 	return 0
 }
 
-// Names returns the names of the devices that an entry waits for, sorted: the order in which a
-// mailbox has them is not the log's alone.
+// Names returns the names of the devices that an entry waits for. They are sorted, because two
+// routers may have the same devices in a different order.
 func (ds *Devices) Names(waiting uint64) (names []string) {
 	for _, d := range Covered(waiting, ds.list) {
 		names = append(names, d.Name)

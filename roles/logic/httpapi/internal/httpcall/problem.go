@@ -50,7 +50,7 @@ func Explain(err error) Problem {
 	case errors.As(err, &e):
 	case errors.Is(err, context.DeadlineExceeded):
 		e = envelope.Errorf(envelope.CodeUnavailable,
-			"the server took too long; whether it was done is not known, so try again with the same idempotency key")
+			"the server took too long. The request may have been carried out. Repeat a push with the same idempotency key.")
 	case errors.Is(err, context.Canceled):
 		return Problem{Status: StatusClientGone, Code: envelope.CodeUnavailable, Message: "the caller went away"}
 	default:
@@ -86,7 +86,7 @@ func Explain(err error) Problem {
 	case envelope.CodeDiskFull:
 		p.Status = http.StatusInsufficientStorage
 	case envelope.CodeUnavailable, envelope.CodeNotReady, envelope.CodeAuthUnavailable, envelope.CodeClosed:
-		// The caller needs no difference between the three. All mean "try again".
+		// The caller needs no difference between the four. All mean "try again".
 		p.Status, p.Code, p.RetryAfter = http.StatusServiceUnavailable, envelope.CodeUnavailable, time.Second
 	default:
 		p.Status, p.Code, p.Field = http.StatusInternalServerError, envelope.CodeInternal, ""
