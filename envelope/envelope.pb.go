@@ -2577,14 +2577,14 @@ func (x *Kept) GetTimeMs() int64 {
 }
 
 // Backlog is the answer to a catch-up: what is pending for the session after
-// the id that it asked from, a window at a time.
+// the id that it asked from, a backlog at a time.
 type Backlog struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	To       *Address               `protobuf:"bytes,1,opt,name=to,proto3" json:"to,omitempty"`
 	Messages []*Kept                `protobuf:"bytes,2,rep,name=messages,proto3" json:"messages,omitempty"`
 	// up_to: the answer holds everything pending up to this id (unless more).
 	UpTo uint64 `protobuf:"varint,3,opt,name=up_to,json=upTo,proto3" json:"up_to,omitempty"`
-	// more: the window was full; ask again after its last message.
+	// more: the backlog was full; ask again after its last message.
 	More bool `protobuf:"varint,4,opt,name=more,proto3" json:"more,omitempty"`
 	// after repeats what the question asked from.
 	After         uint64 `protobuf:"varint,5,opt,name=after,proto3" json:"after,omitempty"`
@@ -4241,7 +4241,7 @@ type CatchUpRequest struct {
 	// after: the session's last id.
 	After uint64 `protobuf:"varint,4,opt,name=after,proto3" json:"after,omitempty"`
 	Floor uint64 `protobuf:"varint,5,opt,name=floor,proto3" json:"floor,omitempty"`
-	// Bounds of the window; 0: the owner's default.
+	// Bounds of the backlog; 0: the owner's default.
 	MaxMessages   uint32 `protobuf:"varint,6,opt,name=max_messages,json=maxMessages,proto3" json:"max_messages,omitempty"`
 	MaxBytes      uint32 `protobuf:"varint,7,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields

@@ -63,7 +63,7 @@ func (p *process) logClose(err error) {
 func (p *process) routerConfig() router.Config {
 	c, d := router.DefaultConfig(), p.cfg.Delivery
 	c.SessionLimits, c.MailboxLimits, c.WatchTimes = p.cfg.Limits.SessionLimits, p.cfg.Kept.MailboxLimits, d.WatchTimes
-	c.WindowMessages, c.WindowBytes = d.CatchUpMessages, d.CatchUpBytes
+	c.BacklogMessages, c.BacklogBytes = d.CatchUpMessages, d.CatchUpBytes
 	c.CometTimeout = 3 * d.AnnounceInterval
 	c.EventsSource, c.Presence = p.eventsSource(), p.cfg.Presence
 	c.Faults = p.opts.Faults.Router

@@ -21,7 +21,7 @@ type sessionHandler struct {
 
 // Connect admits a session: it checks who the client is, has the owner register
 // the session and read what is pending, publishes the kicks of sessions that
-// this one replaces, and answers with the first window of what is pending. A
+// this one replaces, and answers with the first backlog of what is pending. A
 // refusal is an *envelope.Error: ErrUnauthorized, ErrExpired and ErrRevoked for
 // the token, ErrTooMany for a limit of the user's, ErrInvalid for another
 // field, ErrUnavailable for "try again".

@@ -72,24 +72,24 @@ func TestConnect(t *testing.T) {
 	}
 }
 
-// The first window is in the answer, and nothing of it goes through the log.
-func TestConnectAnswersTheFirstWindow(t *testing.T) {
+// The first backlog is in the answer, and nothing of it goes through the log.
+func TestConnectAnswersTheFirstBacklog(t *testing.T) {
 	w := newWorld(t, noAuth)
-	for _, window := range []*envelope.Backlog{
+	for _, backlog := range []*envelope.Backlog{
 		{UpTo: 12}, {UpTo: 12, More: true}, {UpTo: 12, Messages: []*envelope.Kept{{Id: 9}}},
 	} {
 		w.owner("ann").attach = func(context.Context, *envelope.AttachRequest) (*envelope.AttachReply, error) {
-			return &envelope.AttachReply{Backlog: window}, nil
+			return &envelope.AttachReply{Backlog: backlog}, nil
 		}
 		reply, err := w.Connect(t.Context(), connectRequest("ann"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if reply.GetBacklog() != window {
-			t.Errorf("window %v: the reply has %v", window, reply.GetBacklog())
+		if reply.GetBacklog() != backlog {
+			t.Errorf("backlog %v: the reply has %v", backlog, reply.GetBacklog())
 		}
 		if e := w.envelopes(); len(e) != 0 {
-			t.Errorf("window %v: envelopes %v", window, e)
+			t.Errorf("backlog %v: envelopes %v", backlog, e)
 		}
 	}
 }

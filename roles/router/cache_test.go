@@ -23,8 +23,8 @@ func (w *world) secondRouter(change func(*router.Config)) *world {
 	return o
 }
 
-// windows is what a router hands out to a device, all windows of it.
-func (w *world) windows(user, device string, messages, bytes uint32) string {
+// backlogs is what a router hands out to a device, in all backlogs of it.
+func (w *world) backlogs(user, device string, messages, bytes uint32) string {
 	w.t.Helper()
 	var out strings.Builder
 	for after, more := uint64(0), true; more; {
@@ -125,7 +125,7 @@ func TestCacheChangesNothing(t *testing.T) {
 					w.awaitApplied([]string{user})
 					plain.awaitApplied([]string{user})
 					device, messages, bytes := devices[1+rng.IntN(2)], uint32(1+rng.IntN(30)), uint32(1+rng.IntN(3000))
-					with, without := w.windows(user, device, messages, bytes), plain.windows(user, device, messages, bytes)
+					with, without := w.backlogs(user, device, messages, bytes), plain.backlogs(user, device, messages, bytes)
 					if with != without {
 						t.Fatalf("step %d: %s of %s is handed\n%.5000s\nand without a cache\n%.5000s", step, device, user, with, without)
 					}
@@ -141,7 +141,7 @@ func TestCacheChangesNothing(t *testing.T) {
 	}
 }
 
-// Windows of many messages that were held as they came, and were put together
+// Backlogs of many messages that were held as they came, and were put together
 // when they were first handed out, are what the disk has.
 func TestCacheCompacts(t *testing.T) {
 	settings := func(cache int) func(*router.Config) {
@@ -156,7 +156,7 @@ func TestCacheCompacts(t *testing.T) {
 	w.append(u, &envelope.Record{Device: &envelope.Device{User: u, Device: "d", SeenMs: w.clock.now().UnixMilli()}})
 	var ids []uint64
 	for i := range 200 {
-		if i%40 == 0 { // some are written and some are not when a window is asked for
+		if i%40 == 0 { // some are written and some are not when a backlog is asked for
 			eventually(t, "the messages are on the disk", func() bool { return metric(w, "imgo_router_unwritten_records") == 0 })
 		}
 		ids = append(ids, w.push(u, fmt.Sprint(i, strings.Repeat("x", i))))
@@ -166,7 +166,7 @@ func TestCacheCompacts(t *testing.T) {
 		if i%10 == 9 {
 			w.awaitApplied([]string{u})
 			plain.awaitApplied([]string{u})
-			if with, without := w.windows(u, "d", 50, 1<<20), plain.windows(u, "d", 50, 1<<20); with != without {
+			if with, without := w.backlogs(u, "d", 50, 1<<20), plain.backlogs(u, "d", 50, 1<<20); with != without {
 				t.Fatalf("after %d messages it is handed\n%.5000s\nand without a cache\n%.5000s", i, with, without)
 			}
 		}
@@ -202,7 +202,7 @@ func TestCacheHoldsWhatWasUsedLast(t *testing.T) {
 	}
 	read := func(user string) float64 {
 		before := metric(w, "imgo_router_backlog_read_messages_total")
-		if got := w.windows(user, "d", 1000, 1<<20); strings.Count(got, strings.Repeat("x", size)) != bodies {
+		if got := w.backlogs(user, "d", 1000, 1<<20); strings.Count(got, strings.Repeat("x", size)) != bodies {
 			t.Fatalf("%s is handed %s", user, got)
 		}
 		return metric(w, "imgo_router_backlog_read_messages_total") - before

@@ -15,8 +15,8 @@ import (
 )
 
 // Attach registers a session, makes its device known and reads the first
-// window of what is pending for it: in this order, so that a message between
-// two of the steps is in the window or delivered, or both, and never neither.
+// backlog of what is pending for it: in this order, so that a message between
+// two of the steps is in the backlog or delivered, or both, and never neither.
 func (r *Router) Attach(ctx context.Context, req *envelope.AttachRequest) (*envelope.AttachReply, error) {
 	info := req.GetSession()
 	if info.GetAddress() == nil {
@@ -42,7 +42,7 @@ func (r *Router) Attach(ctx context.Context, req *envelope.AttachRequest) (*enve
 		p.undoAttach(info, replaced)
 		return nil, err
 	}
-	err = p.window(ctx, &envelope.CatchUpRequest{
+	err = p.readBacklog(ctx, &envelope.CatchUpRequest{
 		To: info.Address, User: info.User, Device: info.Device, MaxMessages: req.MaxMessages, MaxBytes: req.MaxBytes,
 	}, reply)
 	if err != nil {
@@ -162,7 +162,7 @@ func (r *Router) Detach(ctx context.Context, req *envelope.DetachRequest) error 
 	return failed
 }
 
-// CatchUp returns what is pending for a session after an id, a window at a
+// CatchUp returns what is pending for a session after an id, a backlog at a
 // time, and up to which id that is true. It waits until the owner has applied
 // the record that made the session's device known.
 func (r *Router) CatchUp(ctx context.Context, req *envelope.CatchUpRequest) (*envelope.Backlog, error) {
@@ -183,14 +183,14 @@ func (r *Router) CatchUp(ctx context.Context, req *envelope.CatchUpRequest) (*en
 		return p.emptyBacklog(req.To), nil
 	}
 	var reply envelope.AttachReply
-	err = p.window(ctx, req, &reply)
+	err = p.readBacklog(ctx, req, &reply)
 	if errors.Is(err, envelope.ErrNotReady) {
 		// This owner does not know the device though it has applied all that
 		// it should: the record is gone (retention) or was never written.
 		if err := p.devices().ensure(ctx, req.User, req.Device); err != nil {
 			return nil, err
 		}
-		err = p.window(ctx, req, &reply)
+		err = p.readBacklog(ctx, req, &reply)
 	}
 	if err != nil {
 		return nil, err
@@ -206,9 +206,9 @@ func (p *partition) emptyBacklog(to *envelope.Address) *envelope.Backlog {
 	return &envelope.Backlog{To: to, UpTo: p.position.appliedID()}
 }
 
-// window reads one window of what is pending for a session's device into a reply, and what is known of the
+// readBacklog reads one backlog of what is pending for a session's device into a reply, and what is known of the
 // device.
-func (p *partition) window(ctx context.Context, req *envelope.CatchUpRequest, reply *envelope.AttachReply) error {
+func (p *partition) readBacklog(ctx context.Context, req *envelope.CatchUpRequest, reply *envelope.AttachReply) error {
 	now := p.clock.Now()
 	a, err := p.accounts.openAndLock(ctx, req.User)
 	if err != nil {
@@ -220,27 +220,27 @@ func (p *partition) window(ctx context.Context, req *envelope.CatchUpRequest, re
 		return envelope.Errorf(envelope.CodeNotReady, "device %q of user %q is not known yet", req.Device, req.User)
 	}
 	mask := uint64(1) << d.Bit
-	window, more := a.Messages.Window(p.scratch[:0], mask, req.After, now.UnixMilli(),
-		cmp.Or(int(req.MaxMessages), p.cfg.WindowMessages), cmp.Or(int(req.MaxBytes), p.cfg.WindowBytes))
+	entries, more := a.Messages.Backlog(p.scratch[:0], mask, req.After, now.UnixMilli(),
+		cmp.Or(int(req.MaxMessages), p.cfg.BacklogMessages), cmp.Or(int(req.MaxBytes), p.cfg.BacklogBytes))
 	b := &envelope.Backlog{To: req.To, UpTo: p.position.appliedID(), More: more, After: req.After}
 	reply.Backlog, reply.Pending, reply.Floor, reply.Published = b, uint32(a.Messages.Pending(mask)), d.Since, d.Published
 	reply.Memberships = a.Rooms.Memberships()
-	mailbox.Compact(window)
-	b.Messages = make([]*envelope.Kept, len(window)) // nil: not in memory
-	var absent []store.MailboxEntry                  // copies: entries change once the lock is released
-	for i, e := range window {
+	mailbox.Compact(entries)
+	b.Messages = make([]*envelope.Kept, len(entries)) // nil: not in memory
+	var absent []store.MailboxEntry                   // copies: entries change once the lock is released
+	for i, e := range entries {
 		b.Messages[i] = e.Message
 		if e.Message == nil {
 			absent = append(absent, e.MailboxEntry)
 		}
 	}
-	clear(window)
-	p.scratch = window
+	clear(entries)
+	p.scratch = entries
 	p.cache.use(a)
 	p.mu.Unlock()
 
 	if len(absent) > 0 {
-		if err := p.completeWindow(b, req.User, absent); err != nil {
+		if err := p.completeBacklog(b, req.User, absent); err != nil {
 			return err
 		}
 	}
@@ -269,9 +269,9 @@ func (p *partition) readBodies(user string, messages []*envelope.Kept, absent []
 	return read, nil
 }
 
-// completeWindow reads those messages of a window that are not in memory. Those
+// completeBacklog reads those messages of a backlog that are not in memory. Those
 // whose bodies are gone leave it.
-func (p *partition) completeWindow(b *envelope.Backlog, user string, absent []store.MailboxEntry) error {
+func (p *partition) completeBacklog(b *envelope.Backlog, user string, absent []store.MailboxEntry) error {
 	read, err := p.readBodies(user, b.Messages, absent)
 	if err != nil {
 		return err

@@ -43,10 +43,10 @@ type Config struct {
 
 	// Presence is section [presence].
 	Presence Presence
-	// WindowMessages and WindowBytes bound one answer to a catch-up where the
+	// BacklogMessages and BacklogBytes bound one answer to a catch-up where the
 	// question does not.
-	WindowMessages int `default:"1000"`
-	WindowBytes    int `default:"131072"`
+	BacklogMessages int `default:"1000"`
+	BacklogBytes    int `default:"131072"`
 	// WatchMax is the longest time between two reminders to a client that does
 	// not acknowledge.
 	WatchMax time.Duration `default:"1m"`

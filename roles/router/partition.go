@@ -52,7 +52,7 @@ type partition struct {
 	events  *emitter
 	// presence is nil unless users are told to be online and offline.
 	presence *presenceRecorder
-	// scratch is for one window, while mu is held.
+	// scratch is for one backlog, while mu is held.
 	scratch []*mailbox.Entry
 	// err is why the partition does not go on. It is nil if the partition goes on.
 	err error

@@ -85,8 +85,8 @@ func TestAcksAreExact(t *testing.T) {
 	}
 }
 
-func TestWindows(t *testing.T) {
-	w := newWorld(t, func(c *router.Config) { c.WindowMessages = 2 })
+func TestBacklogs(t *testing.T) {
+	w := newWorld(t, func(c *router.Config) { c.BacklogMessages = 2 })
 	s := session("c", 1, "u", "d")
 	w.attach(s)
 	var last uint64
@@ -101,7 +101,7 @@ func TestWindows(t *testing.T) {
 			t.Fatal(err)
 		}
 		if len(b.Messages) > 2 || b.After != after {
-			t.Fatalf("window %v", b)
+			t.Fatalf("backlog %v", b)
 		}
 		got += bodies(b)
 		if n := len(b.Messages); n > 0 {
@@ -109,7 +109,7 @@ func TestWindows(t *testing.T) {
 		}
 		if !b.More {
 			if b.UpTo != last || i != 2 {
-				t.Fatalf("ended with %v after %d windows", b, i)
+				t.Fatalf("ended with %v after %d backlogs", b, i)
 			}
 			break
 		}

@@ -67,12 +67,12 @@ func (ms *Messages) Release() {
 // compactFrom is the number of loose messages from which on Compact works.
 const compactFrom = 16
 
-// Compact puts those messages of a window that are held and loose beside each
+// Compact puts those messages of a backlog that are held and loose beside each
 // other. They are going to be handed out again and again, and most of what that
 // costs is the wait for memory that lies scattered.
-func Compact(window []*Entry) {
+func Compact(entries []*Entry) {
 	n, size := 0, 0
-	for _, e := range window {
+	for _, e := range entries {
 		if e.held && e.loose {
 			n++
 			size += len(e.Message.Body)
@@ -82,7 +82,7 @@ func Compact(window []*Entry) {
 		return
 	}
 	block, text := make([]envelope.Kept, 0, n), make([]byte, 0, size)
-	for _, e := range window {
+	for _, e := range entries {
 		if !e.held || !e.loose {
 			continue
 		}

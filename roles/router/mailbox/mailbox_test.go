@@ -26,9 +26,9 @@ func push(m *mailbox.Mailbox, id uint64, body string, bound int) (dropped int) {
 
 // pending lists the bodies that wait for a device.
 func pending(m *mailbox.Mailbox, device string) string {
-	window, _ := m.Messages.Window(nil, m.Devices.Mask(device), 0, 0, 1<<20, 1<<30)
+	entries, _ := m.Messages.Backlog(nil, m.Devices.Mask(device), 0, 0, 1<<20, 1<<30)
 	var out strings.Builder
-	for _, e := range window {
+	for _, e := range entries {
 		out.Write(e.Message.Body)
 	}
 	return out.String()

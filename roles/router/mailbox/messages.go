@@ -209,15 +209,15 @@ func (ms *Messages) Pending(mask uint64) (n int) {
 	return n
 }
 
-// windowOverhead is what a message of a window counts beside its body, in
-// bytes: about what its frame has more. So a window of very small messages
+// backlogOverhead is what a message of a backlog counts beside its body, in
+// bytes: about what its frame has more. So a backlog of very small messages
 // fits into what may be pending for a session, as the others do.
-const windowOverhead = 24
+const backlogOverhead = 24
 
-// Window appends to out what is pending for a device after an id, in order: at
+// Backlog appends to out what is pending for a device after an id, in order: at
 // most maxMessages and maxBytes, but one message always. more reports whether
 // there is more.
-func (ms *Messages) Window(
+func (ms *Messages) Backlog(
 	out []*Entry, mask uint64, after uint64, nowMS int64, maxMessages, maxBytes int,
 ) (_ []*Entry, more bool) {
 	first, _ := ms.search(after + 1)
@@ -226,11 +226,11 @@ func (ms *Messages) Window(
 		if e.Waiting&mask == 0 || e.ExpiresMS <= nowMS {
 			continue
 		}
-		if len(out) > 0 && (len(out) >= maxMessages || size+int(e.Size)+windowOverhead > maxBytes) {
+		if len(out) > 0 && (len(out) >= maxMessages || size+int(e.Size)+backlogOverhead > maxBytes) {
 			return out, true
 		}
 		out = append(out, e)
-		size += int(e.Size) + windowOverhead
+		size += int(e.Size) + backlogOverhead
 	}
 	return out, false
 }

@@ -20,7 +20,7 @@ func TestBound(t *testing.T) {
 	}
 }
 
-func TestWindow(t *testing.T) {
+func TestBacklogs(t *testing.T) {
 	m := mailbox.New("u")
 	m.NoteDevice(1, "d", 1, 1)
 	for id := uint64(2); id < 12; id++ {
@@ -40,9 +40,9 @@ func TestWindow(t *testing.T) {
 		{10, 1, 1, 11, 1, false},
 		{11, 1, 1, 0, 0, false},
 	} {
-		window, more := m.Messages.Window(nil, m.Devices.Mask("d"), c.after, 0, c.messages, c.bytes)
-		if uint64(len(window)) != c.count || more != c.more || c.count > 0 && window[0].ID != c.first {
-			t.Errorf("%+v: %d messages, more %v", c, len(window), more)
+		entries, more := m.Messages.Backlog(nil, m.Devices.Mask("d"), c.after, 0, c.messages, c.bytes)
+		if uint64(len(entries)) != c.count || more != c.more || c.count > 0 && entries[0].ID != c.first {
+			t.Errorf("%+v: %d messages, more %v", c, len(entries), more)
 		}
 	}
 }
