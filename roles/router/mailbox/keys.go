@@ -34,11 +34,11 @@ func (k *Keys) Use(key string, id uint64) {
 // the mailbox is in memory. Idempotency keys of earlier messages are void.
 func (k *Keys) Erased() uint64 { return k.erased }
 
-// erase drops the keys of messages from before the record at.
-func (k *Keys) erase(at uint64) {
-	maps.DeleteFunc(k.used, func(_ string, id uint64) bool { return id < at })
-	if at > k.erased {
-		k.erased, k.erasedStored = at, false
+// erase drops the keys of messages from before the given record.
+func (k *Keys) erase(recordID uint64) {
+	maps.DeleteFunc(k.used, func(_ string, id uint64) bool { return id < recordID })
+	if recordID > k.erased {
+		k.erased, k.erasedStored = recordID, false
 	}
 }
 

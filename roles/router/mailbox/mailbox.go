@@ -70,17 +70,17 @@ func (m *Mailbox) Blank() bool {
 	return m.Messages.blank() && len(m.Devices.list) == 0 && m.moved == 0 && m.reads.state == nil && !m.Rooms.any() && !m.Presence.Online()
 }
 
-// Erase drops all that is known of the user from before the record at.
-func (m *Mailbox) Erase(at uint64, out *Events) {
-	m.Purge(at, out)
+// Erase drops all that is known of the user from before the given record.
+func (m *Mailbox) Erase(recordID uint64, out *Events) {
+	m.Purge(recordID, out)
 	for _, d := range slices.Clone(m.Devices.list) {
-		m.Forget(at, d.Name, out)
+		m.Forget(recordID, d.Name, out)
 	}
 	// Whether the mailbox has moved must stay known: a part of it may come again.
 	m.Messages.eraseCounts()
-	m.Keys.erase(at)
-	m.Rooms.erase(at)
-	m.reads.erase(at)
+	m.Keys.erase(recordID)
+	m.Rooms.erase(recordID)
+	m.reads.erase(recordID)
 	m.Presence.erase()
 }
 
@@ -129,18 +129,18 @@ func (m *Mailbox) Merge(id uint64, part *envelope.MovedMailbox, notedMS, nowMS i
 	return true
 }
 
-// Push adds the message of a record at the time at, Unix milliseconds. It does
+// Push adds the message of a record at the time atMS, Unix milliseconds. It does
 // nothing if the message is there already. Other mailboxes may share the
 // message. Push returns how many messages the bound cost. A message that reports
 // is neither refused nor dropped here: see Propose.
 func (m *Mailbox) Push(
-	message *envelope.Kept, at, expiresMS int64, shared bool, tracked *store.MailboxTracked, bound Bound,
+	message *envelope.Kept, atMS, expiresMS int64, shared bool, tracked *store.MailboxTracked, bound Bound,
 ) (dropped int) {
 	id := message.Id
 	if m.Messages.Find(id) != nil {
 		return 0
 	}
-	e := &Entry{Message: message, at: at}
+	e := &Entry{Message: message, at: atMS}
 	e.Tracked = tracked
 	over, refused := bound.Overflow(&m.Messages)
 	if refused && !e.Reports() {
@@ -182,13 +182,13 @@ func (m *Mailbox) NoteDevice(id uint64, name string, seenMS, notedMS int64) bool
 	return true
 }
 
-// Forget makes a device unknown, by the record at: no message waits for it any
+// Forget makes a device unknown, by the given record: no message waits for it any
 // more. What no device has acknowledged waits for the next device instead, if
 // there is no other one. A device that became known only after the record stays.
 // Forget returns how many messages waited for the device, and whether it was known.
-func (m *Mailbox) Forget(at uint64, device string, out *Events) (waiting int, known bool) {
+func (m *Mailbox) Forget(recordID uint64, device string, out *Events) (waiting int, known bool) {
 	d := m.Devices.Find(device)
-	if d == nil || d.Since >= at {
+	if d == nil || d.Since >= recordID {
 		return 0, false
 	}
 	return m.dropDevice(device, out), true
@@ -222,10 +222,10 @@ func (m *Mailbox) dropDevice(name string, out *Events) (waiting int) {
 	return waiting
 }
 
-// Purge drops the messages from before the record at. It returns their number.
-func (m *Mailbox) Purge(at uint64, out *Events) int {
+// Purge drops the messages from before the given record. It returns their number.
+func (m *Mailbox) Purge(recordID uint64, out *Events) int {
 	return m.Messages.removeIf(func(e *Entry) bool {
-		if e.ID >= at {
+		if e.ID >= recordID {
 			return false
 		}
 		m.removed(e, events.Event{Type: events.Dropped, Reason: events.ReasonRemoved}, out)
@@ -243,13 +243,13 @@ type Acknowledgement struct {
 	Auto bool
 }
 
-// Ack takes an acknowledgement, by the record at. It returns how many messages no
+// Ack takes an acknowledgement, by the given record. It returns how many messages no
 // device waits for any more.
-func (m *Mailbox) Ack(at uint64, by *Acknowledgement, out *Events) (deleted int) {
+func (m *Mailbox) Ack(recordID uint64, by *Acknowledgement, out *Events) (deleted int) {
 	d := m.Devices.Find(by.Device)
 	// A device that became known only after the record had nothing to
 	// acknowledge then: the record is applied again.
-	if d != nil && d.Since <= at {
+	if d != nil && d.Since <= recordID {
 		for _, id := range by.IDs {
 			deleted += m.clear(1<<d.Bit, id, by, out)
 		}

@@ -10,16 +10,16 @@ import (
 // and only a record forgets a device that has one: a router that forgot it by its clock would derive other events than
 // the next owner.
 
-// Publish takes a message with a client id, by the record at, which was appended at timeMS, Unix milliseconds. It
+// Publish takes a message with a client id, by the given record, which was appended at timeMS, Unix milliseconds. It
 // makes a device known that is not: a session of a device that was forgotten may go on for a moment. Publish reports
 // whether the message counts: the device has had neither this id nor a higher one. It does not count either if the
 // device became known only after the record, which is applied again then.
-func (m *Mailbox) Publish(at uint64, device string, clientID uint64, timeMS int64) bool {
-	if m.Devices.Find(device) == nil && !m.NoteDevice(at, device, timeMS, timeMS) {
+func (m *Mailbox) Publish(recordID uint64, device string, clientID uint64, timeMS int64) bool {
+	if m.Devices.Find(device) == nil && !m.NoteDevice(recordID, device, timeMS, timeMS) {
 		return true // there is no room to remember it
 	}
 	d := m.Devices.Find(device)
-	if d.Since > at || clientID <= d.Published {
+	if d.Since > recordID || clientID <= d.Published {
 		return false
 	}
 	m.Devices.NotePublished(device, d.Since, clientID, timeMS)

@@ -22,34 +22,34 @@ type Reading struct {
 	ByCaller bool
 }
 
-// Read takes a reading, by the record at: no device waits for these messages any more. Messages that are newer than
+// Read takes a reading, by the given record: no device waits for these messages any more. Messages that are newer than
 // the record stay. Read returns how many messages waited.
 //
 // It adds an event for what was not known to be read. The mailbox remembers the highest UpTo, and of the
 // single messages beyond it the newest protocol.MaxReadIDs. A record that was applied before adds no event.
-func (m *Mailbox) Read(at uint64, by *Reading, out *Events) (deleted int) {
-	upTo := min(by.UpTo, at)
-	ids := slices.DeleteFunc(slices.Clone(by.IDs), func(id uint64) bool { return id <= upTo || id >= at })
+func (m *Mailbox) Read(recordID uint64, by *Reading, out *Events) (deleted int) {
+	upTo := min(by.UpTo, recordID)
+	ids := slices.DeleteFunc(slices.Clone(by.IDs), func(id uint64) bool { return id <= upTo || id >= recordID })
 	slices.Sort(ids)
 	ids = slices.Compact(ids)
 	deleted = m.Messages.removeIf(func(e *Entry) bool {
 		if _, listed := slices.BinarySearch(ids, e.ID); !listed && e.ID > upTo {
 			return false
 		}
-		m.readEntry(at, e, by, out)
+		m.readEntry(recordID, e, by, out)
 		return true
 	})
-	if ids, upTo = m.reads.add(at, ids, upTo); len(ids) > 0 || upTo > 0 {
+	if ids, upTo = m.reads.add(recordID, ids, upTo); len(ids) > 0 || upTo > 0 {
 		m.Messages.metaChanged = true
 		out.add(events.Event{Type: events.Read, User: m.user, Device: by.Device, IDs: ids, UpTo: upTo})
 	}
 	return deleted
 }
 
-// readEntry settles an entry that was read, by the record at. The device where it was read has acknowledged it. The others that
+// readEntry settles an entry that was read, by the given record. The device where it was read has acknowledged it. The others that
 // wait never get it.
-func (m *Mailbox) readEntry(at uint64, e *Entry, by *Reading, out *Events) {
-	if d := m.Devices.Find(by.Device); d != nil && d.Since <= at && !by.ByCaller && e.Waiting&(1<<d.Bit) != 0 {
+func (m *Mailbox) readEntry(recordID uint64, e *Entry, by *Reading, out *Events) {
+	if d := m.Devices.Find(by.Device); d != nil && d.Since <= recordID && !by.ByCaller && e.Waiting&(1<<d.Bit) != 0 {
 		e.Waiting &^= 1 << d.Bit
 		m.receipt(e, &Acknowledgement{Device: by.Device, TimeMS: by.TimeMS}, out)
 	}
@@ -64,14 +64,14 @@ type reads struct {
 	state *store.MailboxReads // nil: nothing; it never changes
 }
 
-// add takes what was read by the record at: ids, sorted and beyond upTo, and all up to upTo. It returns what is
+// add takes what was read by the given record: ids, sorted and beyond upTo, and all up to upTo. It returns what is
 // new of it. 0 means that there is no new upTo.
-func (r *reads) add(at uint64, ids []uint64, upTo uint64) (newIDs []uint64, newUpTo uint64) {
+func (r *reads) add(recordID uint64, ids []uint64, upTo uint64) (newIDs []uint64, newUpTo uint64) {
 	var old store.MailboxReads
 	if r.state != nil {
 		old = *r.state
 	}
-	if at <= old.At {
+	if recordID <= old.At {
 		return nil, 0
 	}
 	known := func(id uint64) bool {
@@ -85,7 +85,7 @@ func (r *reads) add(at uint64, ids []uint64, upTo uint64) (newIDs []uint64, newU
 	if len(ids) == 0 && upTo == 0 {
 		return nil, 0
 	}
-	state := &store.MailboxReads{At: at, UpTo: max(old.UpTo, upTo)}
+	state := &store.MailboxReads{At: recordID, UpTo: max(old.UpTo, upTo)}
 	for _, id := range slices.Concat(old.IDs, ids) {
 		if id > state.UpTo {
 			state.IDs = append(state.IDs, id)
@@ -113,9 +113,9 @@ func (r *reads) restore(rec *envelope.Reads) {
 	r.state = &store.MailboxReads{At: rec.At, UpTo: rec.UpTo, IDs: slices.Clone(rec.Ids)}
 }
 
-// erase forgets what was read before the record at.
-func (r *reads) erase(at uint64) {
-	if r.state != nil && r.state.At < at {
+// erase forgets what was read before the given record.
+func (r *reads) erase(recordID uint64) {
+	if r.state != nil && r.state.At < recordID {
 		r.state = nil
 	}
 }

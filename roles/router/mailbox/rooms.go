@@ -65,11 +65,11 @@ func (r *Rooms) Restore(list *envelope.Memberships, notedMS int64) {
 	r.set(&store.MailboxRooms{At: list.At, NotedMS: notedMS, Names: slices.Clone(list.Rooms)})
 }
 
-// erase takes the user out of all rooms, by the record at. It leaves a list
+// erase takes the user out of all rooms, by the given record. It leaves a list
 // without rooms, so that a repetition from before at stays void.
-func (r *Rooms) erase(at uint64) {
-	if r.list == nil || r.list.At < at {
-		r.set(&store.MailboxRooms{At: at})
+func (r *Rooms) erase(recordID uint64) {
+	if r.list == nil || r.list.At < recordID {
+		r.set(&store.MailboxRooms{At: recordID})
 	}
 }
 
