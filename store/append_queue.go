@@ -15,7 +15,7 @@ import (
 type request struct {
 	entries []envelope.Entry
 	one     [1]envelope.Entry // the memory of entries where there is one
-	cost    int64             // of the queue's room, in bytes
+	cost    int64             // of the queue's capacity, in bytes
 	left    int               // entries that are not answered yet; only the committer uses it
 	err     error
 	done    chan struct{} // receives once when the request was answered
@@ -25,7 +25,7 @@ type request struct {
 // It is safe for concurrent use.
 type appendQueue struct {
 	capacity int64
-	room     *semaphore.Weighted // bytes
+	free     *semaphore.Weighted // bytes that are not in use
 	filled   wait.Signal         // set when the queue may have requests
 	requests sync.Pool           // of *request that are not in use
 
@@ -36,7 +36,7 @@ type appendQueue struct {
 
 func (q *appendQueue) init(capacity int64) {
 	q.capacity = capacity
-	q.room = semaphore.NewWeighted(capacity)
+	q.free = semaphore.NewWeighted(capacity)
 	q.filled = wait.NewSignal()
 	q.requests.New = func() any { return &request{done: make(chan struct{}, 1)} }
 }
@@ -60,13 +60,13 @@ func (q *appendQueue) enqueue(ctx context.Context, r *request) error {
 	}
 	// A request that is larger than the queue has the queue for itself.
 	r.cost = min(r.cost, q.capacity)
-	if err := q.room.Acquire(ctx, r.cost); err != nil {
+	if err := q.free.Acquire(ctx, r.cost); err != nil {
 		return fmt.Errorf("append to the kept log: wait for room in its queue: %w", err)
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.closed != nil {
-		q.room.Release(r.cost)
+		q.free.Release(r.cost)
 		return q.closed
 	}
 	q.queue = append(q.queue, r)
@@ -109,6 +109,6 @@ func (q *appendQueue) fail(err error) {
 
 // finish answers a request. Its caller may use it again from then on.
 func (q *appendQueue) finish(r *request) {
-	q.room.Release(r.cost)
+	q.free.Release(r.cost)
 	r.done <- struct{}{}
 }

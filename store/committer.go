@@ -15,17 +15,17 @@ import (
 type batch struct {
 	maxBytes, maxEntries int64
 
-	slots []slot
-	bytes int64 // as Badger counts the size of a transaction
-	buf   []byte
+	entries []batchEntry
+	bytes   int64 // as Badger counts the size of a transaction
+	buf     []byte
 
 	next    []int64            // the offset that each partition assigns next
 	fresh   [][]envelope.Entry // the entries of the batch, by partition
 	touched []int32            // the partitions with entries in the batch
 }
 
-// slot is one entry of a request.
-type slot struct {
+// batchEntry is one entry of a request.
+type batchEntry struct {
 	r *request
 	i int
 }
@@ -48,8 +48,8 @@ func (b *batch) init(bdg *badger.DB, t tails) {
 
 // fits reports whether an entry has room in the transaction.
 func (b *batch) fits(e *envelope.Entry) bool {
-	return len(b.slots) == 0 ||
-		b.bytes+int64(len(e.Value))+entryCost <= b.maxBytes && int64(len(b.slots)) < b.maxEntries
+	return len(b.entries) == 0 ||
+		b.bytes+int64(len(e.Value))+entryCost <= b.maxBytes && int64(len(b.entries)) < b.maxEntries
 }
 
 // add assigns an offset to an entry and adds the entry.
@@ -57,7 +57,7 @@ func (b *batch) add(r *request, i int) {
 	e := &r.entries[i]
 	e.Offset = b.next[e.Partition]
 	b.next[e.Partition]++
-	b.slots = append(b.slots, slot{r, i})
+	b.entries = append(b.entries, batchEntry{r, i})
 	b.bytes += int64(len(e.Value)) + entryCost
 	if len(b.fresh[e.Partition]) == 0 {
 		b.touched = append(b.touched, e.Partition)
@@ -74,8 +74,8 @@ func (b *batch) reset(undo bool) {
 		clear(b.fresh[p])
 		b.fresh[p] = b.fresh[p][:0]
 	}
-	clear(b.slots)
-	b.slots, b.touched, b.bytes = b.slots[:0], b.touched[:0], 0
+	clear(b.entries)
+	b.entries, b.touched, b.bytes = b.entries[:0], b.touched[:0], 0
 	if cap(b.buf) > 2*memTableBytes/10 {
 		b.buf = nil // one giant batch must not hold its memory for ever
 	}
@@ -122,7 +122,7 @@ func (c *committer) commitAll(requests []*request) error {
 			b.add(r, i)
 		}
 	}
-	if fatal == nil && len(b.slots) > 0 {
+	if fatal == nil && len(b.entries) > 0 {
 		fatal = c.flush()
 	}
 	return fatal
@@ -140,7 +140,7 @@ func (c *committer) flush() error {
 	err := c.write(b)
 	if err == nil {
 		c.commits.Add(1)
-		c.log.metrics.commitRecords.Observe(float64(len(b.slots)))
+		c.log.metrics.commitRecords.Observe(float64(len(b.entries)))
 		for _, p := range b.touched {
 			t := &c.log.tails[p]
 			t.mu.Lock()
@@ -149,11 +149,11 @@ func (c *committer) flush() error {
 			}
 			t.mu.Unlock()
 		}
-		if len(b.slots) == 1 {
+		if len(b.entries) == 1 {
 			c.notifyFollower(b.touched[0])
 		}
 	}
-	for _, s := range b.slots {
+	for _, s := range b.entries {
 		if err != nil && s.r.err == nil {
 			s.r.err = err
 		}

@@ -159,7 +159,7 @@ func (m *Mailboxes) Bodies(partition int32, user string, entries []MailboxEntry)
 	out := make([]*envelope.Kept, len(entries))
 	all := bodyReader{held: make([]envelope.Kept, 0, len(entries))}
 	for i := range entries {
-		all.room += int(entries[i].Size)
+		all.size += int(entries[i].Size)
 	}
 	err := m.db.view(func(txn *badger.Txn) error {
 		var near *badger.Iterator
@@ -212,7 +212,7 @@ func seekBody(it *badger.Iterator, key []byte) *badger.Item {
 type bodyReader struct {
 	held []envelope.Kept // has capacity for all: they must not move
 	text []byte
-	room int // expected bytes of text
+	size int // expected bytes of text
 }
 
 func (b *bodyReader) read(item *badger.Item, e *MailboxEntry) (kept *envelope.Kept, err error) {
@@ -223,7 +223,7 @@ func (b *bodyReader) read(item *badger.Item, e *MailboxEntry) (kept *envelope.Ke
 			return c.err
 		}
 		if b.text == nil {
-			b.text = make([]byte, 0, b.room)
+			b.text = make([]byte, 0, b.size)
 		}
 		if cap(b.text)-len(b.text) < len(c.b) { // the size in an entry was too small
 			b.text = make([]byte, 0, len(c.b))

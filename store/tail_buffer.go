@@ -19,32 +19,32 @@ type tailBuffer struct {
 	end   int64 // the next offset to be assigned
 	read  int64 // the first offset that no reader has got yet
 
-	// ring[head:] are the entries before end. When the ring is full and half of it is
+	// entries[head:] are the entries before end. When the slice is full and half of it is
 	// dropped entries, the others are moved to its start instead of growing it.
-	ring  []envelope.Entry
-	head  int
-	bytes int
-	limit int // bytes; the newest entry stays even if it alone is larger
+	entries []envelope.Entry
+	head    int
+	bytes   int
+	limit   int // bytes; the newest entry stays even if it alone is larger
 
 	wake   chan struct{} // closed by the next append; nil: no reader waits
 	closed error         // why reading ends; nil: it does not
 }
 
 // oldestLocked returns the offset of the oldest entry in memory.
-func (t *tailBuffer) oldestLocked() int64 { return t.end - int64(len(t.ring)-t.head) }
+func (t *tailBuffer) oldestLocked() int64 { return t.end - int64(len(t.entries)-t.head) }
 
 // appendLocked adds an entry and drops the oldest ones over the limit. It returns how
 // many it dropped. The caller must call notifyLocked soon.
 func (t *tailBuffer) appendLocked(e envelope.Entry) (dropped int) {
-	if len(t.ring) == cap(t.ring) && t.head > len(t.ring)/2 {
-		n := copy(t.ring, t.ring[t.head:])
-		clear(t.ring[n:])
-		t.ring, t.head = t.ring[:n], 0
+	if len(t.entries) == cap(t.entries) && t.head > len(t.entries)/2 {
+		n := copy(t.entries, t.entries[t.head:])
+		clear(t.entries[n:])
+		t.entries, t.head = t.entries[:n], 0
 	}
-	t.ring = append(t.ring, e)
+	t.entries = append(t.entries, e)
 	t.end++
 	t.bytes += len(e.Value) + entryOverhead
-	for t.bytes > t.limit && len(t.ring)-t.head > 1 {
+	for t.bytes > t.limit && len(t.entries)-t.head > 1 {
 		t.dropOldestLocked()
 		dropped++
 	}
@@ -53,17 +53,17 @@ func (t *tailBuffer) appendLocked(e envelope.Entry) (dropped int) {
 
 // dropOldestLocked removes the oldest entry from memory.
 func (t *tailBuffer) dropOldestLocked() {
-	t.bytes -= len(t.ring[t.head].Value) + entryOverhead
-	t.ring[t.head] = envelope.Entry{} // the value is garbage from now on
+	t.bytes -= len(t.entries[t.head].Value) + entryOverhead
+	t.entries[t.head] = envelope.Entry{} // the value is garbage from now on
 	t.head++
-	if t.head == len(t.ring) {
-		t.ring, t.head = t.ring[:0], 0
+	if t.head == len(t.entries) {
+		t.entries, t.head = t.entries[:0], 0
 	}
 }
 
 // dropBeforeLocked removes the entries before an offset from memory.
 func (t *tailBuffer) dropBeforeLocked(offset int64) {
-	for t.head < len(t.ring) && t.oldestLocked() < offset {
+	for t.head < len(t.entries) && t.oldestLocked() < offset {
 		t.dropOldestLocked()
 	}
 }
@@ -151,7 +151,7 @@ func (t *tailBuffer) recent(from int64, maxBytes int) []envelope.Entry {
 func (t *tailBuffer) copyLocked(from int64, maxBytes int) []envelope.Entry {
 	at := t.head + int(from-t.oldestLocked())
 	n, bytes := 0, 0
-	for _, e := range t.ring[at:] {
+	for _, e := range t.entries[at:] {
 		bytes += len(e.Value)
 		if n > 0 && bytes > maxBytes {
 			break
@@ -159,7 +159,7 @@ func (t *tailBuffer) copyLocked(from int64, maxBytes int) []envelope.Entry {
 		n++
 	}
 	t.read = max(t.read, from+int64(n))
-	return append(make([]envelope.Entry, 0, n), t.ring[at:at+n]...)
+	return append(make([]envelope.Entry, 0, n), t.entries[at:at+n]...)
 }
 
 // tailStats are the numbers of a tailBuffer for metrics.
@@ -171,7 +171,7 @@ type tailStats struct {
 func (t *tailBuffer) stats() tailStats {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return tailStats{begin: t.begin, end: t.end, entries: len(t.ring) - t.head, bytes: t.bytes}
+	return tailStats{begin: t.begin, end: t.end, entries: len(t.entries) - t.head, bytes: t.bytes}
 }
 
 func outOfRange(partition int32, from, begin, end int64) error {

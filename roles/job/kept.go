@@ -91,8 +91,8 @@ func (j *Job) resolve(ctx context.Context, partition int32, req *envelope.Resolv
 	ctx, cancel := context.WithTimeout(ctx, j.cfg.ResolveTimeout)
 	defer cancel()
 	defer cancelWhen(ctx, ownerInterval, func() bool {
-		now, err := j.d.Owners.Owner(partition)
-		return err != nil || now != owner
+		current, err := j.d.Owners.Owner(partition)
+		return err != nil || current != owner
 	}, cancel).Stop()
 	return owner.Resolve(ctx, req)
 }

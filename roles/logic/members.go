@@ -44,11 +44,11 @@ func (h *memberHandler) SetMember(ctx context.Context, room, user string, member
 	if err != nil {
 		return MemberResult{}, err
 	}
-	now, err := h.memberships(ctx, user, id)
+	reply, err := h.memberships(ctx, user, id)
 	if err != nil {
 		return MemberResult{}, err
 	}
-	if member && now.GetMemberships().GetAt() == id && !slices.Contains(now.GetMemberships().GetRooms(), room) {
+	if member && reply.GetMemberships().GetAt() == id && !slices.Contains(reply.GetMemberships().GetRooms(), room) {
 		return MemberResult{}, &envelope.Error{Code: envelope.CodeConflict, Field: "user",
 			Message: "is in as many rooms as limits.rooms_per_user allows: take it out of one first, or raise the setting"}
 	}
@@ -56,7 +56,7 @@ func (h *memberHandler) SetMember(ctx context.Context, room, user string, member
 	if !member {
 		leave = room
 	}
-	return h.tell(ctx, now, leave), nil
+	return h.notify(ctx, reply, leave), nil
 }
 
 // UserRooms returns the rooms that callers of the API have put a user into, sorted,
@@ -80,14 +80,14 @@ func (h *memberHandler) memberships(ctx context.Context, user string, floor uint
 	return ask(ctx, h.owners, user, "ask for the user's memberships", Router.Memberships, request)
 }
 
-// tell makes the user's sessions follow its memberships. leave, if not empty, is a room that they
+// notify makes the user's sessions follow its memberships. leave, if not empty, is a room that they
 // leave in any case.
-func (h *memberHandler) tell(ctx context.Context, now *envelope.MembershipsReply, leave string) MemberResult {
+func (h *memberHandler) notify(ctx context.Context, memberships *envelope.MembershipsReply, leave string) MemberResult {
 	requests := make(map[string]*envelope.MembersRequest)
-	for _, a := range now.GetSessions() {
+	for _, a := range memberships.GetSessions() {
 		r := requests[a.GetComet()]
 		if r == nil {
-			r = &envelope.MembersRequest{Rooms: now.GetMemberships(), Leave: leave}
+			r = &envelope.MembersRequest{Rooms: memberships.GetMemberships(), Leave: leave}
 			requests[a.GetComet()] = r
 		}
 		r.Sessions = append(r.Sessions, a.GetSession())

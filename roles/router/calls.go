@@ -337,9 +337,10 @@ func (r *Router) Lookup(ctx context.Context, req *envelope.LookupRequest) (*enve
 	return reply, nil
 }
 
-// peek returns a user's account as far as memory has it, with mu held for the caller
-// to unlock. Only the store can tell what a kept push would cost a mailbox.
-func (p *partition) peek(ctx context.Context, user string, kept bool) (*account, error) {
+// lookupAndLock locks mu and returns a user's account. It reads the account from the store
+// only for a kept push, whose cost to the mailbox memory cannot tell. Otherwise the account
+// is nil if it is not in memory. If lookupAndLock returns an error, mu is not locked.
+func (p *partition) lookupAndLock(ctx context.Context, user string, kept bool) (*account, error) {
 	if kept {
 		return p.accounts.openAndLock(ctx, user)
 	}
@@ -353,7 +354,7 @@ func (p *partition) peek(ctx context.Context, user string, kept bool) (*account,
 
 func (p *partition) lookup(ctx context.Context, user string, req *envelope.LookupRequest) (*envelope.UserSessions, error) {
 	us := &envelope.UserSessions{User: user}
-	a, err := p.peek(ctx, user, req.Kept)
+	a, err := p.lookupAndLock(ctx, user, req.Kept)
 	if err != nil {
 		return nil, err
 	}

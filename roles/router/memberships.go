@@ -74,9 +74,9 @@ func (p *partition) remindRoomsLocked(a *account) {
 	p.accounts.untold[a] = &roomReminder{at: p.now().Add(p.cfg.WatchInterval), pause: p.cfg.WatchInterval}
 }
 
-// tellRooms tells sessions the memberships of their users, where these have
+// notifyRooms tells sessions the memberships of their users, where these have
 // changed a while ago. Whoever knows them already takes no notice.
-func (r *Router) tellRooms(ctx context.Context, now time.Time) {
+func (r *Router) notifyRooms(ctx context.Context, now time.Time) {
 	for _, p := range r.parts.serving() {
 		for _, told := range p.untoldRooms(now) {
 			r.publish(ctx, told.To[0].Comet, &envelope.Envelope{TimeMs: now.UnixMilli(), SessionRooms: told})

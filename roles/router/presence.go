@@ -145,9 +145,9 @@ func (pr *presenceRecorder) pushLocked(a *account, n uint64, at time.Time) {
 	heap.Init(&pr.queue)
 }
 
-// toldLocked is noteLocked after something was told of an account, or was read from the store. A user without
-// a session has gone at a time at the latest.
-func (pr *presenceRecorder) toldLocked(a *account, at time.Time) {
+// refreshLocked is noteLocked after an event of an account was made, or after the account was read from the store.
+// A user without a session has gone at the time at, or earlier.
+func (pr *presenceRecorder) refreshLocked(a *account, at time.Time) {
 	switch {
 	case pr == nil:
 	case len(a.sessions) == 0 && a.Presence.Online() && !pr.sure: // its comet may have yet to announce it
@@ -156,10 +156,10 @@ func (pr *presenceRecorder) toldLocked(a *account, at time.Time) {
 	}
 }
 
-// loadedLocked is toldLocked for an account that was read from the store.
+// loadedLocked is refreshLocked for an account that was read from the store.
 func (pr *presenceRecorder) loadedLocked(a *account) {
 	if pr != nil {
-		pr.toldLocked(a, pr.since)
+		pr.refreshLocked(a, pr.since)
 	}
 }
 

@@ -75,7 +75,7 @@ func (ap *applier) presencesLocked(id uint64, rec *envelope.Record) error {
 			if a.ForgetOffline() {
 				p.writes.whole = true
 			}
-			p.presence.toldLocked(a, p.now())
+			p.presence.refreshLocked(a, p.now())
 		})
 		if err != nil {
 			return err

@@ -241,7 +241,7 @@ func (r *Router) housekeep(ctx context.Context) error {
 			r.presence.expireComets(r.now())
 			if !r.cfg.Faults.NoWatch {
 				r.watch(ctx, r.now())
-				r.tellRooms(ctx, r.now())
+				r.notifyRooms(ctx, r.now())
 			}
 		case <-expire.C:
 			for _, p := range r.parts.serving() {

@@ -103,7 +103,7 @@ func (c *carrier) begin(ctx context.Context, from int64) error {
 		if err != nil {
 			return fmt.Errorf("find the end of the events of partition %d: %w", c.partition, err)
 		}
-		if from = end; c.h.knows(c.log.Generation() - 1) {
+		if from = end; c.h.hasState(c.log.Generation() - 1) {
 			from = begin
 		}
 		fresh, c.changed = true, true // the stored state tells that the hook was here
@@ -159,7 +159,7 @@ func (c *carrier) loop(ctx context.Context, workers *sync.WaitGroup) error {
 		paused := control.pauses(c.h.cfg.URL)
 		c.open()
 		wake := c.start(ctx, workers, paused)
-		if !paused && !c.asked && len(c.unread) == 0 && c.room() > 0 {
+		if !paused && !c.asked && len(c.unread) == 0 && c.capacity() > 0 {
 			c.asked = true
 			c.more <- struct{}{}
 		}
@@ -168,7 +168,7 @@ func (c *carrier) loop(ctx context.Context, workers *sync.WaitGroup) error {
 		}
 		select {
 		case r := <-c.reads:
-			c.took(ctx, r)
+			c.accept(ctx, r)
 		case r := <-c.results:
 			c.finish(r)
 		case <-tick.C:
@@ -184,8 +184,8 @@ func (c *carrier) loop(ctx context.Context, workers *sync.WaitGroup) error {
 	}
 }
 
-// took takes what was read.
-func (c *carrier) took(ctx context.Context, r readResult) {
+// accept takes what was read.
+func (c *carrier) accept(ctx context.Context, r readResult) {
 	c.asked = false
 	if r.err != nil {
 		if ctx.Err() == nil {
@@ -206,7 +206,7 @@ func (c *carrier) took(ctx context.Context, r readResult) {
 // open opens events that were read, within the bounds.
 func (c *carrier) open() {
 	now := c.h.now()
-	for len(c.unread) > 0 && c.room() > 0 {
+	for len(c.unread) > 0 && c.capacity() > 0 {
 		r := c.unread[0]
 		c.unread = c.unread[1:]
 		if _, known := c.saved[r.Offset]; known || len(c.h.cfg.Types) > 0 && !events.Matches(c.h.cfg.Types, r.Type) {
@@ -422,9 +422,9 @@ func (c *carrier) recovered(v view) {
 	})
 }
 
-// room returns how many more events may be opened. At the bound, if nearly all wait for events that have
+// capacity returns how many more events may be opened. At the bound, if nearly all wait for events that have
 // failed, that is one more at a time: it finds out whether other events succeed.
-func (c *carrier) room() int {
+func (c *carrier) capacity() int {
 	switch {
 	case c.bytes >= maxOpenBytes:
 		return 0
@@ -446,7 +446,7 @@ func (c *carrier) stuck() bool { return c.lanes.stuck() >= maxOpen-maxCanaries }
 // makeRoom sets the oldest events that fail aside if the bound is reached and other events succeed, so
 // that many users whose events fail hold up nobody else.
 func (c *carrier) makeRoom(v view) {
-	if c.room(); c.fullSince.IsZero() || !v.lastSuccess.After(c.fullSince) || !c.stuck() {
+	if c.capacity(); c.fullSince.IsZero() || !v.lastSuccess.After(c.fullSince) || !c.stuck() {
 		return
 	}
 	now := c.h.now()

@@ -105,8 +105,8 @@ func (h *hook) oldest() uint16 {
 	return oldest
 }
 
-// knows reports whether the hook has a state of a generation.
-func (h *hook) knows(generation uint16) (known bool) {
+// hasState reports whether the hook has a state of a generation.
+func (h *hook) hasState(generation uint16) (known bool) {
 	h.mirror.states(h.cfg.Name, func(at place, _ State) { known = known || at.generation == generation })
 	return known
 }

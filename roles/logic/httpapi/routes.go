@@ -35,8 +35,8 @@ func (c *call) name(field string, more ...string) (string, error) {
 	return c.QueryName(field)
 }
 
-// knows returns h for calls that have no other parameters than these.
-func knows(h handler, params ...string) handler {
+// onlyParams returns h for calls that have no other parameters than these.
+func onlyParams(h handler, params ...string) handler {
 	return func(c *call) error {
 		if err := c.Known(params...); err != nil {
 			return err
@@ -193,28 +193,28 @@ func (a *API) register() {
 		v1Own("/v1/push", post(httpcall.ScopePush, push.one)),
 		v1Own("/v1/push/batch", post(httpcall.ScopePush, push.batch)),
 		v1Own("/v1/push/stream", post(httpcall.ScopePush, push.stream)),
-		v1Own("/v1/users", get(readScope, knows(users.online, "ids"))),
+		v1Own("/v1/users", get(readScope, onlyParams(users.online, "ids"))),
 		v1Own("/v1/users/online", post(readScope, users.onlineList)),
 		v1("/v1/users/{user}/devices/{device}", remove(userScope, named("user", users.forgetDevice, "device"))),
 		v1("/v1/user/devices", remove(userScope, named("user", users.forgetDevice, "device"))),
-		v1Own("/v1/rooms", get(readScope, knows(rooms.list, "prefix", "limit"))),
+		v1Own("/v1/rooms", get(readScope, onlyParams(rooms.list, "prefix", "limit"))),
 		v1("/v1/rooms/{room}", get(readScope, named("room", rooms.get, "limit"))),
 		v1("/v1/room", get(readScope, named("room", rooms.get, "limit"))),
 		v1("/v1/rooms/{room}/users/{user}", put(roomScope, rooms.addMember), remove(roomScope, rooms.removeMember)),
 		v1("/v1/users/{user}/rooms", get(readScope, named("user", rooms.ofUser))),
 		v1("/v1/memberships",
 			get(readScope, named("user", rooms.ofUser)), put(roomScope, rooms.addMember), remove(roomScope, rooms.removeMember)),
-		v1Own("/v1/stats", get(readScope, knows(server.stats))),
-		v1Own("/v1/nodes", get(readScope, knows(server.nodes))),
+		v1Own("/v1/stats", get(readScope, onlyParams(server.stats))),
+		v1Own("/v1/nodes", get(readScope, onlyParams(server.nodes))),
 		{path: "/v1/nodes/best", form: v1Form(), anyPage: true, methods: methods{
-			http.MethodGet: {httpcall.ScopeOpen, knows(server.bestNodes, "transport", "zone", "n")},
+			http.MethodGet: {httpcall.ScopeOpen, onlyParams(server.bestNodes, "transport", "zone", "n")},
 		}},
-		v1("/v1/hooks", get(readScope, knows(hooks.list))),
+		v1("/v1/hooks", get(readScope, onlyParams(hooks.list))),
 		v1("/v1/hooks/{hook}/replay", post(httpcall.ScopeAdmin, hooks.replay)),
 		v1("/v1/hooks/{hook}/retry", post(httpcall.ScopeAdmin, named("hook", hooks.retry))),
 		v1("/v1/hooks/{hook}/resume", post(httpcall.ScopeAdmin, named("hook", hooks.resume))),
-		v1Own("/v1/partitions", get(readScope, knows(server.partitions)), post(httpcall.ScopeAdmin, server.grow)),
-		v1("/v1/notices", get(readScope, knows(server.notices, "after", "limit"))),
+		v1Own("/v1/partitions", get(readScope, onlyParams(server.partitions)), post(httpcall.ScopeAdmin, server.grow)),
+		v1("/v1/notices", get(readScope, onlyParams(server.notices, "after", "limit"))),
 		v1("/v1/events", get(readScope, events.list)),
 		v1Own("/v1/tokens", post(httpcall.ScopeTokens, tokens.make)),
 		v1Own("/v1/tokens/revoke", post(httpcall.ScopeTokens, tokens.revoke)),

@@ -32,8 +32,8 @@ func (out *Events) add(event events.Event) {
 	}
 }
 
-// tell adds an event of an entry, if its push asked for one of this level.
-func (m *Mailbox) tell(e *Entry, level events.Level, event events.Event, out *Events) {
+// addEvent adds an event of an entry, if its push asked for one of this level.
+func (m *Mailbox) addEvent(e *Entry, level events.Level, event events.Event, out *Events) {
 	if !e.Reports() || events.Level(e.Tracked.Level) < level {
 		return
 	}
@@ -47,7 +47,7 @@ func (m *Mailbox) receipt(e *Entry, by *Acknowledgement, out *Events) {
 		return
 	}
 	e.Tracked.Receipts = append(e.Tracked.Receipts, store.MailboxReceipt{Device: by.Device, TimeMS: by.TimeMS})
-	m.tell(e, events.LevelEach, events.Event{
+	m.addEvent(e, events.LevelEach, events.Event{
 		Type: events.Delivered, Device: by.Device, AfterMS: max(0, by.TimeMS-e.Tracked.PushedMS), Auto: by.Auto,
 	}, out)
 }
@@ -55,7 +55,7 @@ func (m *Mailbox) receipt(e *Entry, by *Acknowledgement, out *Events) {
 // settled tells that no device waits for an entry any more.
 func (m *Mailbox) settled(e *Entry, out *Events) {
 	if e.Tracked != nil {
-		m.tell(e, events.LevelSettled, events.Event{Type: events.Settled, Without: slices.Clone(e.Tracked.Without)}, out)
+		m.addEvent(e, events.LevelSettled, events.Event{Type: events.Settled, Without: slices.Clone(e.Tracked.Without)}, out)
 	}
 }
 
@@ -63,7 +63,7 @@ func (m *Mailbox) settled(e *Entry, out *Events) {
 func (m *Mailbox) removed(e *Entry, event events.Event, out *Events) {
 	if e.Tracked != nil {
 		event.Devices = m.Devices.Names(e.Waiting)
-		m.tell(e, events.LevelNone, event, out)
+		m.addEvent(e, events.LevelNone, event, out)
 	}
 }
 

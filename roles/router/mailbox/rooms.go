@@ -66,7 +66,7 @@ func (r *Rooms) Restore(list *envelope.Memberships, notedMS int64) {
 }
 
 // erase takes the user out of all rooms, by the given record. It leaves a list
-// without rooms, so that a repetition from before at stays void.
+// without rooms, so that a repetition from before the record stays void.
 func (r *Rooms) erase(recordID uint64) {
 	if r.list == nil || r.list.At < recordID {
 		r.set(&store.MailboxRooms{At: recordID})
