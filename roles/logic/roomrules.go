@@ -127,8 +127,8 @@ func (r *RoomRules) access(id *auth.Identity) *envelope.RoomAccess {
 	return &envelope.RoomAccess{Ruled: true, Rooms: id.Rooms}
 }
 
-// check returns an error if a session may not join a room. A room that the backend decides
-// about is none of its: see roomWebhook.
+// check returns an error if a session may not join a room. It is not for rooms that the webhook
+// decides about: see askBackend.
 func (r *RoomRules) check(room string, access *envelope.RoomAccess) error {
 	switch r.join(room) {
 	case JoinAny:
@@ -146,9 +146,9 @@ func refusedRoom(room, why string) error {
 	return &envelope.Error{Code: envelope.CodeForbidden, Field: "room", Message: fmt.Sprintf("%q may not be joined: %s", room, why)}
 }
 
-// sort tells which of the rooms that a session asks for it may join, and about which of them the
-// backend is to be asked.
-func (r *RoomRules) sort(rooms []string, access *envelope.RoomAccess) (joined, toAsk []string, refused []*envelope.RoomRefusal) {
+// classify returns the rooms that a session asks for in three groups: those that it may join, those about
+// which the backend is to be asked, and those that are refused.
+func (r *RoomRules) classify(rooms []string, access *envelope.RoomAccess) (joined, toAsk []string, refused []*envelope.RoomRefusal) {
 	for _, room := range rooms {
 		if r.join(room) == JoinWebhook {
 			toAsk = append(toAsk, room)

@@ -64,7 +64,7 @@ func (h *sessionHandler) connect(ctx context.Context, r *envelope.ConnectRequest
 	var toAsk []string
 	var refused []*envelope.RoomRefusal
 	if access != nil {
-		session.Rooms, toAsk, refused = h.cfg.RoomRules.sort(session.Rooms, access)
+		session.Rooms, toAsk, refused = h.cfg.RoomRules.classify(session.Rooms, access)
 		toAsk = slices.DeleteFunc(toAsk, func(room string) bool { return slices.Contains(id.Join, room) })
 	}
 	// The webhook answers for its rooms: no rule is asked.
