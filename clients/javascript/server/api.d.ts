@@ -1889,7 +1889,7 @@ export interface operations {
                 /** @description The last answer's `next`. */
                 cursor?: components["schemas"]["MessageID"];
                 limit?: number;
-                /** @description Whether the answer has the bodies, up to 1 MiB together. */
+                /** @description Whether the answer has the bodies. With or without them, the messages of one answer have at most 1 MiB of bodies. */
                 bodies?: boolean;
             };
             header?: never;
@@ -2141,7 +2141,7 @@ export interface operations {
                 /** @description The last answer's `next`. */
                 cursor?: components["schemas"]["MessageID"];
                 limit?: number;
-                /** @description Whether the answer has the bodies, up to 1 MiB together. */
+                /** @description Whether the answer has the bodies. With or without them, the messages of one answer have at most 1 MiB of bodies. */
                 bodies?: boolean;
             };
             header?: never;

@@ -62,7 +62,7 @@ func (m *mirror) set(offset int64, key string, value []byte) {
 
 // setLocked takes an entry, unless the copy has a newer one of the key: another node may have written it meanwhile.
 func (m *mirror) setLocked(offset int64, key string, value []byte) {
-	if m.entries[key].value == nil || m.entries[key].offset <= offset {
+	if m.entries[key].offset <= offset {
 		m.entries[key] = entry{offset, value}
 	}
 	close(m.changed)
