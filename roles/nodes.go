@@ -68,15 +68,15 @@ type statusReport struct {
 	known []logic.NodeInfo
 }
 
-// nodes asks all nodes for their state, at most once in statusAge. The caller must
-// not change the result.
+// nodes asks all nodes for their state, at most once in statusAge. The end of ctx does not end the calls, because other
+// callers use the result. The caller must not change it.
 func (c *statusReport) nodes(ctx context.Context) []logic.NodeInfo {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if time.Since(c.at) < statusAge {
 		return c.known
 	}
-	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), statusTimeout)
 	defer cancel()
 	nodes := c.cluster.remote.Load().state.Load().nodes
 	infos := make([]logic.NodeInfo, len(nodes))
