@@ -156,8 +156,8 @@ func (r *runner) cancel() {
 	}
 }
 
-// stop stops the stages in the reverse order. It returns err, or the first error of
-// a stage, and names the stage that was not done in time.
+// stop stops the stages in the reverse order. It returns err, or the first error of a stage. If a stage is not done
+// in time, stop cancels the rest, does not wait for them, and names that stage.
 func (r *runner) stop(err error, timeout time.Duration) error {
 	deadline := time.NewTimer(timeout)
 	defer deadline.Stop()
@@ -169,6 +169,7 @@ func (r *runner) stop(err error, timeout time.Duration) error {
 				err = s.err
 			}
 		case <-deadline.C:
+			r.cancel()
 			return errors.Join(err, fmt.Errorf("%s did not stop within shutdown.timeout (%s)", s.name, timeout))
 		}
 	}
