@@ -100,10 +100,14 @@ func TestWrongSettingsAndUsage(t *testing.T) {
 		{[]string{"--limits-conections", "3"}, "did you mean --limits-connections?"},
 		{[]string{"config", "chek"}, "did you mean imgo config check?"},
 		{[]string{"psh"}, "did you mean imgo push?"},
+		{[]string{"config", "check", file}, `unexpected argument "` + file + `"; name the file with --config ` + file},
+		{[]string{"config", "show", file}, `unexpected argument "` + file + `"; name the file with --config ` + file},
+		{[]string{"serve", file}, `unexpected argument "` + file + `"; name the file with --config ` + file},
+		{[]string{"config", "init", "a", "b"}, "unexpected argument \"b\"; name one file at most"},
 	} {
 		_, err := imgo(t, test.args...)
 		code := commands.ExitConfig
-		if strings.Contains(test.want, "did you mean") && !strings.Contains(test.want, "unknown key") {
+		if strings.Contains(test.want, "unexpected argument") || strings.Contains(test.want, "did you mean") && !strings.Contains(test.want, "unknown key") {
 			code = commands.ExitUsage
 		}
 		if commands.ExitCode(err) != code || !strings.Contains(err.Error(), test.want) {

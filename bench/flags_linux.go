@@ -58,7 +58,7 @@ func flags(o *options) []cli.Flag {
 
 func action(c *cli.Context, o *options) error {
 	if c.Args().Present() {
-		return usageError{fmt.Errorf("argument %q is not understood; see: imgo bench --help", c.Args().First())}
+		return usageError{fmt.Errorf("unexpected argument %q; see: imgo bench --help", c.Args().First())}
 	}
 	for _, f := range c.Command.Flags {
 		if f, ok := f.(*cli.IntFlag); ok && c.Int(f.Name) < 1 {

@@ -144,6 +144,9 @@ func prepare(command *cli.Command, complete cli.BashCompleteFunc) {
 	// The help subcommand would take the argument "help" for itself, for example as the message of
 	// imgo push.
 	command.HideHelpCommand = true
+	if len(command.Subcommands) == 0 && strings.TrimSpace(command.ArgsUsage) == "" {
+		command.ArgsUsage, command.Before = " ", noArguments // the help would show "[arguments...]" otherwise
+	}
 	for _, sub := range command.Subcommands {
 		prepare(sub, complete)
 	}
@@ -181,12 +184,7 @@ func serveCommand(opts Options) *cli.Command {
 		Usage:       "run the server; the same as imgo alone",
 		Description: "Every setting has a flag here. `imgo config init` prints all settings as a file, with more explanation.",
 		Flags:       opts.AllFlags,
-		Action: func(c *cli.Context) error {
-			if err := noArguments(c); err != nil {
-				return err
-			}
-			return serveOr(opts.Serve)(c)
-		},
+		Action:      serveOr(opts.Serve),
 	}
 }
 

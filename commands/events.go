@@ -32,7 +32,6 @@ func eventsCommand() *cli.Command {
 			&cli.BoolFlag{Name: "follow", Usage: "go on until it is interrupted", DisableDefaultText: true},
 			jsonFlag(),
 		),
-		Before: noArguments,
 		Action: calls(showEvents),
 	}
 }

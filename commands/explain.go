@@ -1,7 +1,6 @@
 package commands
 
 import (
-	"errors"
 	"fmt"
 	"net/url"
 	"text/tabwriter"
@@ -35,9 +34,9 @@ func explainCommand() *cli.Command {
 	path := func(c *cli.Context) (string, error) {
 		switch {
 		case c.String("user") == "":
-			return "", errors.New("name the user: --user 123")
+			return "", usage(c, "name the user: --user 123")
 		case c.NArg() != 1:
-			return "", errors.New("name one message by the id that its push was answered with")
+			return "", usage(c, "name one message by the id that its push was answered with")
 		}
 		return "/v1/user/messages/" + url.PathEscape(c.Args().First()) + "/explain?user=" + url.QueryEscape(c.String("user")), nil
 	}

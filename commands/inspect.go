@@ -59,9 +59,9 @@ func show[T any](path func(c *cli.Context) (string, error), write func(answer *T
 	})
 }
 
-// fixed returns a constant path and refuses arguments.
+// fixed returns a constant path.
 func fixed(path string) func(*cli.Context) (string, error) {
-	return func(c *cli.Context) (string, error) { return path, noArguments(c) }
+	return func(*cli.Context) (string, error) { return path, nil }
 }
 
 func usersCommand() *cli.Command {
@@ -128,7 +128,7 @@ func roomsPath(c *cli.Context) (string, error) {
 	path := "/v1/rooms"
 	switch {
 	case c.Args().Len() > 1:
-		return "", usage(c, "one room at a time: %q is too much", c.Args().Get(1))
+		return "", usage(c, "unexpected argument %q; name one room at a time", c.Args().Get(1))
 	case c.Args().Present() && c.IsSet("prefix"):
 		return "", usage(c, "--prefix is for the list of rooms")
 	case c.Args().Present():

@@ -33,9 +33,8 @@ const (
 
 func listenCommand(opts Options) *cli.Command {
 	return &cli.Command{
-		Name:      "listen",
-		Usage:     "connect as a user and print the messages that arrive",
-		ArgsUsage: " ",
+		Name:  "listen",
+		Usage: "connect as a user and print the messages that arrive",
 		Description: "imgo listen --user 123                 (makes a token for itself)\n" +
 			"imgo listen --token TOKEN --device phone\n" +
 			"imgo listen --user 123 --room lobby --json\n" +
@@ -65,8 +64,6 @@ func listen(c *cli.Context, a *api, screen bool) error {
 	switch {
 	case (user == "") == (text == ""):
 		return usage(c, "as whom? Write --user 123 or --token TOKEN, and not both")
-	case c.Args().Present():
-		return noArguments(c)
 	case c.IsSet("count") && c.Int("count") < 1:
 		return usage(c, "--count must be at least 1")
 	case c.Bool("ws") && c.IsSet("connect"):

@@ -204,7 +204,6 @@ func noticesCommand() *cli.Command {
 			&cli.BoolFlag{Name: "follow", Usage: "go on until it is interrupted", DisableDefaultText: true},
 			jsonFlag(),
 		),
-		Before: noArguments,
 		Action: calls(notices),
 	}
 }

@@ -56,7 +56,6 @@ func partitionsCommand() *cli.Command {
 					&cli.BoolFlag{Name: "no-wait", Usage: "do not wait until everything has moved", DisableDefaultText: true},
 					jsonFlag(),
 				),
-				Before: noArguments,
 				Action: calls(grow),
 			},
 		},

@@ -2,18 +2,28 @@ package commands
 
 import (
 	"fmt"
+	"slices"
 	"text/tabwriter"
 	"time"
 
 	"github.com/urfave/cli/v2"
 )
 
-// noArguments refuses all arguments of a command.
+// noArguments refuses all arguments of a command. It names the flag that the argument was probably meant for.
 func noArguments(c *cli.Context) error {
-	if c.Args().Present() {
-		return usage(c, "%q is too much", c.Args().First())
+	arg := c.Args().First()
+	has := func(flag string) bool {
+		return slices.ContainsFunc(c.Command.Flags, func(f cli.Flag) bool { return slices.Contains(f.Names(), flag) })
 	}
-	return nil
+	switch {
+	case !c.Args().Present():
+		return nil
+	case has("config"):
+		return usage(c, "unexpected argument %q; name the file with --config %s", arg, arg)
+	case has("user"):
+		return usage(c, "unexpected argument %q; name the user with --user %s", arg, arg)
+	}
+	return usage(c, "unexpected argument %q", arg)
 }
 
 // printLine prints a line to standard output, which programs may read.

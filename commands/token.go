@@ -120,12 +120,8 @@ func (u *userTokens) write(w *tabwriter.Writer) {
 func tokenNew(c *cli.Context, a *api) error {
 	user := c.String("user")
 	switch {
-	case user == "" && c.Args().Len() == 1:
-		return usage(c, "whose token? Write --user %s", c.Args().First())
 	case user == "":
 		return usage(c, "whose token? Write --user 123")
-	case c.Args().Present():
-		return usage(c, "%q is too much", c.Args().First())
 	case c.IsSet("ttl") && durationFlag(c, "ttl") == 0:
 		return usage(c, "--ttl must be more than 0; leave it out for a token that does not expire")
 	}
@@ -152,7 +148,7 @@ func tokenRevoke(c *cli.Context, a *api) error {
 	text, user := c.Args().First(), c.String("user")
 	switch {
 	case c.Args().Len() > 1:
-		return usage(c, "one token at a time: %q is too much", c.Args().Get(1))
+		return usage(c, "unexpected argument %q; name one token at a time", c.Args().Get(1))
 	case (text == "") == (user == ""):
 		return usage(c, "name a token, or a user with --user, and not both")
 	}

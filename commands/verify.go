@@ -25,9 +25,8 @@ const plainProgress = 10 * time.Second
 func verifyCommand(opts Options) *cli.Command {
 	cfg, judged := verify.DefaultConfig(), verify.DefaultEvents()
 	return &cli.Command{
-		Name:      "verify",
-		Usage:     "connect, push and check that nothing is lost while you break things",
-		ArgsUsage: " ",
+		Name:  "verify",
+		Usage: "connect, push and check that nothing is lost while you break things",
 		Description: "imgo verify                                    (100 users with 2 devices, for a minute)\n" +
 			"imgo verify --users 1000 --rate 300 --duration 10m\n" +
 			"imgo verify --duration 0                       (until Ctrl-C)\n" +
@@ -98,7 +97,6 @@ func verifyCommand(opts Options) *cli.Command {
 				Usage: "repeat the random choices of an earlier run: the `number` is its seed", DefaultText: "any"},
 			&cli.BoolFlag{Name: "json", Usage: "print the report as JSON", DisableDefaultText: true},
 		},
-		Before: noArguments,
 		Action: func(c *cli.Context) error {
 			if c.Bool("events") || judged.Presence || judged.Upstream || c.IsSet("hook") {
 				judged.HookSecret = flagOrEnv(c, "hook-secret", hookSecretEnv, verify.KnownSecret)

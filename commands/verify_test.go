@@ -16,7 +16,7 @@ func TestVerifyUsage(t *testing.T) {
 		args []string
 		want string
 	}{
-		"an argument":      {[]string{"now"}, `"now" is too much`},
+		"an argument":      {[]string{"now"}, `unexpected argument "now"`},
 		"no users":         {[]string{"--users", "0"}, "--users must be 1 to"},
 		"too many devices": {[]string{"--devices", "65"}, "--devices must be 1 to 64"},
 		"no rate":          {[]string{"--rate", "0"}, "--rate must be more than 0"},

@@ -44,7 +44,6 @@ func versionCommand(opts Options) *cli.Command {
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "licenses", Usage: "print the licences of the software by others in imgo", DisableDefaultText: true},
 		},
-		Before: noArguments,
 		Action: func(c *cli.Context) error {
 			if c.Bool("licenses") {
 				return printLine(c, strings.TrimSpace(opts.Notices))

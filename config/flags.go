@@ -140,6 +140,9 @@ func (f *Flags) Load() (Config, error) {
 	return Load(Sources{Flags: f.texts, Environ: f.environ, File: file})
 }
 
+// exitUsage is the exit code for a wrong command line (EX_USAGE).
+const exitUsage = 64
+
 // ConfigCommand returns the command `imgo config` with init, check and show.
 func (f *Flags) ConfigCommand() *cli.Command {
 	return &cli.Command{
@@ -154,6 +157,9 @@ func (f *Flags) ConfigCommand() *cli.Command {
 				ArgsUsage: "[FILE]",
 				Flags:     []cli.Flag{&cli.BoolFlag{Name: "force", Usage: "replace FILE where it exists", DisableDefaultText: true}},
 				Action: func(c *cli.Context) error {
+					if c.Args().Len() > 1 {
+						return cli.Exit(fmt.Sprintf("unexpected argument %q; name one file at most", c.Args().Get(1)), exitUsage)
+					}
 					return initConfig(c.App.Writer, c.Args().First(), c.Bool("force"))
 				},
 			},
