@@ -16,6 +16,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"imgo/clients/go/pushapi"
+	"imgo/envelope"
 )
 
 const (
@@ -138,7 +139,7 @@ func (a *api) explain(err error) error {
 	err = urlError.Err
 	switch {
 	case errors.Is(err, context.Canceled):
-		return errors.New("interrupted")
+		return errInterrupted
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("%s did not answer within %s", a.server, callTimeout)
 	case errors.Is(err, syscall.ECONNREFUSED):
@@ -159,12 +160,12 @@ func (a *api) refused(e *pushapi.Error) error {
 	if e.Field != "" && !strings.HasPrefix(message, e.Field) {
 		message = e.Field + " " + message
 	}
-	switch e.Status {
-	case http.StatusUnauthorized:
+	switch {
+	case e.Status == http.StatusUnauthorized:
 		message += "; give the API key with --api-key or IMGO_API_KEY"
-	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
+	case e.Status == http.StatusServiceUnavailable, e.Status == http.StatusTooManyRequests:
 		message += "; try again in a moment"
-	case http.StatusInsufficientStorage:
+	case e.Code == string(envelope.CodeDiskFull):
 		message += "; make room on the server's disk, it recovers by itself"
 	}
 	return fmt.Errorf("%s (%s)", message, e.Code)

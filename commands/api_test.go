@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/urfave/cli/v2"
@@ -250,8 +251,45 @@ func TestPushLines(t *testing.T) {
 	s.answers[pushPath] = answer{507, `{"error":{"code":"disk_full","message":"the disk is nearly full"}}`}
 	imgo(t, s, "one\ntwo\n", "push", "--user", "123", "--stdin").
 		wantError(t, 1, "line 1:", "the disk is nearly full", "make room", "0 messages accepted before it")
+	s.answers[pushPath] = answer{507, `{"error":{"code":"mailbox_full","message":"too many messages wait"}}`}
+	full := imgo(t, s, "one\n", "push", "--user", "123", "--stdin")
+	full.wantError(t, 1, "too many messages wait (mailbox_full)")
 	if imgo(t, newServer(t, nil), "", "push", "--user", "1", "--stdin").code != 0 {
 		t.Error("no lines are no error")
+	}
+}
+
+// TestPushEndsAtATerminal checks that an interrupt ends a command that waits for its standard input.
+func TestPushEndsAtATerminal(t *testing.T) {
+	s := newServer(t, map[string]answer{pushPath: oneSession})
+	for name, args := range map[string][]string{
+		"--stdin": {"--user", "1", "--stdin"}, "--file -": {"--user", "1", "--file", "-"}, "--users-file -": {"--users-file", "-", "x"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			stdin, terminal := io.Pipe()
+			defer terminal.Close() // ends the read
+			ctx, interrupt := context.WithCancel(t.Context())
+			ended := make(chan error, 1)
+			go func() {
+				ended <- commands.Run(ctx, commands.Options{Stdin: stdin, Stdout: io.Discard, Stderr: io.Discard},
+					append([]string{"imgo", "--server", s.URL, "push"}, args...))
+			}()
+			if _, err := io.WriteString(terminal, "half a line"); err != nil { // returns when it was read
+				t.Fatal(err)
+			}
+			interrupt()
+			select {
+			case err := <-ended:
+				if commands.ExitCode(err) != commands.ExitFailed || !strings.Contains(err.Error(), "interrupted") {
+					t.Errorf("the command ended with %v", err)
+				}
+			case <-time.After(10 * time.Second):
+				t.Error("the command goes on")
+			}
+		})
+	}
+	if len(s.requests) > 0 {
+		t.Errorf("half a line was pushed: %v", s.requests)
 	}
 }
 

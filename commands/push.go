@@ -74,6 +74,7 @@ func pushCommand() *cli.Command {
 }
 
 func push(c *cli.Context, a *api) error {
+	c.App.Reader = interruptible{c.Context, c.App.Reader}
 	request, err := pushTarget(c)
 	if err != nil {
 		return err
@@ -194,6 +195,35 @@ func readFile(name string, stdin io.Reader) ([]byte, error) {
 	return data, nil
 }
 
+// interruptible reads from a reader until ctx is done. A read that blocks at that moment goes on until the process ends.
+type interruptible struct {
+	ctx  context.Context
+	from io.Reader
+}
+
+// errInterrupted is the error of a command whose context is done.
+var errInterrupted = errors.New("interrupted")
+
+// Read returns errInterrupted if ctx is done.
+func (r interruptible) Read(p []byte) (int, error) {
+	type result struct {
+		n   int
+		err error
+	}
+	// p is the caller's again after the return, so that the goroutine needs a buffer of its own.
+	buffer, read := make([]byte, len(p)), make(chan result, 1)
+	go func() {
+		n, err := r.from.Read(buffer)
+		read <- result{n, err}
+	}()
+	select {
+	case got := <-read:
+		return copy(p, buffer[:got.n]), got.err
+	case <-r.ctx.Done():
+		return 0, errInterrupted
+	}
+}
+
 // pusher pushes messages with the same target and options.
 type pusher struct {
 	c       *cli.Context
@@ -241,7 +271,7 @@ func (p *pusher) lines(ctx context.Context, r io.Reader) error {
 	lines.Buffer(nil, maxInput)
 	for ; lines.Scan(); number++ {
 		if ctx.Err() != nil {
-			return failed(errors.New("interrupted"))
+			return failed(errInterrupted)
 		}
 		line := bytes.TrimRight(lines.Bytes(), "\r")
 		if len(line) == 0 {
@@ -263,6 +293,8 @@ func (p *pusher) lines(ctx context.Context, r io.Reader) error {
 		}
 	}
 	switch err := lines.Err(); {
+	case errors.Is(err, errInterrupted):
+		return failed(err)
 	case errors.Is(err, bufio.ErrTooLong):
 		return failed(fmt.Errorf("it is longer than %d MiB", maxInput>>20))
 	case err != nil:
