@@ -26,7 +26,7 @@
 //     the server refused that.
 //   - Queue, ids, acknowledgements, outbox, open calls and the size of a packet have bounds, and each wait has a
 //     time limit. When Run has returned, no goroutine or socket of the client is left, except a handler
-//     that did not return within Config.CloseTimeout.
+//     or a callback that did not return within Config.CloseTimeout.
 //
 // Two clients of one process share nothing. Backends push with package pushapi. Package raw is for tools
 // that test a server.
@@ -132,8 +132,8 @@ type Config struct {
 	RequestTimeout time.Duration
 	// HeartbeatTimeout is the silence after a heartbeat that ends the connection. Default: 10 s.
 	HeartbeatTimeout time.Duration
-	// CloseTimeout bounds how long the end of Run waits for OnMessage, and for the callbacks of events.
-	// Default: 10 s.
+	// CloseTimeout bounds how long the end of Run waits for OnMessage, and then for the callbacks of
+	// events. Default: 10 s.
 	CloseTimeout time.Duration
 	// AckDelay is the time for which acknowledgements are gathered into one packet. Default: 50 ms.
 	AckDelay time.Duration
@@ -303,7 +303,10 @@ func (c *Client) Run(ctx context.Context) error {
 
 	c.forgetOutbox(ctx)
 	r := newRun(ctx, c)
+	beginEnd := func() { r.events.beginEnd(c.cfg.CloseTimeout) }
+	defer context.AfterFunc(ctx, beginEnd)()
 	err := r.loop(ctx)
+	beginEnd()
 	if err != nil {
 		c.change(r.events, StateChange{State: Closed, Err: err, Failed: true}, nil)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"imgo/clients/go/raw"
@@ -94,10 +95,15 @@ type events struct {
 	calls  chan func()
 	ending chan struct{}
 	done   chan struct{}
+	// late is closed when CloseTimeout has passed since the end of Run began. No goroutine waits for room in calls then.
+	late     chan struct{}
+	lateOnce sync.Once
 }
 
 func newEvents() *events {
-	e := &events{calls: make(chan func(), eventQueue), ending: make(chan struct{}), done: make(chan struct{})}
+	e := &events{
+		calls: make(chan func(), eventQueue), ending: make(chan struct{}), done: make(chan struct{}), late: make(chan struct{}),
+	}
 	go e.run()
 	return e
 }
@@ -119,12 +125,23 @@ func (e *events) run() {
 	}
 }
 
-// add has a callback called. After end it does nothing.
+// add has a callback called. After end it does nothing. It drops the event if there is no room in time at the end of Run.
 func (e *events) add(call func()) {
 	select {
 	case e.calls <- call:
-	case <-e.done:
+		return
+	default:
 	}
+	select {
+	case e.calls <- call:
+	case <-e.done:
+	case <-e.late:
+	}
+}
+
+// beginEnd bounds from now on how long add waits. Only the first call counts.
+func (e *events) beginEnd(limit time.Duration) {
+	e.lateOnce.Do(func() { time.AfterFunc(limit, func() { close(e.late) }) })
 }
 
 // end waits for the callbacks of all events so far, and at most for limit.

@@ -70,6 +70,45 @@ func TestCloseTimeout(t *testing.T) {
 	}
 }
 
+// TestCallbackThatNeverReturns checks that CloseTimeout bounds the end of Run also if a callback never returns and more events come than
+// may wait for it.
+func TestCallbackThatNeverReturns(t *testing.T) {
+	for name, end := range map[string]func(r *running, p *peer){
+		"cancelled": func(r *running, _ *peer) { r.cancel() },
+		"refused":   func(_ *running, p *peer) { p.send(raw.OpDisconnect, 0, 0, `{"code":3506,"reason":"kicked"}`) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newServer(t, "tcp")
+			release := make(chan struct{})
+			defer close(release)
+			hung := make(chan struct{}, 1)
+			r := start(t, s, func(cfg *imgoclient.Config) {
+				cfg.CloseTimeout = 20 * time.Millisecond
+				cfg.OnRoom = func(imgoclient.RoomChange) {
+					select {
+					case hung <- struct{}{}:
+					default:
+					}
+					<-release
+				}
+			})
+			p := s.welcome()
+			more := 300
+			if name == "refused" {
+				more = 257 // one that hangs and a full queue: the client reads on until it is refused
+			}
+			for range more {
+				p.send(raw.OpRoomChanged, 0, 0, `{"room":"a","joined":false,"reason":"taken out"}`)
+			}
+			<-hung
+			end(r, p)
+			if err := r.wait(); (err != nil) != (name == "refused") {
+				t.Errorf("Run returned %v", err)
+			}
+		})
+	}
+}
+
 // TestSlowHandlerIsNoSilence checks that a client that does not read, because its queue is full, does not take the server for dead. It
 // sends heartbeats meanwhile.
 func TestSlowHandlerIsNoSilence(t *testing.T) {
