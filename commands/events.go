@@ -24,7 +24,8 @@ func eventsCommand() *cli.Command {
 		Description: "imgo events\n" +
 			"imgo events --follow --types message.undelivered,message.expired\n" +
 			"imgo events --follow --user 123 --json\n\n" +
-			"Without --after it begins with the oldest event, or with --follow at the present.",
+			"Without --after it begins with the oldest event, or with --follow at the present. In a\n" +
+			"cluster whose partitions have grown, it begins with the oldest event since then.",
 		Flags: withAPI(
 			&cli.StringFlag{Name: "after", Usage: "begin behind a `cursor`, the next of an earlier answer, or now"},
 			&cli.StringFlag{Name: "types", Usage: "only these `types`, comma-separated, such as message.*"},

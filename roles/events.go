@@ -22,7 +22,8 @@ type eventTopics struct {
 // Current returns the generation of the core that serves.
 func (t *eventTopics) Current() uint16 { return t.cores.serving.Load().kept.Generation() }
 
-// Open returns the topic of a generation.
+// Open returns the topic of a generation. The error is envelope.ErrNotFound if the topic of an earlier generation was
+// deleted.
 func (t *eventTopics) Open(ctx context.Context, generation uint16) (envelope.Log, error) {
 	c := t.cores.serving.Load()
 	switch current := c.kept.Generation(); {
@@ -33,17 +34,29 @@ func (t *eventTopics) Open(ctx context.Context, generation uint16) (envelope.Log
 	case generation > current || generation == 0 || t.cluster == nil:
 		return nil, envelope.Invalid("after", "is a cursor of another server")
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if log := t.older[generation]; log != nil {
+	if log := t.opened(generation, nil); log != nil {
 		return log, nil
 	}
+	// Kafka may take long. Readers of other generations do not wait for it.
 	log, err := t.cluster.kafka.eventsOf(ctx, generation, 0)
 	if err != nil {
 		return nil, err
 	}
-	t.older[generation] = log
-	return log, nil
+	first := t.opened(generation, log)
+	if first != log {
+		t.logClose(log.Close())
+	}
+	return first, nil
+}
+
+// opened returns the open topic of an earlier generation. If there is none yet, it is log from now on.
+func (t *eventTopics) opened(generation uint16, log eventsLog) eventsLog {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.older[generation] == nil && log != nil {
+		t.older[generation] = log
+	}
+	return t.older[generation]
 }
 
 // Events returns events that a caller of the API asks for.

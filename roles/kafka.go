@@ -182,10 +182,12 @@ func (k *kafka) keptOf(ctx context.Context, generation uint16, partitions int32)
 	return kept, nil
 }
 
-// eventsOf opens the events topic of a generation of the kept topic.
+// eventsOf opens the events topic of a generation of the kept topic, or makes it with that number of partitions. With 0
+// partitions it does not make the topic: the error is envelope.ErrNotFound then.
 func (k *kafka) eventsOf(ctx context.Context, generation uint16, partitions int32) (*bus.Log, error) {
 	return k.bus.Log(ctx, bus.TopicOptions{
-		Name: "events", Numbered: true, Generation: generation, Partitions: partitions, Retention: k.cfg.Events.Retention,
+		Name: "events", Numbered: true, Generation: generation, Partitions: partitions, Existing: partitions == 0,
+		Retention: k.cfg.Events.Retention,
 	})
 }
 

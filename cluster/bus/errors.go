@@ -30,16 +30,16 @@ func settingErrorf(format string, args ...any) error {
 	return &settingError{fmt.Sprintf(format, args...)}
 }
 
-// Permanent reports whether an error of Open, Log or Compacted stays until somebody changes a setting, or is
+// Permanent reports whether an error of Open, Log or Compacted stays until somebody changes a setting or makes a topic, or is
 // that of a context which was cancelled. Any other error may end when Kafka answers.
 func Permanent(err error) bool {
 	return isA[*settingError](err) || untrusted(err) || errors.Is(err, context.Canceled) || errors.Is(err, envelope.ErrClosed) ||
-		isOne(err,
-			kafka.SASLAuthenticationFailed, kafka.UnsupportedSASLMechanism, kafka.IllegalSASLState,
-			kafka.TopicAuthorizationFailed, kafka.GroupAuthorizationFailed, kafka.ClusterAuthorizationFailed,
-			kafka.InvalidReplicationFactor, kafka.InvalidPartitionNumber, kafka.InvalidConfiguration,
-			kafka.PolicyViolation, kafka.InvalidTopic, kafka.UnsupportedVersion,
-		)
+		errors.Is(err, envelope.ErrNotFound) || isOne(err,
+		kafka.SASLAuthenticationFailed, kafka.UnsupportedSASLMechanism, kafka.IllegalSASLState,
+		kafka.TopicAuthorizationFailed, kafka.GroupAuthorizationFailed, kafka.ClusterAuthorizationFailed,
+		kafka.InvalidReplicationFactor, kafka.InvalidPartitionNumber, kafka.InvalidConfiguration,
+		kafka.PolicyViolation, kafka.InvalidTopic, kafka.UnsupportedVersion,
+	)
 }
 
 // isA reports whether an error of type E is in the chain of err.

@@ -36,6 +36,8 @@ type TopicOptions struct {
 	// Partitions is how many partitions there must be. 0 means as many as there are, 16
 	// for a new topic.
 	Partitions int32
+	// Existing makes Log fail with envelope.ErrNotFound if the topic does not exist.
+	Existing bool
 	// Lenient makes Partitions count for a new topic only. An existing topic may have
 	// another number.
 	Lenient bool
@@ -75,11 +77,11 @@ type Log struct {
 	stopped chan struct{} // closed by Close; ends Run
 }
 
-// Log opens a topic, or makes it. Several nodes may do so at once. If an existing
+// Log opens a topic, or makes it unless Existing is set. Several nodes may do so at once. If an existing
 // topic differs from what it must be, the error says how to correct that.
 func (b *Bus) Log(ctx context.Context, o TopicOptions) (*Log, error) {
 	s := topicSpec{
-		name: b.o.Prefix + "." + o.Name, partitions: o.Partitions, lenient: o.Lenient, policy: "delete",
+		name: b.o.Prefix + "." + o.Name, partitions: o.Partitions, lenient: o.Lenient, existing: o.Existing, policy: "delete",
 		retention: o.Retention, minRetention: o.MinRetention, config: o.Config,
 	}
 	if o.Retention > 0 && o.Retention < o.MinRetention {

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/segmentio/kafka-go"
+
+	"imgo/envelope"
 )
 
 const (
@@ -28,6 +30,7 @@ type topicSpec struct {
 	name         string // with the prefix
 	partitions   int32  // 0: as many as there are, 16 for a new topic
 	lenient      bool   // partitions counts for a new topic only
+	existing     bool   // the topic is not made
 	policy       string // cleanup.policy
 	retention    time.Duration
 	minRetention time.Duration
@@ -52,6 +55,8 @@ func (b *Bus) ensure(ctx context.Context, s topicSpec) (int32, error) {
 		}
 		t := meta.Topics[0]
 		switch {
+		case errors.Is(t.Error, kafka.UnknownTopicOrPartition) && s.existing:
+			return envelope.Errorf(envelope.CodeNotFound, "the topic does not exist")
 		case errors.Is(t.Error, kafka.UnknownTopicOrPartition) && !made:
 			if err := b.create(ctx, s, len(meta.Brokers)); err != nil {
 				return err

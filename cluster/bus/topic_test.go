@@ -2,6 +2,7 @@ package bus_test
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"sync"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"github.com/segmentio/kafka-go"
 
 	"imgo/cluster/bus"
+	"imgo/envelope"
 )
 
 // makeTopic makes a topic with settings that differ from those of imgo's topics.
@@ -218,6 +220,12 @@ func testNumbered(t *testing.T, brokers []string) {
 	}
 	if old := numbered(1, 0); old.Generation() != 1 || old.Partitions() != 3 {
 		t.Fatalf("generation %d with %d partitions was opened, want 1 with 3", old.Generation(), old.Partitions())
+	}
+	missing := bus.TopicOptions{Name: "kept", Numbered: true, Generation: 3, Existing: true}
+	for range 2 { // the first try does not make it
+		if l, err := open(t, options(brokers, p)).Log(within(t), missing); !errors.Is(err, envelope.ErrNotFound) {
+			t.Fatalf("a generation that does not exist: %v, %v", l, err)
+		}
 	}
 	// They are apart.
 	for _, l := range []*bus.Log{first, second} {

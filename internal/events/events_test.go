@@ -87,7 +87,7 @@ func (l *memLog) add(user string, offset int64, n uint32) {
 	})
 }
 
-// topics are the logs of generations 1 and up.
+// topics are the logs of generations 1 and up. A nil one was deleted.
 type topics struct {
 	mu   sync.Mutex
 	logs []*memLog
@@ -102,6 +102,9 @@ func (s *topics) Current() uint16 {
 func (s *topics) Open(_ context.Context, generation uint16) (envelope.Log, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.logs[generation-1] == nil {
+		return nil, fmt.Errorf("open the topic: %w", envelope.ErrNotFound)
+	}
 	return s.logs[generation-1], nil
 }
 
@@ -312,6 +315,27 @@ func TestWindow(t *testing.T) {
 }
 
 // A window waits for an event that matches, until the time is over, and says what retention took.
+func TestWindowSkipsADeletedGeneration(t *testing.T) {
+	s := &topics{logs: []*memLog{newLog(1, 2), newLog(2, 3), newLog(3, 3)}}
+	w := events.NewWindow(s)
+	for _, log := range s.logs {
+		log.add("a", 0, 0)
+		log.add("a", 1, 0)
+	}
+	first, err := w.Read(t.Context(), events.Query{After: events.Cursor{Generation: 1}, Limit: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.logs[0], s.logs[1] = nil, nil
+	page, err := w.Read(t.Context(), events.Query{After: first.Next, Limit: 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(page.Records) != 2 || page.More || page.Next.Generation != 3 {
+		t.Errorf("after the deletion of two topics: %+v, want both events of the third", page)
+	}
+}
+
 func TestWindowWaits(t *testing.T) {
 	l := newLog(1, 2)
 	s := &topics{logs: []*memLog{l}}

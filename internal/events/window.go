@@ -18,7 +18,8 @@ import (
 type Topics interface {
 	// Current returns the newest generation.
 	Current() uint16
-	// Open returns the topic of a generation, up to the newest one.
+	// Open returns the topic of a generation, up to the newest one. The error is envelope.ErrNotFound if an older topic
+	// was deleted.
 	Open(ctx context.Context, generation uint16) (envelope.Log, error)
 }
 
@@ -113,7 +114,12 @@ func (r *pageReader) read(ctx context.Context) (err error) {
 		if current := r.topics.Current(); r.at.Generation > current {
 			return envelope.Invalid("after", "is a cursor of another server, or of one that has been reset")
 		}
-		if r.log, err = r.topics.Open(ctx, r.at.Generation); err != nil {
+		r.log, err = r.topics.Open(ctx, r.at.Generation)
+		if errors.Is(err, envelope.ErrNotFound) {
+			r.at = Cursor{Generation: r.at.Generation + 1, At: make(map[int32]Position)}
+			continue
+		}
+		if err != nil {
 			return err
 		}
 		if r.q.Now {

@@ -94,6 +94,43 @@ func TestEventsWhileRoutersDieAndPartitionsGrow(t *testing.T) {
 	t.Logf("%d events of %d pushes", len(follower.ids), pushed)
 }
 
+// A follower that is behind goes on with the next generation if the events topic of its own was deleted. Nobody makes that
+// topic again.
+func TestEventsOfADeletedTopic(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.times = quickTimes()
+	n := w.start("one", config.RoleRouter, config.RoleLogic, config.RoleJob, config.RoleComet)
+	url := "http://" + n.HTTPAddr().String()
+	push := func() {
+		eventually(t, "a push with a report is accepted", func() bool {
+			status, _ := call("POST", url+"/v1/push", `{"user":"a","body":1,"report":"settled","ttl":"1s"}`, nil)
+			return status == 202
+		})
+	}
+	var page struct {
+		Events []struct{ Type string }
+		Next   string
+	}
+	push()
+	eventually(t, "the end of the message is an event", func() bool {
+		return get(url+"/v1/events?limit=1", &page) == nil && len(page.Events) == 1
+	})
+	w.grow(7)
+	w.waitGrown(7)
+	if err := w.kafka.Cluster.DeleteTopic("imgo.events.1"); err != nil {
+		t.Fatal(err)
+	}
+	push()
+	behind := page.Next
+	eventually(t, "the event of the next generation has come", func() bool {
+		return get(url+"/v1/events?limit=1&after="+behind, &page) == nil && len(page.Events) == 1
+	})
+	if w.kafka.Cluster.TopicInfo("imgo.events.1") != nil {
+		t.Error("the deleted topic was made again")
+	}
+}
+
 // A call that an older node could not understand is refused as long as there is one. After the first such call an older
 // node does not start.
 func TestUpgradeUnfinished(t *testing.T) {

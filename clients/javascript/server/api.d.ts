@@ -3033,7 +3033,7 @@ export interface operations {
     events: {
         parameters: {
             query?: {
-                /** @description `next` of an earlier answer, or `now`. Without it the answer begins with the oldest event that is there. */
+                /** @description `next` of an earlier answer, or `now`. Without it the answer begins with the oldest event of the present generation of the log. */
                 after?: string;
                 limit?: number;
                 /** @description Only events of these types, comma-separated, such as `message.undelivered` or `message.*`. */

@@ -3,6 +3,7 @@ package hooks
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -64,10 +65,13 @@ func (a *Admin) status(ctx context.Context, name string, ends map[place]int64) (
 	return h, nil
 }
 
-// end returns the end of a partition.
+// end returns the end of a partition, or 0 if the topic was deleted.
 func (a *Admin) end(ctx context.Context, at place) (end int64, err error) {
 	log, err := a.deps.Topics.Open(ctx, at.generation)
-	if err == nil {
+	switch {
+	case errors.Is(err, envelope.ErrNotFound):
+		return 0, nil
+	case err == nil:
 		_, end, err = log.Bounds(ctx, at.partition)
 	}
 	return end, err
@@ -152,22 +156,37 @@ func (a *Admin) checkFrom(ctx context.Context, name string, from time.Time) erro
 	generations := map[uint16]bool{a.deps.Topics.Current(): true}
 	a.mirror.states(name, func(at place, _ State) { generations[at.generation] = true })
 	for generation := range generations {
-		log, err := a.deps.Topics.Open(ctx, generation)
+		whole, err := a.whole(ctx, generation)
 		if err != nil {
-			return fmt.Errorf("open the events of generation %d: %w", generation, err)
+			return err
 		}
-		for partition := range log.Partitions() {
-			begin, _, err := log.Bounds(ctx, partition)
-			if err != nil {
-				return fmt.Errorf("find the beginning of the events of partition %d: %w", partition, err)
-			}
-			if begin > 0 {
-				return envelope.Invalid("from_ms", fmt.Sprintf("is %d, but events from before %d (%s) have left the topic: "+
-					"begin no earlier, or replay less (events.retention)", from.UnixMilli(), kept.UnixMilli(), kept.UTC().Format(time.RFC3339)))
-			}
+		if !whole {
+			return envelope.Invalid("from_ms", fmt.Sprintf("is %d, but events from before %d (%s) have left the topic: "+
+				"begin no earlier, or replay less (events.retention)", from.UnixMilli(), kept.UnixMilli(), kept.UTC().Format(time.RFC3339)))
 		}
 	}
 	return nil
+}
+
+// whole reports whether no event has left the topic of a generation.
+func (a *Admin) whole(ctx context.Context, generation uint16) (bool, error) {
+	log, err := a.deps.Topics.Open(ctx, generation)
+	switch {
+	case errors.Is(err, envelope.ErrNotFound):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("open the events of generation %d: %w", generation, err)
+	}
+	for partition := range log.Partitions() {
+		begin, _, err := log.Bounds(ctx, partition)
+		if err != nil {
+			return false, fmt.Errorf("find the beginning of the events of partition %d: %w", partition, err)
+		}
+		if begin > 0 {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // Retry makes a hook post its dead letters again.

@@ -267,6 +267,9 @@ func (c *carrier) post(ctx context.Context, taken []*lane, items []*item) callRe
 	return r
 }
 
+// whyGone is why an event is a dead letter that was not taken in time.
+const whyGone = "it left the events topic before it was taken"
+
 // errGone means that an event has left the topic.
 var errGone = errors.New("the event has left the topic")
 
@@ -293,7 +296,7 @@ func (c *carrier) finish(r callResult) {
 	switch {
 	case cancelled:
 	case errors.Is(r.err, errGone):
-		c.setAside(r, "it left the events topic before it was taken", now)
+		c.setAside(r, whyGone, now)
 	case !r.sent:
 		c.failing(r, now)
 		r.items[0].DueMS = now.Add(pause(0, maxRetry)).UnixMilli()
@@ -373,12 +376,7 @@ func (c *carrier) setAside(r callResult, why string, now time.Time) {
 
 func (c *carrier) addDeadLetter(it *item, why string, now time.Time) {
 	l := it.Letter
-	l.DueMS, l.Why, l.At = 0, why, now.UnixMilli()
-	c.state.Dead = append(c.state.Dead, l)
-	c.state.DeadTotal++
-	if extra := len(c.state.Dead) - maxDead; extra > 0 {
-		c.state.Dead = slices.Delete(c.state.Dead, 0, extra)
-	}
+	c.state.addDead(l, why, now)
 	c.unsaved[it.Offset], c.changed = struct{}{}, true
 	c.h.metrics.events.WithLabelValues(c.h.cfg.Name, "dead").Inc()
 	c.h.log.Error().Int32("partition", c.partition).Str("event", l.ID).Str("user", l.User).Int("tries", l.Tries).Str("why", why).

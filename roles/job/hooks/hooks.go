@@ -115,6 +115,9 @@ func (h *hook) hasState(generation uint16) (known bool) {
 // an older one is to be replayed.
 func (h *hook) post(ctx context.Context, generation uint16) error {
 	log, err := h.deps.Topics.Open(ctx, generation)
+	if errors.Is(err, envelope.ErrNotFound) {
+		return h.endMissing(ctx, generation)
+	}
 	if err != nil {
 		return fmt.Errorf("open the events of generation %d: %w", generation, err)
 	}
@@ -201,6 +204,29 @@ func (h *hook) endGeneration(ctx context.Context, log envelope.Log) (done bool, 
 		}
 	}
 	return true, nil
+}
+
+// endMissing ends an older generation whose topic was deleted. Its events that wait for another try become dead
+// letters.
+func (h *hook) endMissing(ctx context.Context, generation uint16) error {
+	control, _ := h.control()
+	missing := make(map[string]State)
+	h.mirror.states(h.cfg.Name, func(at place, s State) {
+		if at.generation == generation {
+			missing[stateKey(h.cfg.Name, at)] = s
+		}
+	})
+	for key, s := range missing {
+		for _, l := range s.Open {
+			s.addDead(l, whyGone, h.now())
+		}
+		s.Open, s.Ended, s.Replayed = nil, true, control.Replay
+		if err := h.put(ctx, key, encode(s)); err != nil {
+			return err
+		}
+	}
+	h.log.Warn().Uint16("generation", generation).Msg("the events topic of an older generation was deleted: the hook goes on with the next one")
+	return nil
 }
 
 // serve carries one assignment until it or ctx ends.

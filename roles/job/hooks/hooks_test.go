@@ -402,6 +402,42 @@ func TestGenerations(t *testing.T) {
 	})
 }
 
+// A hook that has not posted all events of a generation whose topic was deleted goes on with the next one. Its events that
+// were tried are dead letters. A later retry does not look for the topic again.
+func TestDeletedGeneration(t *testing.T) {
+	inWorld(t, func(w *world) {
+		failing := true
+		w.to.answer = func(call) (int, http.Header) {
+			if failing {
+				return http.StatusInternalServerError, nil
+			}
+			return http.StatusOK, nil
+		}
+		w.start()
+		w.add(3, "1", "2")
+		w.after(time.Minute)
+		w.stop()
+		w.topic = w.topics.grow()
+		w.topics.remove(1)
+		w.add(2, "3")
+		w.to.change(func() { failing = false })
+		w.start()
+		w.after(time.Hour)
+		if got := w.to.ids("3"); !slices.Equal(got, w.sent["3"]) {
+			t.Errorf("of the next generation the receiver has %v, want %v", got, w.sent["3"])
+		}
+		if s := w.status(); s.DeadLetters != 2 || s.Waiting != 0 || s.Lag != 0 { // the first of each user was tried
+			t.Errorf("status %+v", s)
+		}
+		w.admin(func(ctx context.Context, a *hooks.Admin) error { return a.Retry(ctx, "orders") })
+		w.add(1, "3")
+		w.after(time.Hour)
+		if got := w.to.ids("3"); !slices.Equal(got, w.sent["3"]) {
+			t.Errorf("after a retry the receiver has %v, want %v", got, w.sent["3"])
+		}
+	})
+}
+
 // A replay begins in the generation that has the time, and goes on with the next ones, in the order of each user.
 func TestReplayOfGenerations(t *testing.T) {
 	inWorld(t, func(w *world) {

@@ -3,8 +3,10 @@ package hooks
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // State is what a hook has stored about one partition: the events that wait for another try, and the
@@ -39,6 +41,16 @@ type Letter struct {
 	Why     string `json:"why,omitempty"` // of a dead letter
 	// At is when it became a dead letter, in Unix milliseconds.
 	At int64 `json:"at,omitempty"`
+}
+
+// addDead adds a dead letter.
+func (s *State) addDead(l Letter, why string, now time.Time) {
+	l.DueMS, l.Why, l.At = 0, why, now.UnixMilli()
+	s.Dead = append(s.Dead, l)
+	s.DeadTotal++
+	if extra := len(s.Dead) - maxDead; extra > 0 {
+		s.Dead = slices.Delete(s.Dead, 0, extra)
+	}
 }
 
 // Control is what a caller of the API wants of a hook.

@@ -117,7 +117,17 @@ func (t *topics) Current() uint16 {
 func (t *topics) Open(_ context.Context, generation uint16) (envelope.Log, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.all[generation-1] == nil {
+		return nil, envelope.ErrNotFound
+	}
 	return t.all[generation-1], nil
+}
+
+// remove deletes the topic of a generation.
+func (t *topics) remove(generation uint16) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.all[generation-1] = nil
 }
 
 // grow begins a generation.
