@@ -1,5 +1,5 @@
-# Every target works on a fresh machine. The targets run scripts/setup, which installs missing
-# tools if the user may do that.
+# Most targets work on a fresh machine. They run scripts/setup, which installs missing tools if the
+# user may do that.
 
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
@@ -41,7 +41,7 @@ build: setup-go ## Build ./imgo
 	@[ -x imgo ] || echo "building imgo; the first time takes a minute or two" >&2
 	go build -o imgo .
 
-sdk: ## Pack the client libraries into dist/; LANGUAGES="python go" for some of them
+sdk: setup ## Pack the client libraries into dist/; LANGUAGES="python go" for some of them
 	@for language in $(LANGUAGES); do "clients/$$language/pack" dist; done
 
 install: build ## Build imgo and put it into the folder of `go install`

@@ -1,6 +1,6 @@
-// Package commands implements the command line of imgo. Its commands call the HTTP API of a running
-// server: token, push, listen, users, rooms, nodes, stats, partitions and verify. It also has the
-// version command, the help texts, suggestions for typing errors, and the exit codes.
+// Package commands implements the command line of imgo. Most commands call the HTTP API of a running
+// server. The package also has serve, version, completion, the help texts, suggestions for typing errors,
+// and the exit codes.
 //
 // Standard output contains only what a script reads: a token, a message or JSON. Everything for a
 // person goes to standard error. Every error says how to fix it.

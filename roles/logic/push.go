@@ -51,8 +51,9 @@ type PushCommand struct {
 	DeadlineAny bool
 	// Caller is the name of the API key that pushes, or empty if there are no keys. The log keeps it.
 	Caller string
-	// IdempotencyKey is a key in the scope of its caller, or empty. For 24 h a
-	// second push with the same key has no effect on a user that the first reached.
+	// IdempotencyKey is a key in the scope of its caller, or empty. For
+	// kept.idempotency_ttl (24 h by default) a second push with the same key has no effect on a user that the
+	// first one reached.
 	IdempotencyKey string
 }
 

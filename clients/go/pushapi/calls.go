@@ -33,7 +33,7 @@ type Push struct {
 	TTL string `json:"ttl,omitempty"`
 	// Op is the operation that clients get, 5 or from 1000 on. 0 means 5.
 	Op int32 `json:"op,omitempty"`
-	// IdempotencyKey makes repeated pushes of 24 hours count once.
+	// IdempotencyKey makes repeated pushes count once, for the server's kept.idempotency_ttl (24 hours by default).
 	IdempotencyKey string `json:"idempotency_key,omitempty"`
 	// Ref is the backend's own name of the message. Every event of the message has it.
 	Ref string `json:"ref,omitempty"`
@@ -186,14 +186,14 @@ func (c *Client) NewToken(ctx context.Context, user string, o TokenOptions) (Tok
 	return token, err
 }
 
-// RevokeToken revokes a token. Sessions that it opened stay open unless closeSessions is true.
+// RevokeToken revokes a token. If closeSessions is true, it also closes all sessions of the token's user.
 func (c *Client) RevokeToken(ctx context.Context, token string, closeSessions bool) error {
 	_, err := c.revoke(ctx, map[string]any{"token": token, "close": closeSessions})
 	return err
 }
 
-// RevokeTokens revokes all tokens of a user and returns how many there were. The user's sessions stay open
-// unless closeSessions is true.
+// RevokeTokens revokes all tokens of a user and returns how many there were. If closeSessions is true, it also
+// closes the user's sessions.
 func (c *Client) RevokeTokens(ctx context.Context, user string, closeSessions bool) (revoked int, err error) {
 	return c.revoke(ctx, map[string]any{"user": user, "close": closeSessions})
 }
@@ -365,7 +365,7 @@ type Node struct {
 	Leaving  bool              `json:"leaving"`
 	Ready    bool              `json:"ready"`
 	Sessions int               `json:"sessions"`
-	Address  string            `json:"address"` // where other nodes reach it
+	Address  string            `json:"address"` // of its HTTP API
 	Clients  map[string]string `json:"clients"` // transport → address
 	Weight   int               `json:"weight"`
 	Zone     string            `json:"zone"`

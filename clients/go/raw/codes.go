@@ -25,8 +25,8 @@ const (
 	OpRoomChanged    int32 = 29
 )
 
-// FirstAcceptedOp is the lowest operation that a push may name. A session gets such a message only if its
-// auth packet accepts the operation.
+// FirstAcceptedOp is the lowest operation that a session has to accept: it gets a message of this or a higher
+// operation only if its auth packet names it.
 const FirstAcceptedOp int32 = 1000
 
 // The header lengths in bytes. The header of version 2 has the message id.

@@ -984,7 +984,7 @@ export interface components {
              * @enum {string}
              */
             deadline_if?: "none_delivered" | "any";
-            /** @description Within 24 hours, a second push of the same caller with this key has no effect for a user whom the first one reached. */
+            /** @description Within kept.idempotency_ttl (24 hours by default), a second push of the same caller with this key has no effect for a user whom the first one reached. */
             idempotency_key?: components["schemas"]["Name"];
         };
         UserPushed: {

@@ -155,8 +155,8 @@ spec:
         - {name: ws, containerPort: 8090}
         {{- end }}
         {{- end }}
-      # HTTP answers once the roles have started, which a node allows itself five
-      # minutes for.
+      # HTTP answers as soon as its port is bound. The roles start after that: a node
+      # waits for what is missing, such as Kafka, without a limit.
       startupProbe:
         httpGet: {path: /healthz, port: http}
         periodSeconds: 2
