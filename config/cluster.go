@@ -16,9 +16,9 @@ import (
 type Cluster struct {
 	Join          []string      `toml:"join" flag:"join" common:"true" unit:"addresses, host or host:port" doc:"Nodes to join; one that is up is enough, and a name may stand for many. This node itself may be\namong them: the first node of a cluster joins itself. Empty: no cluster, all in this process.\nNeeds kafka.brokers."`
 	Gossip        string        `toml:"gossip" default:":7946" flag:"gossip" unit:"address" doc:"Where this node exchanges gossip about the nodes (TCP and UDP). An address other than loopback needs a secret."`
-	GossipAddress string        `toml:"gossip_address" unit:"host:port" doc:"Where other nodes reach it, if not at the address above. Empty: imgo finds out."`
+	GossipAddress string        `toml:"gossip_address" unit:"host:port" doc:"Where other nodes reach this node's gossip, if not at cluster.gossip. Empty: imgo finds out."`
 	RPC           string        `toml:"rpc" default:":7170" flag:"rpc" unit:"address" doc:"Where other nodes call this one (gRPC). An address other than loopback needs a secret or certificates."`
-	RPCAddress    string        `toml:"rpc_address" unit:"host:port" doc:"Where other nodes reach it, if not at the address above. Empty: imgo finds out."`
+	RPCAddress    string        `toml:"rpc_address" unit:"host:port" doc:"Where other nodes call this node, if not at cluster.rpc. Empty: imgo finds out."`
 	Secret        string        `toml:"secret" secret:"true" unit:"at least 16 bytes, the same on every node" doc:"Encrypts gossip, and encrypts and authenticates calls where there are no certificates."`
 	TLSCert       string        `toml:"tls_cert" unit:"PEM file" doc:"This node's certificate for calls (mutual TLS); re-read when it changes. Empty: the secret protects calls."`
 	TLSKey        string        `toml:"tls_key" unit:"PEM file" doc:"The certificate's private key."`

@@ -23,7 +23,7 @@ type Comet struct {
 
 	TrustedProxies   []string `toml:"trusted_proxies" unit:"networks such as 10.0.0.0/8, or addresses" doc:"The proxies and load balancers that are believed when they tell a client's address, which limits, logs\nand the API go by. The address of any other peer is the client's."`
 	TCPProxyProtocol bool     `toml:"tcp_proxy_protocol" doc:"Whether the trusted proxies begin connections to the TCP port with the PROXY protocol (version 1 or 2).\nOne without it is closed."`
-	WSProxyProtocol  bool     `toml:"ws_proxy_protocol" doc:"The same for the WebSocket port."`
+	WSProxyProtocol  bool     `toml:"ws_proxy_protocol" doc:"Whether the trusted proxies begin connections to the WebSocket port with the PROXY protocol (version 1 or 2).\nOne without it is closed."`
 	WSClientHeader   string   `toml:"ws_client_header" default:"X-Forwarded-For" choices:"X-Forwarded-For,Forwarded" doc:"The header in which the trusted proxies tell a client's address. The other one is ignored, because\na proxy passes it on as a client has sent it."`
 
 	comet.Sockets

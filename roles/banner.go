@@ -28,7 +28,7 @@ func (n *Node) announceStart() {
 	}
 	e.Str("data", n.cfg.DataDir).Dur("took", time.Since(n.started)).Msg("imgo is ready")
 	if len(added) > 0 {
-		n.log.Info().Strs("added", added).Msg("these roles run in this process too: no cluster.join names a node that could supply them")
+		n.log.Info().Strs("added", added).Msg("these roles run in this process too, because cluster.join is empty")
 	}
 }
 
@@ -59,11 +59,11 @@ func (n *Node) banner() string {
 	line("data", n.cfg.DataDir, "kept messages, mailboxes, tokens")
 	line("roles", strings.Join(config.AllRoles(), " "), "")
 	if added := n.cfg.EmbeddedRoles(); len(added) > 0 {
-		verb := "was"
+		verb := "runs"
 		if len(added) > 1 {
-			verb = "were"
+			verb = "run"
 		}
-		line("", "", fmt.Sprintf("%s %s added: nothing is joined that could supply it", strings.Join(added, " and "), verb))
+		line("", "", fmt.Sprintf("%s %s here, too, because cluster.join is empty", strings.Join(added, " and "), verb))
 	}
 	server := ""
 	if n.cfg.HTTP.Listen != config.Default().HTTP.Listen {

@@ -86,7 +86,7 @@ type Config struct {
 // SessionLimits is router's part of section [limits].
 type SessionLimits struct {
 	SessionsPerUser int            `toml:"sessions_per_user" default:"64" unit:"sessions" min:"0" doc:"Sessions that a user may have at the same time."`
-	SessionsPolicy  SessionsPolicy `toml:"sessions_policy" default:"close_oldest" choices:"refuse,close_oldest" doc:"What happens to one session too many: refuse turns the new one away (3504), close_oldest\ncloses the oldest (3504). A client of imgo 2016 or goim cannot be told not to come back: where such clients push\neach other out, newcomers are refused for ever longer, up to an hour."`
+	SessionsPolicy  SessionsPolicy `toml:"sessions_policy" default:"close_oldest" choices:"refuse,close_oldest" doc:"What happens to one session too many. refuse turns the new one away (3504). close_oldest closes the\noldest one (3504). A client of imgo 2016 or goim comes back all the same. So if such clients close each other, new\nones are refused for a time that grows to an hour."`
 	RoomsPerUser    int            `toml:"rooms_per_user" default:"100" unit:"rooms" min:"1" max:"1000" doc:"Rooms that the API may put one user into (PUT /v1/rooms/{room}/users/{user}). They come\nbeside those that a session joins by itself."`
 }
 
@@ -94,7 +94,7 @@ type SessionLimits struct {
 type MailboxLimits struct {
 	MailboxLength  int            `toml:"mailbox_length" default:"1000" unit:"messages" min:"1" max:"1000000" doc:"Messages that may wait for one user."`
 	MailboxPolicy  mailbox.Policy `toml:"mailbox_policy" default:"drop_oldest" choices:"drop_oldest,refuse_newest" doc:"What happens to one message too many: drop_oldest drops the oldest one, counted and reported, and the push's answer\nsays so (dropped); refuse_newest refuses the push for this user (507, mailbox_full)."`
-	CacheBytes     int            `toml:"cache" default:"32MiB" unit:"size" min:"0" max:"64GiB" doc:"Messages that wait and are on the disk may be held in memory too, up to this many bytes, for the\nclients that come back soon; those of the users served longest ago make room. 0: none."`
+	CacheBytes     int            `toml:"cache" default:"32MiB" unit:"size" min:"0" max:"64GiB" doc:"How many bytes of the waiting messages on the disk may be in memory as well, for clients that come back\nsoon. The users who were served longest ago make room first. 0: none."`
 	DevicesPerUser int            `toml:"devices_per_user" default:"64" unit:"devices" min:"1" max:"64" doc:"Devices that a user may have, connected or not; sessions that name no device share one."`
 	DevicesPolicy  DevicesPolicy  `toml:"devices_policy" default:"replace" choices:"refuse,replace" doc:"What happens to one device too many: replace forgets the one that is offline for the longest time, which is counted\nand reported; refuse turns the new one away (3510). A connected device is never forgotten: if all are, the new one\nis turned away."`
 	DeviceExpiry   time.Duration  `toml:"device_expiry" default:"720h" unit:"duration" min:"1m" doc:"A device not seen for this long is forgotten, and messages no longer wait for it."`

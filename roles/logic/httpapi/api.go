@@ -24,8 +24,8 @@ import (
 type Config struct {
 	MaxBody        int      `toml:"body_limit" default:"16MiB" unit:"size" min:"4KiB" max:"1GiB" doc:"The largest request body."`
 	MaxUsers       int      `toml:"max_users" default:"100000" unit:"users" min:"1" max:"1000000" doc:"The most users that one push may name."`
-	TrustedOrigins []string `toml:"trusted_origins" unit:"origins such as \"https://console.example.com\"" doc:"Web pages of other addresses that may call the API and read its answers (CORS). With keys they need one, too;\nwithout keys no other page may call, but the API's own."`
-	Keys           []Key    `toml:"api_keys" secret:"true" unit:"name:key, name:key:rate or name:key:rate:scope+scope, comma-separated, as a flag or in the environment" doc:"Who may call the API; none: everyone who can reach it."`
+	TrustedOrigins []string `toml:"trusted_origins" unit:"origins such as \"https://console.example.com\"" doc:"Web pages of other addresses that may call the API and read its answers (CORS). If the API has keys, such a\npage needs one. Without keys only the API's own pages and the pages of this list may call."`
+	Keys           []Key    `toml:"api_keys" secret:"true" unit:"name:key, name:key:rate or name:key:rate:scope+scope, comma-separated, as a flag or in the environment" doc:"The keys of the programs that may call the API. Without keys only programs of this machine may call."`
 
 	// MaxBatch is how many pushes one batch may have.
 	MaxBatch int `default:"1000"`
