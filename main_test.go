@@ -107,7 +107,8 @@ func TestWrongSettingsAndUsage(t *testing.T) {
 	} {
 		_, err := imgo(t, test.args...)
 		code := commands.ExitConfig
-		if strings.Contains(test.want, "unexpected argument") || strings.Contains(test.want, "did you mean") && !strings.Contains(test.want, "unknown key") {
+		if strings.Contains(test.want, "unexpected argument") ||
+			strings.Contains(test.want, "did you mean") && !strings.Contains(test.want, "unknown key") {
 			code = commands.ExitUsage
 		}
 		if commands.ExitCode(err) != code || !strings.Contains(err.Error(), test.want) {

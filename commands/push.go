@@ -66,7 +66,8 @@ func pushCommand() *cli.Command {
 				DefaultText: "the server's kept.ttl"},
 			&cli.IntFlag{Name: "op", Usage: "the message's operation, a `number`: 5, or 1000 and above", Value: 5},
 			&cli.StringFlag{Name: "idempotency-key",
-				Usage: "a second push with the same `key` has no effect, within the server's kept.idempotency_ttl (24 h); with --stdin the number of the line is added"},
+				Usage: "a second push with the same `key` has no effect, within the server's kept.idempotency_ttl (24 h); " +
+					"with --stdin the number of the line is added"},
 			jsonFlag(),
 		),
 		Action: calls(push),

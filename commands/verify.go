@@ -57,7 +57,7 @@ func verifyCommand(opts Options) *cli.Command {
 				Usage:       "the `kinds` of devices: tcp, ws, json, no-ack (an old client), sdk, sdk-ws",
 				DefaultText: kindsText(cfg.Kinds)},
 			&cli.StringSliceFlag{Name: "driver",
-				Usage:       "`commands` that drive client libraries (clients/conformance); all devices use them in turn, or with --kinds a part of them",
+				Usage:       "`commands` that drive client libraries (clients/conformance); all devices use them in turn, or some with --kinds",
 				DefaultText: "none"},
 			&cli.Float64Flag{Name: "rate", Usage: "`pushes` a second", Value: cfg.Rate, Destination: &cfg.Rate},
 			&cli.GenericFlag{Name: "duration", Value: (*duration)(&cfg.Duration), Usage: "`time` during which pushes start; 0s means until Ctrl-C"},

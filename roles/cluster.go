@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"regexp"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -94,6 +95,9 @@ func (c *cluster) storageOf(ctx context.Context, kept *bus.Log) (storage, error)
 	}
 	return s, nil
 }
+
+// notName matches what a node name may not have.
+var notName = regexp.MustCompile(`[^a-zA-Z0-9._-]+`)
 
 // clusterName returns the default name of a node. It has the host's name and a suffix that differs
 // between the processes of one host. The name is the same at each start, since it decides which

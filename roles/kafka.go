@@ -127,19 +127,18 @@ func (k *kafka) readControl(ctx context.Context) error {
 	return err
 }
 
-// awaitTopic is Bus.Compacted at the start.
+// awaitTopic opens a compacted topic while the node starts, as awaitKafka does it.
 func (k *kafka) awaitTopic(ctx context.Context, name string) (*bus.Compacted, error) {
 	return awaitKafka(ctx, k, func(ctx context.Context) (*bus.Compacted, error) { return k.bus.Compacted(ctx, name) })
 }
 
-// awaitKept is keptOf at the start.
+// awaitKept is keptOf while the node starts, as awaitKafka does it.
 func (k *kafka) awaitKept(ctx context.Context, generation uint16, partitions int32) (*bus.Log, error) {
 	return awaitKafka(ctx, k, func(ctx context.Context) (*bus.Log, error) { return k.keptOf(ctx, generation, partitions) })
 }
 
-// awaitKafka does something that needs Kafka's answer while the node starts. It tries again while Kafka does not answer,
-// and then /readyz and the log say what it waits for. It returns an error that only another setting ends, or that
-// of ctx.
+// awaitKafka calls do while the node starts, and calls it again as long as Kafka does not answer. Meanwhile /readyz and
+// the log say what the node waits for. It returns an error if only another setting can help, or if ctx is done.
 func awaitKafka[T any](ctx context.Context, k *kafka, do func(context.Context) (T, error)) (T, error) {
 	defer k.waitingFor.Store(nil)
 	for {

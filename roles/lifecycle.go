@@ -214,8 +214,8 @@ func start(s stage, failed chan<- error) *runningStage {
 	return r
 }
 
-// startPatience is how long a stage may take before the log says what it waits for, and then how often.
-const startPatience = 10 * time.Second
+// startWarnInterval is how often the log says what a stage that starts waits for.
+const startWarnInterval = 10 * time.Second
 
 // waitStarted waits until a stage has started or has failed, or until ctx is done. It has no limit of
 // its own: what is missing may come at any time, and health and readiness are answered meanwhile.
@@ -225,8 +225,8 @@ func (r *runner) waitStarted(ctx context.Context, s *runningStage) error {
 		return nil
 	}
 	pause := wait.Backoff{Min: time.Millisecond, Max: 100 * time.Millisecond}
-	patience := time.NewTicker(startPatience)
-	defer patience.Stop()
+	warn := time.NewTicker(startWarnInterval)
+	defer warn.Stop()
 	for {
 		why := started()
 		if why == nil {
@@ -235,7 +235,7 @@ func (r *runner) waitStarted(ctx context.Context, s *runningStage) error {
 		select {
 		case err := <-r.failed:
 			return err
-		case <-patience.C:
+		case <-warn.C:
 			r.log.Warn().Err(why).Str("part", s.name).Msg("a part of the node cannot start yet: waiting")
 		default:
 		}

@@ -6,14 +6,13 @@
 package roles
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"regexp"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -89,8 +88,12 @@ func New(ctx context.Context, cfg config.Config, opts RunOptions) (_ *Node, err 
 	if opts.Stderr == nil {
 		opts.Stderr = io.Discard
 	}
-	n := &Node{process: &process{cfg: cfg, opts: opts, name: nodeName(cfg.NodeID), started: time.Now(), metrics: prometheus.NewRegistry()},
-		killed: make(chan struct{})}
+	n := &Node{
+		process: &process{
+			cfg: cfg, opts: opts, name: cmp.Or(cfg.NodeID, config.HostNodeID()), started: time.Now(), metrics: prometheus.NewRegistry(),
+		},
+		killed: make(chan struct{}),
+	}
 	n.http.Node, n.stores.process, n.records.Node, n.cores.Node = n, n.process, n, n
 	n.topics = eventTopics{Node: n, older: make(map[uint16]eventsLog)}
 	if n.log, err = newLogger(cfg.Logging, opts); err != nil {
@@ -162,20 +165,6 @@ func (n *Node) close() {
 		n.cluster.kafka.close()
 	}
 	n.http.close()
-}
-
-var notName = regexp.MustCompile(`[^a-zA-Z0-9._-]+`)
-
-// nodeName returns the setting, or the name of the host if it is empty. The result has at most 64 bytes.
-func nodeName(id string) string {
-	if id == "" {
-		id, _ = os.Hostname()
-		id = strings.Trim(notName.ReplaceAllString(id, "-"), "-")
-	}
-	if id == "" {
-		return "imgo"
-	}
-	return id[:min(len(id), 64)]
 }
 
 // open opens the logs, and the data folder if a role of this process needs it.

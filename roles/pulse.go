@@ -16,21 +16,22 @@ const (
 	pulseEvery = time.Second
 	// pulseTimeout bounds one question.
 	pulseTimeout = 2 * time.Second
-	// cutAfter is how long no question may be answered until a router gives up its partitions. It is
-	// longer than a broker takes to hand its partitions to another one.
+	// cutAfter is the time without an answer after which a router gives up its partitions. It is longer
+	// than Kafka takes to move a broker's partitions to another broker.
 	cutAfter = 10 * time.Second
 )
 
 // pulse asks the kept log whether it answers. A router that cannot read the log cannot own a
-// partition: its mailboxes stand still, and it answers no question about them. So it says in gossip
-// that it is cut, and the other routers own its partitions until the log answers again. If no router
-// can read the log, they all keep what they own: the log is away, and not one of them.
+// partition: its mailboxes do not change, and it answers no question about them. So it says in gossip
+// that it is cut off. The other routers own its partitions until the log answers again. If no router
+// can read the log, the log itself is away, and all routers keep what they own.
 type pulse struct {
-	ask  func(ctx context.Context, try int32) error
-	tell func(cut bool) error
-	// given reports whether other routers own the partitions of this one.
-	given func() bool
-	log   zerolog.Logger
+	ask func(ctx context.Context, try int32) error
+	// announce says in gossip whether this router is cut off from the log.
+	announce func(cut bool) error
+	// ownsNone reports whether other routers own all partitions.
+	ownsNone func() bool
+	log      zerolog.Logger
 
 	cut atomic.Bool
 }
@@ -44,9 +45,9 @@ func (c *cluster) newPulse() *pulse {
 			_, _, err := kept.Bounds(ctx, try%kept.Partitions())
 			return err
 		},
-		tell:  func(cut bool) error { return c.updateMeta(func(m *envelope.NodeMeta) { m.Cut = cut }) },
-		given: func() bool { owned, _ := c.remote.Load().owned(); return len(owned) == 0 },
-		log:   c.log,
+		announce: func(cut bool) error { return c.updateMeta(func(m *envelope.NodeMeta) { m.Cut = cut }) },
+		ownsNone: func() bool { owned, _ := c.remote.Load().owned(); return len(owned) == 0 },
+		log:      c.log,
 	}
 }
 
@@ -70,9 +71,9 @@ func (p *pulse) run(ctx context.Context) error {
 	return nil
 }
 
-// change tells the other nodes that the log answers, or does not.
+// change announces that the log answers, or does not answer.
 func (p *pulse) change(cut bool, err error) {
-	if terr := p.tell(cut); terr != nil {
+	if terr := p.announce(cut); terr != nil {
 		p.log.Warn().Err(terr).Msg("the other nodes were not told whether this router can read the log; trying again")
 		return
 	}
@@ -87,7 +88,7 @@ func (p *pulse) change(cut bool, err error) {
 
 // ready returns an error while the router has given up its partitions.
 func (p *pulse) ready() error {
-	if p.cut.Load() && p.given() {
+	if p.cut.Load() && p.ownsNone() {
 		return envelope.Errorf(envelope.CodeUnavailable,
 			"the kept log has not answered for %s: other routers own the partitions of this one", cutAfter)
 	}

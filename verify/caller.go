@@ -126,11 +126,11 @@ func (c *caller) run(ctx, work context.Context) (wait func()) {
 	cfg := c.v.cfg
 	// The burst is a twentieth of a second's worth of pushes. Pushes that could not start in time
 	// are not made up for beyond that.
-	pace := rate.NewLimiter(rate.Limit(cfg.Rate), max(1, int(cfg.Rate/20)))
+	limiter := rate.NewLimiter(rate.Limit(cfg.Rate), max(1, int(cfg.Rate/20)))
 	slots := make(chan struct{}, cfg.Callers)
 	calls, cancel := context.WithCancel(work)
 	var inFlight sync.WaitGroup
-	for pace.Wait(ctx) == nil {
+	for limiter.Wait(ctx) == nil {
 		select {
 		case slots <- struct{}{}:
 		case <-ctx.Done():

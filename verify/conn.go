@@ -134,7 +134,7 @@ func (d *device) open(ctx context.Context, at raw.Target) (_ *conn, reply authRe
 	defer cancel()
 	c := &conn{d: d, text: d.kind == DeviceJSON && at.WebSocket(), acks: d.kind != DeviceNoAck || at.WebSocket(), heartbeat: defaultHeartbeat}
 	o := raw.Options{TLS: d.v.cfg.TLS, MaxBody: maxPacket, ReadBuffer: tcpBuffer, Text: c.text}
-	if d.slow && !d.v.settling() {
+	if d.slow && !d.v.pushingEnded() {
 		o.Dial = dialSlow
 	}
 	if c.Conn, err = raw.Dial(ctx, at, o); err != nil {
@@ -203,7 +203,7 @@ var errRested = errors.New("the device no longer reads slowly")
 
 // receive reads packets until the connection ends. The error is never nil.
 func (c *conn) receive(session *history.Session) error {
-	slow := c.d.slow && !c.d.v.settling()
+	slow := c.d.slow && !c.d.v.pushingEnded()
 	for {
 		p, err := c.Read(time.Time{})
 		if err != nil {
@@ -220,7 +220,7 @@ func (c *conn) receive(session *history.Session) error {
 			}
 		}
 		if slow {
-			if c.d.v.settling() {
+			if c.d.v.pushingEnded() {
 				c.d.leave(0, false)
 				return errRested
 			}
@@ -265,7 +265,7 @@ func (c *conn) queue(id uint64) {
 		c.held = append(c.held, id)
 		return
 	}
-	if d.forget > 0 && !d.v.settling() && rand.Float64() < d.forget {
+	if d.forget > 0 && !d.v.pushingEnded() && rand.Float64() < d.forget {
 		c.forgotten = append(c.forgotten, id)
 		return
 	}
@@ -281,10 +281,10 @@ func (c *conn) queue(id uint64) {
 // acknowledge sends the acknowledgements that are due. Messages whose acknowledgement is lost come
 // again in the next session.
 func (c *conn) acknowledge(deadline time.Time) error {
-	settling, judge, user := c.d.v.settling(), c.d.v.events.judge, c.d.account.name
+	ended, judge, user := c.d.v.pushingEnded(), c.d.v.events.judge, c.d.account.name
 	c.mu.Lock()
 	var ids []uint64
-	if settling {
+	if ended {
 		c.due, c.forgotten = append(c.due, c.forgotten...), nil
 	}
 	c.held = slices.DeleteFunc(c.held, func(id uint64) bool {
@@ -294,7 +294,7 @@ func (c *conn) acknowledge(deadline time.Time) error {
 		c.due = append(c.due, id)
 		return true
 	})
-	if len(c.due) > 0 && (settling || c.d.v.now() >= c.dueAt) {
+	if len(c.due) > 0 && (ended || c.d.v.now() >= c.dueAt) {
 		ids, c.due = c.due, nil
 	}
 	c.mu.Unlock()
@@ -339,7 +339,7 @@ func (c *conn) beat() error {
 	// The short deadline keeps one blocked connection from delaying the others.
 	deadline := time.Now().Add(100 * time.Millisecond)
 	interval := c.heartbeat
-	if !c.acks && c.d.v.settling() {
+	if !c.acks && c.d.v.pushingEnded() {
 		interval = min(interval, settlingBeat)
 	}
 	if now >= min(c.beatAt, c.beaten+interval) {

@@ -101,8 +101,8 @@ type observer struct {
 	delays [2]delays
 	// falsifier changes what the follower brings; nil: nothing.
 	falsifier *eventFalsifier
-	// absent is what was told wrongly of users at the end.
-	absent history.Violations
+	// presenceViolations are wrong presence events of users at the end.
+	presenceViolations history.Violations
 }
 
 func newObserver(v *Verifier) (*observer, error) {
@@ -312,7 +312,7 @@ func (o *observer) missing() history.Violations {
 	if o.v.cfg.Events == nil || !o.v.emptied.Load() {
 		return nil
 	}
-	missing := append(o.judge.Missing(), o.absent...)
+	missing := append(o.judge.Missing(), o.presenceViolations...)
 	if n := o.unanswered(); n > 0 {
 		o.v.problem("the messages of %d devices for the backend were not answered", n)
 	}

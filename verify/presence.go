@@ -34,7 +34,7 @@ func (o *observer) settlePresence(ctx context.Context) {
 	if o.v.cfg.Events == nil || !o.v.cfg.Events.Presence || !o.v.emptied.Load() {
 		return
 	}
-	if o.absent = o.awaitPresence(ctx, presenceLimit); len(o.absent) > 0 {
+	if o.presenceViolations = o.awaitPresence(ctx, presenceLimit); len(o.presenceViolations) > 0 {
 		return
 	}
 	for _, d := range o.v.devices {
@@ -43,7 +43,7 @@ func (o *observer) settlePresence(ctx context.Context) {
 			d.leave(1, false)
 		}
 	}
-	o.absent = o.awaitPresence(ctx, presenceGrace+presenceLimit)
+	o.presenceViolations = o.awaitPresence(ctx, presenceGrace+presenceLimit)
 }
 
 // awaitPresence waits until the last word about every user is right, at most for limit. It returns what is not.

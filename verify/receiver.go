@@ -40,7 +40,7 @@ type receiver struct {
 	v        *Verifier
 	take     func([]events.Document)
 	calm     atomic.Bool // every call is answered at once
-	pace     *rate.Limiter
+	limiter  *rate.Limiter
 
 	order sync.Mutex // held while the events of a call are taken
 	mu    sync.Mutex
@@ -57,7 +57,7 @@ func newReceiver(cfg *Events, v *Verifier, take func([]events.Document)) (*recei
 	if err != nil || cfg.HookSecret == "" {
 		return nil, errors.New("is no secret of a hook: make one with: echo whsec_$(openssl rand -base64 32)")
 	}
-	r := &receiver{address: cfg.Hook, verifier: verifier, v: v, take: take, pace: rate.NewLimiter(faultsPerSecond, faultsPerSecond)}
+	r := &receiver{address: cfg.Hook, verifier: verifier, v: v, take: take, limiter: rate.NewLimiter(faultsPerSecond, faultsPerSecond)}
 	r.calm.Store(cfg.CalmHook)
 	r.next = time.Now().Add(time.Duration(rand.ExpFloat64() * float64(awayEvery)))
 	return r, nil
@@ -109,7 +109,7 @@ func (r *receiver) choose() hookFault {
 		r.calls[hookAway]++
 		return hookAway
 	}
-	if rand.IntN(4) > 0 || !r.pace.Allow() {
+	if rand.IntN(4) > 0 || !r.limiter.Allow() {
 		return hookGood
 	}
 	fault := []hookFault{hookFails, hookThrottles, hookSlow, hookMute}[rand.IntN(4)]

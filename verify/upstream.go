@@ -44,7 +44,7 @@ func (d *device) pending() uint64 {
 	defer d.mu.Unlock()
 	p := &d.publisher
 	if p.begun == p.answered {
-		if d.v.settling() || rand.Float64() >= upstreamShare {
+		if d.v.pushingEnded() || rand.Float64() >= upstreamShare {
 			return 0
 		}
 		p.begun++

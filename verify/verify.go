@@ -580,8 +580,8 @@ func (v *Verifier) problem(format string, args ...any) {
 	}
 }
 
-// settling reports whether the pushing has ended.
-func (v *Verifier) settling() bool {
+// pushingEnded reports whether no push starts any more.
+func (v *Verifier) pushingEnded() bool {
 	select {
 	case <-v.pushesDone:
 		return true

@@ -17,10 +17,10 @@ const maxOutbox = 1024
 // codeRateLimited is the server's word for a refusal because the device sends too much.
 const codeRateLimited = "rate_limited"
 
-// outbox is what a Client knows about its Outbox. The fields behind turn belong to the goroutine that holds it.
+// outbox is what a Client knows about its Outbox. The fields behind slot belong to the goroutine that holds it.
 type outbox struct {
 	store Outbox
-	turn  chan struct{} // holds a token while a goroutine uses the store
+	slot  chan struct{} // holds a token while a goroutine uses the store
 	ready chan struct{} // holds a token when a message was added
 
 	loaded  bool
@@ -33,11 +33,11 @@ func newOutbox(store Outbox) *outbox {
 	if store == nil {
 		store = NewMemoryOutbox()
 	}
-	return &outbox{store: store, turn: make(chan struct{}, 1), ready: make(chan struct{}, 1)}
+	return &outbox{store: store, slot: make(chan struct{}, 1), ready: make(chan struct{}, 1)}
 }
 
-// useOutbox has f use the store and the fields behind turn, one caller at a time. The context of f ends after
-// RequestTimeout. The code of an error is timeout if the turn did not come in time, the code of f's error if it has
+// useOutbox has f use the store and the fields behind slot, one caller at a time. The context of f ends after
+// RequestTimeout. The code of an error is timeout if the slot was not free in time, the code of f's error if it has
 // one, and else storage.
 func (c *Client) useOutbox(ctx context.Context, what string, f func(ctx context.Context, o *outbox) error) *Error {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.RequestTimeout)
@@ -45,7 +45,7 @@ func (c *Client) useOutbox(ctx context.Context, what string, f func(ctx context.
 	err := ctx.Err()
 	if err == nil {
 		select {
-		case c.outbox.turn <- struct{}{}:
+		case c.outbox.slot <- struct{}{}:
 		case <-ctx.Done():
 			err = ctx.Err()
 		}
@@ -53,7 +53,7 @@ func (c *Client) useOutbox(ctx context.Context, what string, f func(ctx context.
 	if err != nil {
 		return &Error{Code: CodeTimeout, Text: what + ": wait for the outbox", Err: err}
 	}
-	defer func() { <-c.outbox.turn }()
+	defer func() { <-c.outbox.slot }()
 	err = f(ctx, c.outbox)
 	var known *Error
 	switch {
@@ -67,7 +67,7 @@ func (c *Client) useOutbox(ctx context.Context, what string, f func(ctx context.
 
 // forgetOutbox has the outbox read anew. Another client may have used it since the last Run.
 func (c *Client) forgetOutbox(ctx context.Context) {
-	// Without the turn, another call of this client uses the store, so no other client may do so.
+	// Without the slot, another call of this client uses the store, so no other client may do so.
 	_ = c.useOutbox(ctx, "connect", func(_ context.Context, o *outbox) error {
 		o.loaded, o.content, o.replied = false, OutboxContent{}, nil
 		return nil

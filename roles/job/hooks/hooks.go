@@ -225,7 +225,8 @@ func (h *hook) endMissing(ctx context.Context, generation uint16) error {
 			return err
 		}
 	}
-	h.log.Warn().Uint16("generation", generation).Msg("the events topic of an older generation was deleted: the hook goes on with the next one")
+	h.log.Warn().Uint16("generation", generation).
+		Msg("the events topic of an older generation was deleted: the hook goes on with the next one")
 	return nil
 }
 
