@@ -185,8 +185,8 @@ public final class Push {
     }
 
     /**
-     * Sets a key that makes repeated pushes count once within 24 hours. The client then repeats the push at another server if
-     * the first one fails.
+     * Sets a key that makes repeated pushes count once within the server's kept.idempotency_ttl (24 hours by default). The client
+     * then repeats the push at another server if the first one fails.
      *
      * @param key the key, such as {@code order-17-paid}
      * @return a push with this key
