@@ -185,7 +185,8 @@ func TestUpstreamCall(t *testing.T) {
 		t.Fatalf("%s: %v", bodies[0], err)
 	}
 	want = map[string]any{
-		"type": "upstream", "user": "ann", "device": "phone", "session": joinSession().Address.AsKey().Name(), "platform": "web", "address": "192.0.2.1:99",
+		"type": "upstream", "user": "ann", "device": "phone", "session": joinSession().Address.AsKey().Name(),
+		"platform": "web", "address": "192.0.2.1:99",
 		"transport": "ws", "generation": "v2", "op": 1000, "client_id": "7", "body": map[string]any{"buy": 1},
 	}
 	if fmt.Sprint(got) != fmt.Sprint(want) {

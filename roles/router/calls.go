@@ -558,8 +558,11 @@ func (r *Router) Take(ctx context.Context, req *envelope.TakeRequest) (*envelope
 	return reply, nil
 }
 
+// maxTakeBytes bounds an answer to Take: half of what a call between nodes may carry.
+const maxTakeBytes = 32 << 20
+
 // unread returns the messages on a user's default cursor after a time: at most
-// maxMessageBytes of them, but one message always. Take acknowledges what it
+// maxTakeBytes of them, but one message always. Take acknowledges what it
 // returns, so the answer must never be too large to be sent.
 func (p *partition) unread(ctx context.Context, req *envelope.TakeRequest) ([]*envelope.Kept, error) {
 	limit := cmp.Or(int(req.MaxMessages), p.cfg.MailboxLength)
@@ -580,7 +583,7 @@ func (p *partition) unread(ctx context.Context, req *envelope.TakeRequest) ([]*e
 		if !e.Unclaimed && e.Waiting&mask == 0 || e.TimeMS <= req.AfterMs || e.ExpiresMS <= nowMS {
 			continue
 		}
-		if size += e.Cost(); len(messages) > 0 && (len(messages) >= limit || size > maxMessageBytes) {
+		if size += e.Cost(); len(messages) > 0 && (len(messages) >= limit || size > maxTakeBytes) {
 			break
 		}
 		messages = append(messages, e.Message)

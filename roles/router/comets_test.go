@@ -240,7 +240,7 @@ func TestTake(t *testing.T) {
 // answer has a bound in bytes, and the rest waits for the next call.
 func TestTakeIsBoundedInBytes(t *testing.T) {
 	w := newWorld(t, nil)
-	body := strings.Repeat("x", 600<<10)
+	body := strings.Repeat("x", 17<<20)
 	for range 2 {
 		w.applied("u", w.push("u", body))
 	}

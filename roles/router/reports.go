@@ -38,8 +38,7 @@ func (ap *applier) emitLocked(id uint64, timeMS int64) {
 	}
 }
 
-// maxMessages bounds the messages of one answer to Messages. maxMessageBytes bounds the bodies that one call of
-// Messages or Take reads.
+// maxMessages bounds the messages of one answer to Messages, and maxMessageBytes the bodies that it reads.
 const (
 	maxMessages     = 1000
 	maxMessageBytes = 1 << 20

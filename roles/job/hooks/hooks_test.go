@@ -272,25 +272,6 @@ func TestReplayDuringPause(t *testing.T) {
 	})
 }
 
-// A pause that an earlier version stored counts until it ends.
-func TestPauseOfAnEarlierVersion(t *testing.T) {
-	inWorld(t, func(w *world) {
-		old := `{"paused":"the address answered 410","paused_ms":1,"url":"` + w.cfg.URL + `"}`
-		if _, err := w.table.Put(t.Context(), []byte("control/orders"), []byte(old)); err != nil {
-			t.Fatal(err)
-		}
-		w.start()
-		w.add(2, "1")
-		w.after(time.Minute)
-		if n := w.to.count(); n != 0 || w.status().Paused == "" {
-			t.Errorf("%d calls, status %+v", n, w.status())
-		}
-		w.admin(func(ctx context.Context, a *hooks.Admin) error { return a.Resume(ctx, "orders") })
-		w.after(time.Minute)
-		w.checkAll()
-	})
-}
-
 // A job that ends at any moment loses nothing, and its successor keeps the order.
 func TestRestarts(t *testing.T) {
 	inWorld(t, func(w *world) {

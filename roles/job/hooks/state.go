@@ -59,8 +59,8 @@ type Control struct {
 	Replay uint64 `json:"replay,omitempty"`
 	FromMS int64  `json:"from_ms,omitempty"`
 	Dead   bool   `json:"dead,omitempty"`
-	// Pause counts only if there is no entry with the pause's own key: earlier versions wrote it here.
-	Pause
+	// Pause has an entry of its own.
+	Pause `json:"-"`
 }
 
 // Pause says why nothing is posted. It has a key of its own: jobs begin pauses, and must not write
@@ -92,14 +92,10 @@ func stateKey(hook string, at place) string {
 // loadControl reads what is wanted of a hook.
 func loadControl(m *mirror, hook string) (Control, error) {
 	c, _, err := load[Control](m, controlPrefix+hook)
-	if err != nil {
-		return c, err
+	if err == nil {
+		c.Pause, _, err = load[Pause](m, pausePrefix+hook)
 	}
-	if p, stored, err := load[Pause](m, pausePrefix+hook); stored {
-		c.Pause = p
-		return c, err
-	}
-	return c, nil
+	return c, err
 }
 
 // parseStateKey returns the hook and the place of a state's key.

@@ -41,8 +41,8 @@ func TestUser(t *testing.T) {
 		}, nil
 	}})
 	want := `{"user":"alice","online":true,"sessions":[` + someSessionJSON +
-		`,{"name":"n~0000000000000001","user":"","device":"","key":"n~0000000000000001","global_key":false,"platform":"","address":"","transport":"",` +
-		`"generation":"","node":"n",` +
+		`,{"name":"n~0000000000000001","user":"","device":"","key":"n~0000000000000001","global_key":false,"platform":"","address":"",` +
+		`"transport":"","generation":"","node":"n",` +
 		`"since_ms":0,"rooms":[],"accepts":[]}],` +
 		`"devices":[{"device":"phone","online":true,"last_seen_ms":5,"pending":2},{"device":"","online":false,"last_seen_ms":6,"pending":0}],` +
 		`"pending":3,"oldest_id":"281474976710656","newest_id":"18446744073709551615","dropped":4,"last_seen_ms":7,"since_ms":8}` + "\n"
