@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"net"
 	"testing"
+	"time"
 
 	"imgo/transport"
 )
@@ -24,8 +25,13 @@ func Serve(t testing.TB, s Server, handle func(transport.Conn)) {
 	go func() { done <- s.Run(ctx, handle) }()
 	t.Cleanup(func() {
 		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("Run: %v", err)
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("Run: %v", err)
+			}
+		case <-time.After(WaitLimit):
+			t.Error("Run does not return")
 		}
 	})
 }

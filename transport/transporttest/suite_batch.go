@@ -117,8 +117,15 @@ func testBatches(t *testing.T, h Harness) {
 	if got := conns[1].Written(); got != written {
 		t.Errorf("%d bytes were written, and counted %d", written, got)
 	}
-	if conns[0].StartWrite(b, frame(n+1, 10)) || b.Len() != 0 {
-		t.Fatal("a connection whose socket has no room takes more")
+	// The kernel may find room for what is left. The connection takes more then.
+	for conns[0].StartWrite(b, frame(n+1, 8<<10)) {
+		n++
+		if taken, _, err := conns[0].FinishWrite(frame(n, 8<<10), b.Send()[0]); taken != 1 || err != nil || n > 10_000 {
+			t.Fatalf("frame %d to a client that does not read: %d taken, %v", n, taken, err)
+		}
+	}
+	if b.Len() != 0 {
+		t.Fatal("a connection that takes no frame has a part in the batch")
 	}
 	for i := range n + 1 {
 		h.expect(t, clients[0], 5, int32(i), body(8<<10))
