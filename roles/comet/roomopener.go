@@ -41,9 +41,10 @@ type roomOpener struct {
 	full wait.Signal // too many rooms are denied
 
 	mu sync.Mutex
-	// fresh is closed while the log says that no rooms are denied but those in the
-	// shards. It is open at the start, because an earlier incarnation of this comet
-	// may have denied rooms, and while all denied rooms are being forgotten.
+	// fresh is a channel that is closed while the jobs leave this comet out for no
+	// other rooms than the denied ones of the shards. It is not closed at the start,
+	// because an earlier incarnation of this comet may have denied rooms. It is
+	// replaced by a new channel while all denied rooms are being forgotten.
 	fresh chan struct{}
 }
 
@@ -51,7 +52,8 @@ func newRoomOpener(c *Comet) *roomOpener {
 	return &roomOpener{comet: c, full: wait.NewSignal(), fresh: make(chan struct{})}
 }
 
-// deny notes that a room has no member and returns true. It returns false if the
+// deny notes that a room has no member, so that job need not send its messages here,
+// and returns true. It returns false if the
 // room has members by now, after calling do for each of them, or if too many rooms
 // are denied, so that job is to go on sending.
 func (o *roomOpener) deny(room string, do func(*session)) bool {
@@ -101,14 +103,14 @@ func (o *roomOpener) open(room string, deadline time.Time) error {
 			} else if lead {
 				return op.err
 			} else {
-				op, lead = o.begin(room) // another session's time was up, not this one's
+				op, lead = o.begin(room) // the session that wrote the opening gave up; this one has time left
 			}
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 	select {
-	case <-o.freshSignal(): // asked for after the room was seen not to be denied
+	case <-o.freshSignal(): // it is read after begin has found that the room is not denied
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
@@ -192,7 +194,7 @@ func (o *roomOpener) run(ctx context.Context) {
 		o.mu.Lock()
 		o.fresh = make(chan struct{})
 		o.mu.Unlock()
-		// From here on a session that finds its room no longer denied finds fresh open.
+		// From here on, a session whose room is not denied any more waits for the new channel.
 		o.comet.metrics.denied.Add(-o.comet.table.forgetDenied())
 	}
 }

@@ -14,12 +14,16 @@ import (
 //
 // It has three states. When it is idle, a frame is sent at once. When it is
 // reserved, a frame of it is in a batch: from StartWrite to FinishWrite nothing
-// else is sent, and what comes meanwhile waits in late. When something is late,
-// it goes as soon as the kernel has room, and no frame is taken before that.
+// else is sent, and what comes meanwhile waits in unsent. When the kernel had no
+// room for a whole frame, the rest of it waits in unsent until epoll reports room,
+// and no other frame is taken before that.
+//
+// A connection that is closed sends what is unsent first, then a last frame, then
+// FIN. abort ends it without that.
 type output struct {
-	late     *late // nil: nothing
-	written  int64 // bytes handed to the kernel
-	final    int64 // bytes that were unacknowledged at the end; -1 before it
+	unsent   *unsent // nil: nothing waits
+	written  int64   // bytes handed to the kernel
+	final    int64   // bytes that were unacknowledged at the end; -1 before it
 	fd       int32
 	reserved bool // a frame is in a batch
 	hadRoom  bool // epoll reported something while it was reserved
@@ -27,30 +31,31 @@ type output struct {
 	ended    bool // the last frame was tried
 }
 
-// late is what waits: for room in the kernel, or for FinishWrite.
-type late struct {
-	rest   []byte        // of a frame
-	whole  bool          // nothing of that frame has gone out
-	urgent []byte        // goes behind it: the newest of the urgent frames
-	last   []byte        // goes last, if the connection was closed meanwhile
-	owed   bool          // the owner waits for Writable
-	done   chan struct{} // closed at the end, if the connection was closed meanwhile
+// unsent is what waits for room in the kernel, or for FinishWrite. The rest of a
+// frame goes first, then urgent, then last.
+type unsent struct {
+	rest       []byte        // of a frame
+	whole      bool          // rest is the whole frame: no byte of it has gone out
+	urgent     []byte        // the newest of the urgent frames
+	last       []byte        // the last frame, if the connection was closed meanwhile
+	ownerWaits bool          // the owner is to be told by Writable when nothing is unsent any more
+	done       chan struct{} // closed at the end, if the connection was closed meanwhile
 }
 
 // waiting returns what waits, or nil if a frame may be sent at once.
-func (o *output) waiting() *late {
-	if o.late == nil && o.reserved {
-		o.late = &late{whole: true}
+func (o *output) waiting() *unsent {
+	if o.unsent == nil && o.reserved {
+		o.unsent = &unsent{whole: true}
 	}
-	return o.late
+	return o.unsent
 }
 
-// keep makes the rest of a frame late. The owner waits for it.
+// keep keeps the rest of a frame as unsent. The owner waits for it.
 func (o *output) keep(rest []byte, whole bool) {
-	if o.late == nil {
-		o.late = &late{}
+	if o.unsent == nil {
+		o.unsent = &unsent{}
 	}
-	o.late.rest, o.late.whole, o.late.owed = rest, whole, true
+	o.unsent.rest, o.unsent.whole, o.unsent.ownerWaits = rest, whole, true
 }
 
 // send hands to the kernel what it takes of b at once.
@@ -152,10 +157,10 @@ func (o *output) finish(frame []byte, result int32) (int, error) {
 	return 0, unix.Errno(-result)
 }
 
-// flush sends what is late. It reports whether it is done: all of it was sent,
+// flush sends what is unsent. It reports whether it is done: all of it was sent,
 // or nothing can be sent any more.
 func (o *output) flush() bool {
-	for l := o.late; !o.torn; {
+	for l := o.unsent; !o.torn; {
 		n, err := o.send(l.rest)
 		if err != nil {
 			o.torn = true
@@ -196,7 +201,7 @@ func (o *output) end(last []byte, peerGone bool) {
 
 // abort ends both directions of the stream. It reports whether the owner waits
 // for Writable.
-func (o *output) abort() (owed bool) {
+func (o *output) abort() (ownerWaits bool) {
 	o.torn, o.ended = true, true
 	if l := o.waiting(); o.reserved {
 		// FinishWrite goes on, and nothing is freed before that.
@@ -204,14 +209,14 @@ func (o *output) abort() (owed bool) {
 			l.done = make(chan struct{})
 		}
 	} else if l != nil {
-		o.late, owed = nil, l.owed
+		o.unsent, ownerWaits = nil, l.ownerWaits
 		if l.done != nil {
 			close(l.done)
 		}
 	}
 	o.keepFinal()
 	_ = unix.Shutdown(int(o.fd), unix.SHUT_RDWR)
-	return owed
+	return ownerWaits
 }
 
 // keepFinal remembers what is unacknowledged while the kernel still knows.

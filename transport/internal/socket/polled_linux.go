@@ -38,10 +38,10 @@ func (p *Polled) event(events uint32, alone bool) {
 	}
 	readable := events&^unix.EPOLLOUT != 0 && p.wakeLocked()
 	writable := false
-	if l := p.out.late; p.out.reserved {
+	if l := p.out.unsent; p.out.reserved {
 		p.out.hadRoom = true
 	} else if l != nil {
-		writable = p.flushLocked() && l.owed
+		writable = p.flushLocked() && l.ownerWaits
 	}
 	w := p.waker
 	p.mu.Unlock()
@@ -138,7 +138,7 @@ func (p *Polled) TryWriteOne(frame []byte) (taken, left int, err error) {
 func (p *Polled) StartWrite(b *batch.Batch, frame []byte) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(frame) == 0 || p.closing || p.out.torn || p.out.reserved || p.out.late != nil {
+	if len(frame) == 0 || p.closing || p.out.torn || p.out.reserved || p.out.unsent != nil {
 		return false
 	}
 	b.Add(p.fd, frame)
@@ -152,7 +152,7 @@ func (p *Polled) FinishWrite(frame []byte, result int32) (taken, left int, err e
 	defer p.mu.Unlock()
 	p.out.reserved = false
 	n, err := p.out.finish(frame, result)
-	if n == len(frame) && err == nil && p.out.late == nil {
+	if n == len(frame) && err == nil && p.out.unsent == nil {
 		return 1, 0, nil
 	}
 	return p.finishLocked(frame, n, err)
@@ -161,7 +161,7 @@ func (p *Polled) FinishWrite(frame []byte, result int32) (taken, left int, err e
 // finishLocked goes on where not all of a batched frame was sent, or where
 // something waits behind it.
 func (p *Polled) finishLocked(frame []byte, n int, err error) (taken, left int, _ error) {
-	owed := p.out.late != nil && p.out.late.owed
+	ownerWaits := p.out.unsent != nil && p.out.unsent.ownerWaits
 	full := false // the kernel has no room
 	if err != nil {
 		err = p.brokenLocked(err)
@@ -169,15 +169,15 @@ func (p *Polled) finishLocked(frame []byte, n int, err error) (taken, left int, 
 		p.out.keep(frame[n:], n == 0)
 		full = !p.out.hadRoom
 	}
-	if l := p.out.late; l != nil && (full || !p.flushLocked()) {
+	if l := p.out.unsent; l != nil && (full || !p.flushLocked()) {
 		if err = p.watchLocked(pollWrite); err == nil {
-			l.owed = true
+			l.ownerWaits = true
 			return 1, len(l.rest), nil
 		}
 		p.out.torn = true
 		p.flushLocked()
 	}
-	if owed {
+	if ownerWaits {
 		go p.waker.Writable() // the caller may hold a lock that Writable takes
 	}
 	if err != nil {
@@ -193,7 +193,7 @@ func (p *Polled) mayWriteLocked() (ok bool, left int, err error) {
 		return false, 0, net.ErrClosed
 	}
 	if l := p.out.waiting(); l != nil {
-		l.owed = true
+		l.ownerWaits = true
 		return false, max(len(l.rest), 1), nil
 	}
 	return true, 0, nil
@@ -213,14 +213,14 @@ func (p *Polled) keepLocked(frame []byte, n int) (left int, err error) {
 	return len(frame) - n, nil
 }
 
-// flushLocked sends what is late. It reports whether nothing is late any more,
+// flushLocked sends what is unsent. It reports whether nothing is unsent any more,
 // because all of it was sent or nothing can be sent.
 func (p *Polled) flushLocked() bool {
-	l := p.out.late
+	l := p.out.unsent
 	if !p.out.flush() {
 		return false
 	}
-	p.out.late = nil
+	p.out.unsent = nil
 	if p.closing {
 		p.stopTimerLocked()
 		p.out.end(l.last, p.gone)
@@ -256,7 +256,7 @@ func (p *Polled) Urgent(b []byte) {
 		return
 	}
 	if left, err := p.keepLocked(b, n); err == nil && left > 0 {
-		p.out.late.owed = false // the owner does not wait for it
+		p.out.unsent.ownerWaits = false // the owner does not wait for it
 	}
 }
 
@@ -301,9 +301,9 @@ func (p *Polled) sendExpired() error {
 	if p.closing {
 		return net.ErrClosed
 	}
-	if l := p.out.late; l != nil && !p.out.reserved {
+	if l := p.out.unsent; l != nil && !p.out.reserved {
 		p.out.torn = p.out.torn || !l.whole
-		p.out.late = nil
+		p.out.unsent = nil
 	}
 	return fmt.Errorf("write to client: %w", os.ErrDeadlineExceeded)
 }
@@ -336,7 +336,7 @@ func (p *Polled) CloseWith(last []byte) bool {
 
 // sendLastLocked sends the last frame. It returns what the kernel has no room for
 // yet, or nil.
-func (p *Polled) sendLastLocked(last []byte) *late {
+func (p *Polled) sendLastLocked(last []byte) *unsent {
 	if p.out.torn || p.out.ended {
 		return nil
 	}
@@ -348,16 +348,16 @@ func (p *Polled) sendLastLocked(last []byte) *late {
 	case err != nil:
 		p.out.torn = true
 	case n < len(last):
-		p.out.late = &late{rest: last[n:], whole: n == 0}
+		p.out.unsent = &unsent{rest: last[n:], whole: n == 0}
 	}
-	return p.out.late
+	return p.out.unsent
 }
 
 // tearOff gives up what did not get out within closeGrace after CloseWith.
-func (p *Polled) tearOff(l *late) {
+func (p *Polled) tearOff(l *unsent) {
 	p.mu.Lock()
 	switch {
-	case p.out.late != l || p.closed:
+	case p.out.unsent != l || p.closed:
 		p.mu.Unlock()
 		return
 	case p.out.reserved: // FinishWrite is due any moment
@@ -366,12 +366,12 @@ func (p *Polled) tearOff(l *late) {
 		return
 	}
 	p.out.torn = p.out.torn || !l.whole
-	p.out.late = nil
+	p.out.unsent = nil
 	p.out.end(l.last, p.gone)
 	close(l.done)
 	w := p.waker
 	p.mu.Unlock()
-	if l.owed {
+	if l.ownerWaits {
 		w.Writable()
 	}
 }
@@ -385,11 +385,11 @@ func (p *Polled) Abort() {
 		return
 	}
 	p.closing = true
-	owed := p.out.abort()
+	ownerWaits := p.out.abort()
 	w := p.waker
 	readable := p.wakeLocked()
 	p.mu.Unlock()
-	if owed {
+	if ownerWaits {
 		w.Writable()
 	}
 	if readable {
@@ -401,7 +401,7 @@ func (p *Polled) Abort() {
 func (p *Polled) Release() {
 	p.CloseWith(nil)
 	p.mu.Lock()
-	if l := p.out.late; l != nil {
+	if l := p.out.unsent; l != nil {
 		p.mu.Unlock()
 		<-l.done // within closeGrace
 		p.mu.Lock()
@@ -419,7 +419,7 @@ func (p *Polled) Release() {
 func (p *Polled) TryRelease() bool {
 	p.CloseWith(nil)
 	p.mu.Lock()
-	quiet := p.out.late == nil && (p.out.torn || p.gone)
+	quiet := p.out.unsent == nil && (p.out.torn || p.gone)
 	p.mu.Unlock()
 	if quiet {
 		p.free()

@@ -25,7 +25,7 @@ import (
 type pollReader struct {
 	peer
 	waker transport.Waker
-	timer *time.Timer // of the read deadline; after CloseWith, of a late frame
+	timer *time.Timer // of the read deadline; after CloseWith, of what is unsent
 	mu    sync.Mutex
 	slot  uint32
 	fd    int32
