@@ -13,6 +13,12 @@ import (
 // Only the owner of a partition has the sessions, so only the owner knows which users have come and gone. It
 // appends a record when that differs from what the events have said. Applying the record makes the event. So
 // two routers that own the partition at the same time, with different sessions, make the same events.
+//
+// A recorder is unsure at first, and again after another router may have owned the partition. Comets announce their
+// sessions then. Users that have come are recorded, but no user is recorded as gone: a comet may have yet to announce
+// the session. beSureLocked makes the recorder sure, once all comets had the time to announce theirs. It removes the
+// sessions that no comet has announced again. Then it compares each account in memory with its sessions, and run does
+// so once for the accounts that are in the store only (scan).
 
 const (
 	// presenceGather is how long a user that has come waits for others, so that a record has many of a
@@ -22,7 +28,7 @@ const (
 	presencePoll = time.Second
 	// maxPresences and maxPresenceBytes bound one record.
 	maxPresences, maxPresenceBytes = 1024, 128 << 10
-	// maxPresenceChanges bounds the users that a look at the store adds to those that are to be told.
+	// maxPresenceChanges bounds the changes that a scan of the store may add.
 	maxPresenceChanges = 1 << 14
 	// presenceTimeout bounds one append and its applying.
 	presenceTimeout = 15 * time.Second
@@ -40,14 +46,13 @@ const (
 type presenceRecorder struct {
 	p    *partition
 	wake wait.Signal
-	// changes has the accounts that have come or gone and were not told so, and queue the order in which
-	// they are to be. An item of the queue that is no longer in changes is void.
+	// changes has the accounts that have come or gone, of which no record says so yet. queue has the order in
+	// which they are to be recorded. An item of the queue that is no longer in changes is void.
 	changes map[*account]presenceChange
 	queue   presenceQueue
 	count   uint64
-	// sure is set once a user without a session in the table is certainly offline. That takes until comets had the
-	// time to announce their sessions to a router that begins to own the partition. They do so from since on. It is
-	// zero before.
+	// sure is set while a user without a session in the table is certainly offline. since is when the comets began to
+	// announce their sessions to this owner. It is zero before the first look at that.
 	sure  bool
 	since time.Time
 	// comets are those that have announced themselves since.
@@ -55,15 +60,15 @@ type presenceRecorder struct {
 	// suspects is set if sessions may be in the table that have ended while another router owned the partition.
 	suspects bool
 
-	// scanned is the user up to which the store was looked through for users that were told to be online.
-	// Only run uses it. scan is set if the store has yet to be looked through.
+	// scan is set if the store has yet to be looked through for users whose last event is online. scanned is the user
+	// up to which that was done; only run uses it.
 	scanned string
 	scan    bool
 }
 
 // presenceChange says that a user has come or gone.
 type presenceChange struct {
-	n      uint64 // tells one change of a user from another one
+	n      uint64 // differs between the changes of a user
 	since  time.Time
 	device string // that left
 }
@@ -74,7 +79,7 @@ type cometProgress struct {
 	complete bool
 }
 
-// presenceQueue is a heap of users by the time at which they are to be told. Its methods are heap's.
+// presenceQueue is a heap of users by the time at which they are to be recorded. Its methods are heap's.
 type presenceQueue []presenceDue
 
 type presenceDue struct {
@@ -103,8 +108,8 @@ func newPresenceRecorder(p *partition) *presenceRecorder {
 	return &presenceRecorder{p: p, wake: wait.NewSignal(), changes: make(map[*account]presenceChange)}
 }
 
-// noteLocked compares what was told of an account with its sessions, after either has changed. since is
-// when the user came, or when the last session ended, which device had.
+// noteLocked compares the last event of an account with its sessions, after either has changed. since is when the
+// user came, or when its last session ended. That session was of device.
 func (pr *presenceRecorder) noteLocked(a *account, since time.Time, device string) {
 	if pr == nil || pr.p.gone {
 		return
@@ -163,8 +168,8 @@ func (pr *presenceRecorder) loadedLocked(a *account) {
 	}
 }
 
-// hasLocked reports whether an account has to stay in memory, because the user has come or gone and was not
-// told so.
+// hasLocked reports whether an account has to stay in memory, because the user has come or gone and no record says
+// so yet.
 func (pr *presenceRecorder) hasLocked(a *account) bool {
 	if pr == nil {
 		return false
@@ -173,7 +178,7 @@ func (pr *presenceRecorder) hasLocked(a *account) bool {
 	return ok
 }
 
-// sizeLocked returns how many users have come or gone and were not told so.
+// sizeLocked returns how many users have come or gone without a record that says so.
 func (pr *presenceRecorder) sizeLocked() int {
 	if pr == nil {
 		return 0

@@ -140,7 +140,9 @@ func checkLogs(dir string, names []string, synced []position, newest uint64, log
 		case ok && x.id == p.id:
 			return nil, inFile(p.name(), fmt.Errorf("%w: it can be read up to byte %d, and was written up to byte %d at least: %d bytes are lost",
 				ErrCorrupt, x.end, p.end, int(p.end)-x.end))
-		case p.live <= newest: // it was written to a table
+		case p.live <= newest:
+			// The log is in a table. Versions grow, and Badger writes logs to tables in their order. So a table with a
+			// version from live on has all of this log. An entry that a merge may drop does not count for live.
 		case ok:
 			return nil, inFile(p.name(), fmt.Errorf("%w: its header was overwritten; %d bytes that were written are lost", ErrCorrupt, p.end))
 		default:

@@ -19,6 +19,11 @@ import (
 
 // carrier posts the events of one partition to one hook, for one assignment. Its methods are for the
 // goroutine of run, except post and read.
+//
+// An event is unread, then open until it is answered or set aside. The group's position says where the next
+// carrier begins to read. It passes an open event or a dead letter only when the stored state has it: save stores
+// the state first and the position after it. So an event that was not answered is always in the topic behind the
+// position, or in the state.
 type carrier struct {
 	h         *hook
 	log       envelope.Log
@@ -26,7 +31,7 @@ type carrier struct {
 	commit    func(ctx context.Context, next int64) error
 
 	reader  *events.Reader
-	unread  []events.Record // read and not open yet
+	unread  []events.Record // read from the topic and not open yet
 	next    int64           // the offset behind what was read
 	skipped int64           // entries that left the topic before they were read
 	lanes   lanes
@@ -34,10 +39,10 @@ type carrier struct {
 	calls   int
 	state   State
 	changed bool // the state has changed since it was stored
-	// unsaved has the new dead letters: the position must not pass them before the state is stored.
+	// unsaved has the offsets of dead letters that the stored state does not have yet.
 	unsaved    map[int64]struct{}
-	saved      map[int64]struct{} // offsets of the open events in the stored state
-	committed  int64
+	saved      map[int64]struct{} // offsets of the events in the stored state: open ones and dead letters
+	committed  int64              // the position that was stored last; -1: none by this carrier
 	storedAt   time.Time
 	fullSince  time.Time // zero: fewer events are open than the bound
 	recoveries int
