@@ -1,7 +1,6 @@
 package comet_test
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -9,6 +8,7 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/internal/wait/waittest"
 	"imgo/protocol"
 	"imgo/transport/pipe"
 )
@@ -133,12 +133,47 @@ func (c *client) expectAfter(d time.Duration, op int32, body string) {
 	c.expect(op, 0, body)
 }
 
+// askedBackend is a backend that answers when the test says so.
+type askedBackend struct {
+	*backend
+	asked   chan string
+	answers chan error
+}
+
+func newAskedBackend() *askedBackend {
+	b := &askedBackend{asked: make(chan string), answers: make(chan error)}
+	b.backend = newBackend(func(room string) (time.Time, error) {
+		b.asked <- room
+		return time.Time{}, <-b.answers
+	})
+	return b
+}
+
+// awaitQuestion waits until the backend is asked about a room. An answer must follow.
+func (b *askedBackend) awaitQuestion(t *testing.T, room string) {
+	t.Helper()
+	select {
+	case got := <-b.asked:
+		if got != room {
+			t.Fatalf("the backend was asked about %s, want %s", got, room)
+		}
+	case <-time.After(waittest.Limit):
+		t.Fatalf("the backend was not asked about %s", room)
+	}
+}
+
+// answer answers the question about a room.
+func (b *askedBackend) answer(t *testing.T, room string, err error) {
+	t.Helper()
+	b.awaitQuestion(t, room)
+	b.answers <- err
+}
+
 // TestRoomsOfTheAuthPacketAreAskedLater checks that a client is let in before the backend has decided about its
 // rooms, and is told of each decision. A backend that hangs holds up nobody.
 func TestRoomsOfTheAuthPacketAreAskedLater(t *testing.T) {
-	answers := make(chan error)
-	logic := newBackend(func(string) (time.Time, error) { return time.Time{}, <-answers })
-	s := start(t, &logic.fakeLogic, nil)
+	b := newAskedBackend()
+	s := start(t, &b.fakeLogic, nil)
 	c := s.dialPipe(pipe.Options{})
 	c.send(2, protocol.OpAuth, 1, `{"token":"ann","rooms":["open","ask/1","ask/2","ask/3","ask/4"]}`)
 	if p := c.receive(); p.Op != protocol.OpAuthReply || !strings.Contains(string(p.Body), `"undecided":["ask/1","ask/2","ask/3","ask/4"]`) {
@@ -152,17 +187,18 @@ func TestRoomsOfTheAuthPacketAreAskedLater(t *testing.T) {
 	other.send(2, protocol.OpJoinRoom, 2, "open")
 	other.expect(protocol.OpJoinRoomReply, 0, "open")
 
-	answers <- nil
+	b.answer(t, "ask/1", nil)
 	c.expect(protocol.OpRoomChanged, 0, changed("ask/1", true, "", letIn))
-	answers <- notIn("ask/2")
+	b.answer(t, "ask/2", notIn("ask/2"))
 	c.expect(protocol.OpRoomChanged, 0, changed("ask/2", false, "forbidden", `room "ask/2" may not be joined: not you`))
-	answers <- errors.Join(errAway)
+	b.answer(t, "ask/3", errAway)
 	c.expect(protocol.OpRoomChanged, 0,
 		changed("ask/3", false, "unavailable", "the server cannot do this now; try again later"))
 	// A room that the client has left meanwhile is not joined.
+	b.awaitQuestion(t, "ask/4")
 	c.send(2, protocol.OpLeaveRoom, 3, "ask/4")
 	c.expect(protocol.OpLeaveRoomReply, 0, "ask/4")
-	answers <- nil
+	b.answers <- nil
 	c.send(2, protocol.OpAuth, 4, `{"token":"ann"}`) // which a later question follows
 	c.receive()
 	if got := s.members(); got != "map[ask/1:1 open:2]" {
@@ -175,23 +211,23 @@ func TestRoomsOfTheAuthPacketAreAskedLater(t *testing.T) {
 // TestGoimsRoomIsAskedLater checks the same for a client of goim: it gets its auth reply at once, and is in the
 // room when the backend has said so, unless it has changed its room meanwhile.
 func TestGoimsRoomIsAskedLater(t *testing.T) {
-	answers := make(chan error)
-	logic := newBackend(func(string) (time.Time, error) { return time.Time{}, <-answers })
-	s := start(t, &logic.fakeLogic, nil)
+	b := newAskedBackend()
+	s := start(t, &b.fakeLogic, nil)
 	for i, changes := range []bool{false, true} {
 		c := s.dialPipe(pipe.Options{})
 		c.send(1, protocol.OpAuth, 1, fmt.Sprintf(`{"mid":"%d","room_id":"ask/1"}`, 7+i))
 		c.expect(protocol.OpAuthReply, 0, "")
 		want := "map[ask/1:1]"
+		b.awaitQuestion(t, "ask/1")
 		if changes {
 			c.send(1, protocol.OpChangeRoom, 2, "open")
 			c.expect(protocol.OpChangeRoomReply, 0, "open")
 			want = "map[open:1]"
 		}
-		answers <- nil
+		b.answers <- nil
 		if changes { // this question comes after the answer to the first
 			c.send(1, protocol.OpChangeRoom, 3, "ask/2")
-			answers <- notIn("ask/2")
+			b.answer(t, "ask/2", notIn("ask/2"))
 			c.expect(protocol.OpChangeRoomReply, 0, `{"op":12,"code":"forbidden","reason":"room \"ask/2\" may not be joined: not you"}`)
 		}
 		eventually(t, "the client is in "+want, func() bool { return s.members() == want })
