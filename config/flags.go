@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
+
+	"imgo/commands"
 )
 
 // Flags holds the command line flags of all settings, and --config. One value collects the flags of
@@ -140,9 +142,6 @@ func (f *Flags) Load() (Config, error) {
 	return Load(Sources{Flags: f.texts, Environ: f.environ, File: file})
 }
 
-// exitUsage is the exit code for a wrong command line (EX_USAGE).
-const exitUsage = 64
-
 // ConfigCommand returns the command `imgo config` with init, check and show.
 func (f *Flags) ConfigCommand() *cli.Command {
 	return &cli.Command{
@@ -158,7 +157,9 @@ func (f *Flags) ConfigCommand() *cli.Command {
 				Flags:     []cli.Flag{&cli.BoolFlag{Name: "force", Usage: "replace FILE where it exists", DisableDefaultText: true}},
 				Action: func(c *cli.Context) error {
 					if c.Args().Len() > 1 {
-						return cli.Exit(fmt.Sprintf("unexpected argument %q; name one file at most", c.Args().Get(1)), exitUsage)
+						return &commands.UsageError{
+							Message: fmt.Sprintf("unexpected argument %q; name one file at most", c.Args().Get(1)), Command: c.Command.HelpName,
+						}
 					}
 					return initConfig(c.App.Writer, c.Args().First(), c.Bool("force"))
 				},

@@ -165,13 +165,7 @@ func TestRefused(t *testing.T) {
 func TestAway(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.cfg.RetryFor = time.Minute // shorter than the address is away
-		away := true
-		w.to.answer = func(call) (int, http.Header) {
-			if away {
-				return http.StatusServiceUnavailable, nil
-			}
-			return http.StatusOK, nil
-		}
+		w.to.always(http.StatusServiceUnavailable)
 		w.start()
 		for range 100 {
 			w.add(20, "1", "2", "3")
@@ -183,7 +177,8 @@ func TestAway(t *testing.T) {
 		if s := w.status(); s.DeadLetters != 0 || s.Error == "" || s.Waiting == 0 {
 			t.Errorf("status %+v", s)
 		}
-		w.to.change(func() { away, w.to.takes = false, 20*time.Millisecond })
+		w.to.always(http.StatusOK)
+		w.to.change(func() { w.to.takes = 20 * time.Millisecond })
 		w.after(10 * time.Minute)
 		w.checkAll()
 		if s := w.status(); s.DeadLetters != 0 || s.Waiting != 0 || s.Error != "" {
@@ -216,20 +211,14 @@ func TestRetryAfter(t *testing.T) {
 func TestPause(t *testing.T) {
 	for _, fix := range []string{"resume", "another address"} {
 		inWorld(t, func(w *world) {
-			gone := true
-			w.to.answer = func(call) (int, http.Header) {
-				if gone {
-					return http.StatusGone, nil
-				}
-				return http.StatusOK, nil
-			}
+			w.to.always(http.StatusGone)
 			w.start()
 			w.add(5, "1", "2")
 			w.after(time.Hour)
 			if s := w.status(); s.Paused == "" || w.to.count() > 4 {
 				t.Errorf("%d calls, status %+v", w.to.count(), s)
 			}
-			w.to.change(func() { gone = false })
+			w.to.always(http.StatusOK)
 			w.stop()
 			if fix != "resume" {
 				w.cfg.URL = "https://backend.example/other"
@@ -259,10 +248,10 @@ func TestReplayDuringPause(t *testing.T) {
 			w.admin(func(ctx context.Context, a *hooks.Admin) error { return a.Replay(ctx, "orders", time.UnixMilli(1)) })
 		}
 		w.table.mu.Unlock()
-		w.to.change(func() { w.to.answer = func(call) (int, http.Header) { return http.StatusGone, nil } })
+		w.to.always(http.StatusGone)
 		w.add(1, "1")
 		w.after(time.Minute)
-		w.to.change(func() { w.to.answer = nil })
+		w.to.always(http.StatusOK)
 		before := w.to.count()
 		w.admin(func(ctx context.Context, a *hooks.Admin) error { return a.Resume(ctx, "orders") })
 		w.after(time.Minute)
@@ -387,13 +376,7 @@ func TestGenerations(t *testing.T) {
 // were tried are dead letters. A later retry does not look for the topic again.
 func TestDeletedGeneration(t *testing.T) {
 	inWorld(t, func(w *world) {
-		failing := true
-		w.to.answer = func(call) (int, http.Header) {
-			if failing {
-				return http.StatusInternalServerError, nil
-			}
-			return http.StatusOK, nil
-		}
+		w.to.always(http.StatusInternalServerError)
 		w.start()
 		w.add(3, "1", "2")
 		w.after(time.Minute)
@@ -401,7 +384,7 @@ func TestDeletedGeneration(t *testing.T) {
 		w.topic = w.topics.grow()
 		w.topics.remove(1)
 		w.add(2, "3")
-		w.to.change(func() { failing = false })
+		w.to.always(http.StatusOK)
 		w.start()
 		w.after(time.Hour)
 		if got := w.to.ids("3"); !slices.Equal(got, w.sent["3"]) {
@@ -461,19 +444,13 @@ func TestReplayOfGenerations(t *testing.T) {
 // Dead letters of an older generation can be posted again.
 func TestRetryOfAGeneration(t *testing.T) {
 	inWorld(t, func(w *world) {
-		refusing := true
-		w.to.answer = func(call) (int, http.Header) {
-			if refusing {
-				return http.StatusBadRequest, nil
-			}
-			return http.StatusOK, nil
-		}
+		w.to.always(http.StatusBadRequest)
 		w.start()
 		w.add(3, "1")
 		w.after(time.Minute)
 		w.topic = w.topics.grow()
 		w.after(time.Minute)
-		w.to.change(func() { refusing = false })
+		w.to.always(http.StatusOK)
 		w.add(1, "1")
 		w.after(time.Minute)
 		if s := w.status(); s.DeadLetters != 3 {
@@ -493,18 +470,12 @@ func TestRetryOfAGeneration(t *testing.T) {
 // An event that retention has taken while it waited is a dead letter: nothing is lost without a trace.
 func TestRetention(t *testing.T) {
 	inWorld(t, func(w *world) {
-		failing := true
-		w.to.answer = func(call) (int, http.Header) {
-			if failing {
-				return http.StatusInternalServerError, nil
-			}
-			return http.StatusOK, nil
-		}
+		w.to.always(http.StatusInternalServerError)
 		w.start()
 		w.add(2, "1")
 		w.after(time.Second)
 		w.topic.trim(1)
-		w.to.change(func() { failing = false })
+		w.to.always(http.StatusOK)
 		w.after(time.Hour)
 		s := w.status()
 		if s.DeadLetters != 1 || !strings.Contains(s.Letters[0].Reason, "left the events topic") {

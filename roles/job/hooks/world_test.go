@@ -297,6 +297,11 @@ func (r *receiver) change(fn func()) {
 	fn()
 }
 
+// always makes the receiver answer each call from now on with a status.
+func (r *receiver) always(status int) {
+	r.change(func() { r.answer = func(call) (int, http.Header) { return status, nil } })
+}
+
 // ids returns the ids of the events of a user that were taken, each once.
 func (r *receiver) ids(user string) (ids []string) {
 	r.mu.Lock()

@@ -82,6 +82,11 @@ type keyOrigin struct {
 
 func newKeySource(cfg Config, log zerolog.Logger, reg prometheus.Registerer) (*keySource, error) {
 	s := &keySource{cfg: cfg, log: log, refreshing: make(chan struct{}, 1)}
+	secret, err := newKeySet(cfg, 0, nil) // the keys of files and the URL are added to it
+	if err != nil {
+		return nil, fmt.Errorf("collect the keys for tokens: %w", err)
+	}
+	s.current.Store(secret)
 	if cfg.PublicKeyFile != "" {
 		s.origins = append(s.origins, newKeyFile(cfg.PublicKeyFile, parsePEM))
 	}
@@ -102,13 +107,6 @@ func newKeySource(cfg Config, log zerolog.Logger, reg prometheus.Registerer) (*k
 	}, []string{"outcome"})
 	if _, err := collectors.Register(reg, s.reloads); err != nil {
 		return nil, fmt.Errorf("register the metric of key reloads: %w", err)
-	}
-	if s.current.Load() == nil { // there is no file, so there is the secret alone, if any
-		set, err := newKeySet(cfg, 0, nil)
-		if err != nil {
-			return nil, fmt.Errorf("collect the keys for tokens: %w", err)
-		}
-		s.current.Store(set)
 	}
 	s.noteMissing()
 	return s, nil
