@@ -145,7 +145,7 @@ func (c *committer) flush() error {
 			t := &c.log.tails[p]
 			t.mu.Lock()
 			for _, e := range b.fresh[p] {
-				t.appendLocked(e)
+				t.appendLocked(e.Value)
 			}
 			t.mu.Unlock()
 		}

@@ -101,7 +101,7 @@ func (l *LiveLog) AppendMany(ctx context.Context, entries []envelope.Entry) erro
 		}
 		for partition := entries[i].Partition; i < len(entries) && entries[i].Partition == partition; i++ {
 			entries[i].Offset = t.end
-			l.appendLocked(t, entries[i])
+			l.appendLocked(t, entries[i].Value)
 		}
 		t.notifyLocked()
 		t.mu.Unlock()
@@ -110,8 +110,8 @@ func (l *LiveLog) AppendMany(ctx context.Context, entries []envelope.Entry) erro
 }
 
 // appendLocked adds an entry and counts the entries that it displaces.
-func (l *LiveLog) appendLocked(t *tailBuffer, e envelope.Entry) {
-	dropped := t.appendLocked(e)
+func (l *LiveLog) appendLocked(t *tailBuffer, value []byte) {
+	dropped := t.appendLocked(value)
 	if dropped == 0 {
 		return
 	}

@@ -266,7 +266,7 @@ func (l *Log) Recent(partition int32, from int64, maxBytes int) []envelope.Entry
 	if l.tails.check(partition) != nil {
 		return nil
 	}
-	return l.tails[partition].recent(from, maxBytes)
+	return l.tails[partition].recent(partition, from, maxBytes)
 }
 
 // Follow calls fn with the partition of each record that was committed by itself, with

@@ -19,32 +19,32 @@ type tailBuffer struct {
 	end   int64 // the next offset to be assigned
 	read  int64 // the first offset that no reader has got yet
 
-	// entries[head:] are the entries before end. When the slice is full and half of it is
-	// dropped entries, the others are moved to its start instead of growing it.
-	entries []envelope.Entry
-	head    int
-	bytes   int
-	limit   int // bytes; the newest entry stays even if it alone is larger
+	// values[head:] are the values of the entries before end. When the slice is full and half
+	// of it is dropped entries, the others are moved to its start instead of growing it.
+	values [][]byte
+	head   int
+	bytes  int
+	limit  int // bytes; the newest entry stays even if it alone is larger
 
 	wake   chan struct{} // closed by the next append; nil: no reader waits
 	closed error         // why reading ends; nil: it does not
 }
 
 // oldestLocked returns the offset of the oldest entry in memory.
-func (t *tailBuffer) oldestLocked() int64 { return t.end - int64(len(t.entries)-t.head) }
+func (t *tailBuffer) oldestLocked() int64 { return t.end - int64(len(t.values)-t.head) }
 
-// appendLocked adds an entry and drops the oldest ones over the limit. It returns how
-// many it dropped. The caller must call notifyLocked soon.
-func (t *tailBuffer) appendLocked(e envelope.Entry) (dropped int) {
-	if len(t.entries) == cap(t.entries) && t.head > len(t.entries)/2 {
-		n := copy(t.entries, t.entries[t.head:])
-		clear(t.entries[n:])
-		t.entries, t.head = t.entries[:n], 0
+// appendLocked adds the entry at end, with this value, and drops the oldest ones over the
+// limit. It returns how many it dropped. The caller must call notifyLocked soon.
+func (t *tailBuffer) appendLocked(value []byte) (dropped int) {
+	if len(t.values) == cap(t.values) && t.head > len(t.values)/2 {
+		n := copy(t.values, t.values[t.head:])
+		clear(t.values[n:])
+		t.values, t.head = t.values[:n], 0
 	}
-	t.entries = append(t.entries, e)
+	t.values = append(t.values, value)
 	t.end++
-	t.bytes += len(e.Value) + entryOverhead
-	for t.bytes > t.limit && len(t.entries)-t.head > 1 {
+	t.bytes += len(value) + entryOverhead
+	for t.bytes > t.limit && len(t.values)-t.head > 1 {
 		t.dropOldestLocked()
 		dropped++
 	}
@@ -53,17 +53,17 @@ func (t *tailBuffer) appendLocked(e envelope.Entry) (dropped int) {
 
 // dropOldestLocked removes the oldest entry from memory.
 func (t *tailBuffer) dropOldestLocked() {
-	t.bytes -= len(t.entries[t.head].Value) + entryOverhead
-	t.entries[t.head] = envelope.Entry{} // the value is garbage from now on
+	t.bytes -= len(t.values[t.head]) + entryOverhead
+	t.values[t.head] = nil // garbage from now on
 	t.head++
-	if t.head == len(t.entries) {
-		t.entries, t.head = t.entries[:0], 0
+	if t.head == len(t.values) {
+		t.values, t.head = t.values[:0], 0
 	}
 }
 
 // dropBeforeLocked removes the entries before an offset from memory.
 func (t *tailBuffer) dropBeforeLocked(offset int64) {
-	for t.head < len(t.entries) && t.oldestLocked() < offset {
+	for t.head < len(t.values) && t.oldestLocked() < offset {
 		t.dropOldestLocked()
 	}
 }
@@ -118,7 +118,7 @@ func (t *tailBuffer) await(ctx context.Context, partition int32, from int64, max
 			until = t.oldestLocked()
 			t.read = max(t.read, until)
 		case from < t.end:
-			entries = t.copyLocked(from, maxBytes)
+			entries = t.copyLocked(partition, from, maxBytes)
 		default:
 			if t.wake == nil {
 				t.wake = make(chan struct{})
@@ -138,28 +138,32 @@ func (t *tailBuffer) await(ctx context.Context, partition int32, from int64, max
 }
 
 // recent returns the entries at and after from; none if from is not in memory.
-func (t *tailBuffer) recent(from int64, maxBytes int) []envelope.Entry {
+func (t *tailBuffer) recent(partition int32, from int64, maxBytes int) []envelope.Entry {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed != nil || from < max(t.begin, t.oldestLocked()) || from >= t.end {
 		return nil
 	}
-	return t.copyLocked(from, maxBytes)
+	return t.copyLocked(partition, from, maxBytes)
 }
 
-// copyLocked copies entries from an offset that is in memory.
-func (t *tailBuffer) copyLocked(from int64, maxBytes int) []envelope.Entry {
-	at := t.head + int(from-t.oldestLocked())
+// copyLocked returns entries of the partition from an offset that is in memory.
+func (t *tailBuffer) copyLocked(partition int32, from int64, maxBytes int) []envelope.Entry {
+	values := t.values[t.head+int(from-t.oldestLocked()):]
 	n, bytes := 0, 0
-	for _, e := range t.entries[at:] {
-		bytes += len(e.Value)
+	for _, value := range values {
+		bytes += len(value)
 		if n > 0 && bytes > maxBytes {
 			break
 		}
 		n++
 	}
 	t.read = max(t.read, from+int64(n))
-	return append(make([]envelope.Entry, 0, n), t.entries[at:at+n]...)
+	entries := make([]envelope.Entry, n)
+	for i, value := range values[:n] {
+		entries[i] = envelope.Entry{Partition: partition, Offset: from + int64(i), Value: value}
+	}
+	return entries
 }
 
 // tailStats are the numbers of a tailBuffer for metrics.
@@ -171,7 +175,7 @@ type tailStats struct {
 func (t *tailBuffer) stats() tailStats {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return tailStats{begin: t.begin, end: t.end, entries: len(t.entries) - t.head, bytes: t.bytes}
+	return tailStats{begin: t.begin, end: t.end, entries: len(t.values) - t.head, bytes: t.bytes}
 }
 
 func outOfRange(partition int32, from, begin, end int64) error {

@@ -12,8 +12,7 @@ const MaxDevices = 64
 
 // Devices are the devices of a user that are known.
 type Devices struct {
-	list    []store.MailboxDevice
-	changed bool // the store has others
+	list []store.MailboxDevice
 }
 
 // Find returns a device, or nil. The caller must not change it.
@@ -54,11 +53,12 @@ func (ds *Devices) knownBefore(id uint64) (mask uint64) {
 	return mask
 }
 
-// Restore makes a device known since a record, if it is not, and notes when it was last seen. A
+// RestoreDevice makes a device known since a record, if it is not, and notes when it was last seen. A
 // record that says so was appended at notedMS, which is 0 if that is not known. Times are Unix milliseconds.
-// Restore returns nil if there is no room: whoever appends the record names the device that is to
+// RestoreDevice returns nil if there is no room: whoever appends the record names the device that is to
 // make room.
-func (ds *Devices) Restore(name string, since uint64, seenMS, notedMS int64) *store.MailboxDevice {
+func (m *Mailbox) RestoreDevice(name string, since uint64, seenMS, notedMS int64) *store.MailboxDevice {
+	ds := &m.Devices
 	d := ds.Find(name)
 	if d == nil {
 		bit, ok := ds.freeBit()
@@ -69,7 +69,7 @@ func (ds *Devices) Restore(name string, since uint64, seenMS, notedMS int64) *st
 		d = &ds.list[len(ds.list)-1]
 	}
 	d.SeenMS, d.NotedMS = max(d.SeenMS, seenMS), max(d.NotedMS, notedMS)
-	ds.changed = true
+	m.Messages.metaChanged = true
 	return d
 }
 
@@ -82,18 +82,13 @@ func (ds *Devices) freeBit() (bit uint8, ok bool) {
 	return uint8(free), free < MaxDevices
 }
 
-// Seen notes that a device was connected at a time, Unix milliseconds, unless it was seen later. It
+// NoteSeen notes that a device was connected at a time, Unix milliseconds, unless it was seen later. It
 // reports whether that is new.
-func (ds *Devices) Seen(name string, ms int64) bool {
-	d := ds.Find(name)
+func (m *Mailbox) NoteSeen(name string, ms int64) bool {
+	d := m.Devices.Find(name)
 	if d == nil || d.SeenMS >= ms {
 		return false
 	}
-	d.SeenMS, ds.changed = ms, true
+	d.SeenMS, m.Messages.metaChanged = ms, true
 	return true
-}
-
-func (ds *Devices) remove(name string) {
-	ds.list = slices.DeleteFunc(ds.list, func(d store.MailboxDevice) bool { return d.Name == name })
-	ds.changed = true
 }

@@ -24,9 +24,10 @@ import (
 // NoExpiry is a device expiry that no device reaches.
 const NoExpiry = time.Duration(math.MaxInt64)
 
-// Mailbox is one user's mailbox in memory. Each part has its own state, and
-// knows whether the store has it. Mailbox takes the records that concern several
-// parts. Make it with New or Load. It is not safe for concurrent use.
+// Mailbox is one user's mailbox in memory. Messages and Keys know what of them the
+// store does not have. Mailbox takes what changes the other parts, because the store
+// has these together, and what concerns several parts. Make it with New or Load. It
+// is not safe for concurrent use.
 type Mailbox struct {
 	user     string
 	Messages Messages
@@ -79,9 +80,9 @@ func (m *Mailbox) Erase(recordID uint64, out *Events) {
 	// Whether the mailbox has moved must stay known: a part of it may come again.
 	m.Messages.eraseCounts()
 	m.Keys.erase(recordID)
-	m.Rooms.erase(recordID)
+	m.eraseRooms(recordID)
 	m.reads.erase(recordID)
-	m.Presence.erase()
+	m.erasePresence()
 }
 
 // NewPart returns a part of what moves of a mailbox, without messages. It names some of the mailbox's devices.
@@ -113,16 +114,16 @@ func (m *Mailbox) Merge(id uint64, part *envelope.MovedMailbox, notedMS, nowMS i
 	}
 	devices := part.Devices[:min(len(part.Devices), MaxDevices)]
 	for _, d := range devices {
-		m.Devices.Restore(d.Device, d.Since, d.SeenMs, notedMS)
-		m.Devices.NotePublished(d.Device, d.Since, d.Published, notedMS)
+		m.RestoreDevice(d.Device, d.Since, d.SeenMs, notedMS)
+		m.NotePublished(d.Device, d.Since, d.Published, notedMS)
 	}
 	for _, msg := range part.Messages {
 		m.mergeMessage(msg, devices, nowMS)
 	}
 	m.Messages.restoreCounts(part.LastMs, part.Dropped)
-	m.Rooms.Restore(part.Rooms, notedMS)
+	m.RestoreRooms(part.Rooms, notedMS)
 	m.reads.restore(part.Reads)
-	m.Presence.restore(part.Presence, notedMS)
+	m.restorePresence(part.Presence, notedMS)
 	if part.Last && m.moved == 0 {
 		m.moved = id
 	}
@@ -166,7 +167,7 @@ func (m *Mailbox) Push(
 // The record was appended at notedMS. Times are Unix milliseconds. NoteDevice
 // reports whether the device is known now: there may be no room for it.
 func (m *Mailbox) NoteDevice(id uint64, name string, seenMS, notedMS int64) bool {
-	d := m.Devices.Restore(name, id, seenMS, notedMS)
+	d := m.RestoreDevice(name, id, seenMS, notedMS)
 	if d == nil {
 		return false
 	}
@@ -198,7 +199,8 @@ func (m *Mailbox) Forget(recordID uint64, device string, out *Events) (waiting i
 // for it.
 func (m *Mailbox) dropDevice(name string, out *Events) (waiting int) {
 	mask := m.Devices.Mask(name)
-	m.Devices.remove(name)
+	m.Devices.list = slices.DeleteFunc(m.Devices.list, func(d store.MailboxDevice) bool { return d.Name == name })
+	m.Messages.metaChanged = true
 	m.Messages.removeIf(func(e *Entry) bool {
 		if e.Waiting&mask == 0 {
 			return false

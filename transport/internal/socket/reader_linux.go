@@ -284,12 +284,15 @@ func (r *pollReader) Fill(need int) error {
 	switch {
 	case errno == unix.EAGAIN:
 		r.dry = true
-		r.stow()
-		return transport.ErrIdle
+		err = transport.ErrIdle
 	case errno != 0:
-		return r.ended(errno)
+		err = r.ended(errno)
 	case n == 0:
-		return r.ended(io.EOF)
+		err = r.ended(io.EOF)
+	}
+	if err != nil {
+		r.stow()
+		return err
 	}
 	r.in.b.w += n
 	// A short read has emptied the socket, and what comes later is an event. The
