@@ -147,10 +147,10 @@ func (s *connecting) goLive(reply *envelope.ConnectReply) bool {
 
 // encodeAuthReplyLocked makes op 8. Its body is empty, but for version 2:
 //
-//	{"session":"…","user":"…","heartbeat":25,"expires_in":3600,"pending":0,"rooms":["…"],
+//	{"session":"…","user":"…","heartbeat":25,"expires_in":3600,"pending":0,"max_body":65536,"rooms":["…"],
 //	"refused":[{"room":"…","code":"forbidden","reason":"…"}],"undecided":["…"],"published":"7"}
 //
-// with times in seconds. expires_in is there if the token ends, rooms if callers of
+// with times in seconds and sizes in bytes. expires_in is there if the token ends, rooms if callers of
 // the API have put the user into some, refused if some rooms were asked for in
 // vain, undecided if logic is yet to be asked about some, and published if the device
 // has sent messages with ids.
@@ -161,6 +161,7 @@ func (s *connecting) encodeAuthReplyLocked(reply *envelope.ConnectReply) []byte 
 	}
 	body := append(s.appendAuthReply(reply.GetExpiresMs()), `,"pending":`...)
 	body = strconv.AppendUint(body, uint64(reply.GetPending()), 10)
+	body = strconv.AppendInt(append(body, `,"max_body":`...), int64(s.comet.cfg.MaxBody), 10)
 	for i, room := range s.rooms.granted.rooms {
 		body = appendListStart(body, "rooms", i)
 		body = jsonquote.Append(body, room)

@@ -169,7 +169,7 @@ func TestGoldenV2Binary(t *testing.T) {
 			c := dial()
 			auth := `{"token":"ann","device":"phone","ack":true,"rooms":["r1","r2"]}`
 			c.put(wire(fmt.Sprintf("%08x 0010 0002 00000007 00000001", 16+len(auth)), auth))
-			body := fmt.Sprintf(`{"session":"c1~%016x","user":"ann","heartbeat":45,"pending":2}`, eventualSession(t, s, i))
+			body := fmt.Sprintf(`{"session":"c1~%016x","user":"ann","heartbeat":45,"pending":2,"max_body":65536}`, eventualSession(t, s, i))
 			c.want(wire(fmt.Sprintf("%08x 0018 0002 00000008 00000001 0000000000000000", 24+len(body)), body))
 			// The backlog comes first, then the pushes, all with ids.
 			s.push(s.backlog(i, 0, 1<<48|8, false, 1<<48|7, 1<<48|8), s.kept(i, 1<<48|9, 1<<48|8), s.live(i, 5, "live"))
@@ -220,7 +220,7 @@ func TestGoldenV2JSON(t *testing.T) {
 	s := start(t, &fakeLogic{}, listening)
 	c := s.dialWS(true)
 	c.put(`{"ver":2,"op":7,"seq":1,"body":{"token":"ann","ack":true,"accepts":[1000]}}`)
-	c.want(fmt.Sprintf(`[{"ver":2,"op":8,"seq":1,"id":"0","body":{"session":"c1~%016x","user":"ann","heartbeat":25,"pending":0}}]`,
+	c.want(fmt.Sprintf(`[{"ver":2,"op":8,"seq":1,"id":"0","body":{"session":"c1~%016x","user":"ann","heartbeat":25,"pending":0,"max_body":65536}}]`,
 		eventualSession(t, s, 0)))
 	s.push(s.backlog(0, 0, 1<<48, false), s.kept(0, 1<<48|1, 0), s.live(0, 1000, `{"n":1}`), s.live(0, 1001, `{"n":2}`))
 	c.want(`[{"ver":2,"op":5,"seq":0,"id":"281474976710657","body":"k281474976710657"}]`)

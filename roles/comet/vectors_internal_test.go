@@ -128,6 +128,7 @@ func TestVectorsAuthReplies(t *testing.T) {
 			HeartbeatMS               int64 `json:"heartbeat_ms"`
 			ExpiresInMS               int64 `json:"expires_in_ms"`
 			Pending                   uint32
+			MaxBody                   int `json:"max_body"`
 			Rooms                     []string
 			Refused                   []*envelope.RoomRefusal
 		}
@@ -136,7 +137,7 @@ func TestVectorsAuthReplies(t *testing.T) {
 	written := 0
 	for _, test := range file.Replies {
 		s := &session{comet: &Comet{}, extras: &extras{}, id: 1, gen: genV2, form: transport.FormV2, user: test.User}
-		s.comet.cfg.Heartbeat = time.Duration(test.HeartbeatMS) * time.Millisecond
+		s.comet.cfg.Heartbeat, s.comet.cfg.MaxBody = time.Duration(test.HeartbeatMS)*time.Millisecond, test.MaxBody
 		s.rooms.granted.rooms = test.Rooms
 		reply := &envelope.ConnectReply{Pending: test.Pending}
 		if test.ExpiresInMS > 0 {
