@@ -26,6 +26,12 @@ const (
 	refusedBudget  = "budget"  // ListenConfig.Unauthenticated
 )
 
+// The headers of a handshake, as net/http writes them.
+const (
+	headerKey     = "Sec-Websocket-Key"
+	headerVersion = "Sec-Websocket-Version"
+)
+
 // refusal is the answer to a request that is not upgraded.
 type refusal struct {
 	reason string // for ListenConfig.Refused
@@ -96,15 +102,17 @@ func (l *Listener) parse(head []byte) (*http.Request, *refusal) {
 	reader := l.heads.get(head)
 	defer l.heads.put(reader)
 	r, err := http.ReadRequest(reader.buf)
-	bad := &refusal{reason: refusedHTTP, status: http.StatusBadRequest, text: "this is no valid HTTP/1.1 request"}
-	if err != nil {
-		switch {
-		case socket.IsProxyHeader(head):
-			bad.text = "a proxy sends the PROXY protocol, and comet.ws_proxy_protocol does not expect it from there"
-		case strings.Contains(err.Error(), "unsupported transfer encoding"):
-			bad.status, bad.text = http.StatusNotImplemented, "the server does not support this Transfer-Encoding"
-		}
-		return nil, bad
+	bad := func(status int, text string) (*http.Request, *refusal) {
+		return nil, &refusal{reason: refusedHTTP, status: status, text: text}
+	}
+	switch {
+	case err == nil:
+	case socket.IsProxyHeader(head):
+		return bad(http.StatusBadRequest, "a proxy sends the PROXY protocol, and comet.ws_proxy_protocol does not expect it from there")
+	case strings.Contains(err.Error(), "unsupported transfer encoding"):
+		return bad(http.StatusNotImplemented, "the server does not support this Transfer-Encoding")
+	default:
+		return bad(http.StatusBadRequest, "this is no valid HTTP/1.1 request")
 	}
 	host, hasHost := r.Host, true
 	if r.Host == "" || r.URL.Host != "" { // ReadRequest does not tell what the header was
@@ -113,33 +121,28 @@ func (l *Listener) parse(head []byte) (*http.Request, *refusal) {
 	expect := r.Header.Get("Expect")
 	switch {
 	case !hasHost && r.ProtoAtLeast(1, 1) && r.Method != http.MethodConnect:
-		bad.text = "the request has no Host header"
+		return bad(http.StatusBadRequest, "the request has no Host header")
 	case r.ProtoMajor != 1:
-		bad.status, bad.text = http.StatusHTTPVersionNotSupported, "the server supports HTTP/1.1 only"
+		return bad(http.StatusHTTPVersionNotSupported, "the server supports HTTP/1.1 only")
 	case !httpguts.ValidHostHeader(host):
-		bad.text = "the Host header is not valid"
-	case !validHeader(r.Header):
-		bad.text = "the request has a header that is not valid"
+		return bad(http.StatusBadRequest, "the Host header is not valid")
+	case spacedName(r.Header):
+		return bad(http.StatusBadRequest, "the name of a header has a space")
 	case expect != "" && !hasToken(r.Header, "Expect", "100-continue"):
-		bad.status, bad.text = http.StatusExpectationFailed, "the server supports no Expect header but 100-continue"
-	default:
-		return r, nil
+		return bad(http.StatusExpectationFailed, "the server supports no Expect header but 100-continue")
 	}
-	return nil, bad
+	return r, nil
 }
 
-func validHeader(h http.Header) bool {
-	for name, values := range h {
-		if !httpguts.ValidHeaderFieldName(name) {
-			return false
-		}
-		for _, v := range values {
-			if !httpguts.ValidHeaderFieldValue(v) {
-				return false
-			}
+// spacedName reports whether the name of a header has a space. ReadRequest lets such a
+// name pass, and nothing else that the server of net/http refuses in a header.
+func spacedName(h http.Header) bool {
+	for name := range h {
+		if strings.Contains(name, " ") {
+			return true
 		}
 	}
-	return true
+	return false
 }
 
 // hostHeader returns the value of a valid request's Host header.
@@ -169,19 +172,20 @@ func (l *Listener) checkRequest(r *http.Request) (acceptKey, *refusal) {
 	if err := l.checkOrigin(r); err != nil {
 		return none, &refusal{reason: refusedOrigin, status: http.StatusForbidden, text: err.Error()}
 	}
-	broken := refusal{reason: refusedUpgrade, status: http.StatusBadRequest}
-	keys := r.Header.Values("Sec-WebSocket-Key")
+	keys := r.Header[headerKey]
 	switch {
 	case !hasToken(r.Header, "Connection", "upgrade") || !hasToken(r.Header, "Upgrade", "websocket"):
-		broken.status, broken.text = http.StatusUpgradeRequired, "this address serves WebSocket only"
-		broken.header = [2]string{"Upgrade", "websocket"}
-		return none, &broken
-	case r.Header.Get("Sec-WebSocket-Version") != "13":
-		broken.text, broken.header = "WebSocket version 13 is required", [2]string{"Sec-WebSocket-Version", "13"}
-		return none, &broken
+		return none, &refusal{
+			reason: refusedUpgrade, status: http.StatusUpgradeRequired,
+			text: "this address serves WebSocket only", header: [2]string{"Upgrade", "websocket"},
+		}
+	case r.Header.Get(headerVersion) != "13":
+		return none, &refusal{
+			reason: refusedUpgrade, status: http.StatusBadRequest,
+			text: "WebSocket version 13 is required", header: [2]string{"Sec-WebSocket-Version", "13"},
+		}
 	case len(keys) != 1 || strings.TrimSpace(keys[0]) == "":
-		broken.text = "a handshake has one Sec-WebSocket-Key"
-		return none, &broken
+		return none, &refusal{reason: refusedUpgrade, status: http.StatusBadRequest, text: "a handshake has one Sec-WebSocket-Key"}
 	}
 	// RFC 6455 wants 16 bytes in base64. The ancestors took any key, and some of their
 	// clients send another one. HTTP/1.0 is taken for their sake, too.

@@ -146,6 +146,7 @@ func TestRefusalTexts(t *testing.T) {
 		"this is no valid HTTP/1.1 request":                     "GET\r\n\r\n",
 		"the request has no Host header":                        "GET /sub HTTP/1.1\r\n\r\n",
 		"the Host header is not valid":                          "GET /sub HTTP/1.1\r\nHost: a b\r\n\r\n",
+		"the name of a header has a space":                      "GET /sub HTTP/1.1\r\nHost: x\r\nX-Y : z\r\n\r\n",
 		"the server supports HTTP/1.1 only":                     "GET /sub HTTP/2.0\r\nHost: x\r\n\r\n",
 		"the server does not support this Transfer-Encoding":    "POST /sub HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n",
 		"the server supports no Expect header but 100-continue": "GET /sub HTTP/1.1\r\nHost: x\r\nExpect: more\r\n\r\n",
