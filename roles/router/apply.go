@@ -233,7 +233,7 @@ func (ap *applier) changeLocked(offset int64, rec *envelope.Record, now time.Tim
 			if !a.NoteDevice(id, rec.Device.Device, rec.Device.SeenMs, rec.TimeMs) {
 				kind("device_without_room")
 			}
-			a.NotePublished(rec.Device.Device, rec.Device.Since, rec.Device.Published, rec.TimeMs)
+			a.Devices.NotePublished(rec.Device.Device, rec.Device.Since, rec.Device.Published, rec.TimeMs)
 			p.metrics.devices.Inc()
 		})
 	case rec.Removal != nil:

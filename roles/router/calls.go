@@ -136,7 +136,7 @@ func (p *partition) detach(d *envelope.Detached) error {
 
 // endSessionLocked takes a session out of the table that has ended at a time. Its device is noted as seen until then.
 func (p *partition) endSessionLocked(a *account, address envelope.AddressKey, device string, at time.Time) {
-	if p.removeSessionLocked(a, address, at) && a.NoteSeen(device, at.UnixMilli()) {
+	if p.removeSessionLocked(a, address, at) && a.Devices.Seen(device, at.UnixMilli()) {
 		p.accounts.touchLocked(a, 64)
 	}
 }

@@ -57,7 +57,7 @@ func (ap *applier) membershipLocked(id uint64, rec *envelope.Record) error {
 		return nil // set aside
 	}
 	return ap.withLocked(id, change.User, 64, func(a *account) {
-		if a.SetRoom(id, change.Room, change.Member, rec.TimeMs, p.cfg.RoomsPerUser) && len(a.sessions) > 0 {
+		if a.Rooms.Set(id, change.Room, change.Member, rec.TimeMs, p.cfg.RoomsPerUser) && len(a.sessions) > 0 {
 			p.remindRoomsLocked(a)
 		}
 	})
@@ -65,7 +65,7 @@ func (ap *applier) membershipLocked(id uint64, rec *envelope.Record) error {
 
 // userRoomsLocked applies a record that repeats the memberships.
 func (ap *applier) userRoomsLocked(id uint64, rec *envelope.Record) error {
-	return ap.withLocked(id, rec.UserRooms.User, 64, func(a *account) { a.RestoreRooms(rec.UserRooms.Rooms, rec.TimeMs) })
+	return ap.withLocked(id, rec.UserRooms.User, 64, func(a *account) { a.Rooms.Restore(rec.UserRooms.Rooms, rec.TimeMs) })
 }
 
 // remindRoomsLocked has the sessions of an account told its memberships, soon.

@@ -22,8 +22,11 @@ type Changes struct {
 }
 
 // Dirty reports whether something is to be written.
-func (m *Mailbox) Dirty() bool {
-	return m.Messages.changed || m.Messages.metaChanged || len(m.Keys.used) > 0
+func (m *Mailbox) Dirty() bool { return m.Messages.changed || m.metaChanged() || len(m.Keys.used) > 0 }
+
+// metaChanged reports whether the meta is to be written.
+func (m *Mailbox) metaChanged() bool {
+	return m.Messages.metaChanged || m.Devices.changed || m.Rooms.changed || m.Presence.changed
 }
 
 // CollectChanges returns what is to be written, and takes it for written from now
@@ -31,10 +34,10 @@ func (m *Mailbox) Dirty() bool {
 // for the next flush; later reports whether there are such. Written or Undo
 // must follow.
 func (m *Mailbox) CollectChanges(position uint64) (c Changes, later bool) {
-	c = Changes{Meta: m.Messages.metaChanged, Told: m.Presence.onlineChanged}
+	c = Changes{Meta: m.metaChanged(), Told: m.Presence.onlineChanged}
 	later = m.Messages.collect(&c, position)
 	m.Keys.collect(&c)
-	m.Presence.onlineChanged = false
+	m.Devices.changed, m.Rooms.changed, m.Presence.changed, m.Presence.onlineChanged = false, false, false, false
 	return c, later
 }
 

@@ -12,7 +12,8 @@ const MaxDevices = 64
 
 // Devices are the devices of a user that are known.
 type Devices struct {
-	list []store.MailboxDevice
+	list    []store.MailboxDevice
+	changed bool // the store has others
 }
 
 // Find returns a device, or nil. The caller must not change it.
@@ -53,12 +54,11 @@ func (ds *Devices) knownBefore(id uint64) (mask uint64) {
 	return mask
 }
 
-// RestoreDevice makes a device known since a record, if it is not, and notes when it was last seen. A
+// Restore makes a device known since a record, if it is not, and notes when it was last seen. A
 // record that says so was appended at notedMS, which is 0 if that is not known. Times are Unix milliseconds.
-// RestoreDevice returns nil if there is no room: whoever appends the record names the device that is to
+// Restore returns nil if there is no room: whoever appends the record names the device that is to
 // make room.
-func (m *Mailbox) RestoreDevice(name string, since uint64, seenMS, notedMS int64) *store.MailboxDevice {
-	ds := &m.Devices
+func (ds *Devices) Restore(name string, since uint64, seenMS, notedMS int64) *store.MailboxDevice {
 	d := ds.Find(name)
 	if d == nil {
 		bit, ok := ds.freeBit()
@@ -69,7 +69,7 @@ func (m *Mailbox) RestoreDevice(name string, since uint64, seenMS, notedMS int64
 		d = &ds.list[len(ds.list)-1]
 	}
 	d.SeenMS, d.NotedMS = max(d.SeenMS, seenMS), max(d.NotedMS, notedMS)
-	m.Messages.metaChanged = true
+	ds.changed = true
 	return d
 }
 
@@ -82,13 +82,18 @@ func (ds *Devices) freeBit() (bit uint8, ok bool) {
 	return uint8(free), free < MaxDevices
 }
 
-// NoteSeen notes that a device was connected at a time, Unix milliseconds, unless it was seen later. It
+// Seen notes that a device was connected at a time, Unix milliseconds, unless it was seen later. It
 // reports whether that is new.
-func (m *Mailbox) NoteSeen(name string, ms int64) bool {
-	d := m.Devices.Find(name)
+func (ds *Devices) Seen(name string, ms int64) bool {
+	d := ds.Find(name)
 	if d == nil || d.SeenMS >= ms {
 		return false
 	}
-	d.SeenMS, m.Messages.metaChanged = ms, true
+	d.SeenMS, ds.changed = ms, true
 	return true
+}
+
+func (ds *Devices) remove(name string) {
+	ds.list = slices.DeleteFunc(ds.list, func(d store.MailboxDevice) bool { return d.Name == name })
+	ds.changed = true
 }

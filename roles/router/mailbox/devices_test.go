@@ -21,14 +21,13 @@ func TestTooManyDevices(t *testing.T) {
 }
 
 func TestDevices(t *testing.T) {
-	m := mailbox.New("u")
-	ds := &m.Devices
-	m.RestoreDevice("phone", 7, 100, 50)
-	m.RestoreDevice("laptop", 8, 100, 50)
-	if d := m.RestoreDevice("phone", 9, 90, 60); d != ds.Find("phone") || d.Since != 7 || d.SeenMS != 100 || d.NotedMS != 60 {
+	var ds mailbox.Devices
+	ds.Restore("phone", 7, 100, 50)
+	ds.Restore("laptop", 8, 100, 50)
+	if d := ds.Restore("phone", 9, 90, 60); d != ds.Find("phone") || d.Since != 7 || d.SeenMS != 100 || d.NotedMS != 60 {
 		t.Errorf("a device that is known became %+v", d)
 	}
-	if m.NoteSeen("watch", 1) || m.NoteSeen("phone", 100) || !m.NoteSeen("phone", 101) || ds.Find("phone").SeenMS != 101 {
+	if ds.Seen("watch", 1) || ds.Seen("phone", 100) || !ds.Seen("phone", 101) || ds.Find("phone").SeenMS != 101 {
 		t.Errorf("seen is %+v", ds.Find("phone"))
 	}
 	if got := fmt.Sprint(ds.Names(ds.Mask("phone")|ds.Mask("laptop")), ds.Names(ds.Mask("watch"))); got != "[laptop phone] []" {

@@ -24,10 +24,9 @@ import (
 // NoExpiry is a device expiry that no device reaches.
 const NoExpiry = time.Duration(math.MaxInt64)
 
-// Mailbox is one user's mailbox in memory. Messages and Keys know what of them the
-// store does not have. Mailbox takes what changes the other parts, because the store
-// has these together, and what concerns several parts. Make it with New or Load. It
-// is not safe for concurrent use.
+// Mailbox is one user's mailbox in memory. Each part has its own state, and
+// knows whether the store has it. Mailbox takes the records that concern several
+// parts. Make it with New or Load. It is not safe for concurrent use.
 type Mailbox struct {
 	user     string
 	Messages Messages
@@ -80,9 +79,9 @@ func (m *Mailbox) Erase(recordID uint64, out *Events) {
 	// Whether the mailbox has moved must stay known: a part of it may come again.
 	m.Messages.eraseCounts()
 	m.Keys.erase(recordID)
-	m.eraseRooms(recordID)
+	m.Rooms.erase(recordID)
 	m.reads.erase(recordID)
-	m.erasePresence()
+	m.Presence.erase()
 }
 
 // NewPart returns a part of what moves of a mailbox, without messages. It names some of the mailbox's devices.
@@ -114,16 +113,16 @@ func (m *Mailbox) Merge(id uint64, part *envelope.MovedMailbox, notedMS, nowMS i
 	}
 	devices := part.Devices[:min(len(part.Devices), MaxDevices)]
 	for _, d := range devices {
-		m.RestoreDevice(d.Device, d.Since, d.SeenMs, notedMS)
-		m.NotePublished(d.Device, d.Since, d.Published, notedMS)
+		m.Devices.Restore(d.Device, d.Since, d.SeenMs, notedMS)
+		m.Devices.NotePublished(d.Device, d.Since, d.Published, notedMS)
 	}
 	for _, msg := range part.Messages {
 		m.mergeMessage(msg, devices, nowMS)
 	}
 	m.Messages.restoreCounts(part.LastMs, part.Dropped)
-	m.RestoreRooms(part.Rooms, notedMS)
+	m.Rooms.Restore(part.Rooms, notedMS)
 	m.reads.restore(part.Reads)
-	m.restorePresence(part.Presence, notedMS)
+	m.Presence.restore(part.Presence, notedMS)
 	if part.Last && m.moved == 0 {
 		m.moved = id
 	}
@@ -167,7 +166,7 @@ func (m *Mailbox) Push(
 // The record was appended at notedMS. Times are Unix milliseconds. NoteDevice
 // reports whether the device is known now: there may be no room for it.
 func (m *Mailbox) NoteDevice(id uint64, name string, seenMS, notedMS int64) bool {
-	d := m.RestoreDevice(name, id, seenMS, notedMS)
+	d := m.Devices.Restore(name, id, seenMS, notedMS)
 	if d == nil {
 		return false
 	}
@@ -199,8 +198,7 @@ func (m *Mailbox) Forget(recordID uint64, device string, out *Events) (waiting i
 // for it.
 func (m *Mailbox) dropDevice(name string, out *Events) (waiting int) {
 	mask := m.Devices.Mask(name)
-	m.Devices.list = slices.DeleteFunc(m.Devices.list, func(d store.MailboxDevice) bool { return d.Name == name })
-	m.Messages.metaChanged = true
+	m.Devices.remove(name)
 	m.Messages.removeIf(func(e *Entry) bool {
 		if e.Waiting&mask == 0 {
 			return false

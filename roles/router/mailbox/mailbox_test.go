@@ -255,7 +255,7 @@ func randomRecords(rng *rand.Rand, n int) (records []record, removed int) {
 			}
 		case 5:
 			room, member := fmt.Sprint("room", rng.IntN(4)), rng.IntN(3) > 0
-			records = append(records, func(m *mailbox.Mailbox) { m.SetRoom(id, room, member, int64(i), 2) })
+			records = append(records, func(m *mailbox.Mailbox) { m.Rooms.Set(id, room, member, int64(i), 2) })
 		case 0:
 			seen := int64(1000*i) + rng.Int64N(1000) // clocks go on
 			records = append(records, func(m *mailbox.Mailbox) { m.NoteDevice(id, device, seen, seen) })

@@ -10,8 +10,7 @@ import (
 
 // Each change of what was told has one event. A record that is applied again, or repeats what was told, has none.
 func TestPresence(t *testing.T) {
-	m := mailbox.New("u")
-	p := &m.Presence
+	var p mailbox.Presence
 	for i, c := range []struct {
 		id     uint64
 		rec    *envelope.Presence
@@ -27,7 +26,7 @@ func TestPresence(t *testing.T) {
 		{9, &envelope.Presence{User: "u", Online: true, At: 9}, true, ""},
 	} {
 		var out mailbox.Events
-		m.SetPresence(c.id, c.rec, 1, &out)
+		p.Set(c.id, c.rec, 1, &out)
 		if p.Online() != c.online || len(out) > 1 || (len(out) == 1) != (c.event != "") {
 			t.Errorf("%d: online %v, told %+v", i, p.Online(), out)
 		} else if len(out) == 1 && (out[0].Type != c.event || out[0].User != "u" || out[0].Device != "d") {

@@ -22,19 +22,19 @@ func (m *Mailbox) Publish(recordID uint64, device string, clientID uint64, timeM
 	if d.Since > recordID || clientID <= d.Published {
 		return false
 	}
-	m.NotePublished(device, d.Since, clientID, timeMS)
+	m.Devices.NotePublished(device, d.Since, clientID, timeMS)
 	return true
 }
 
 // NotePublished takes a record that repeats the last client id of a device that is known since a record. It was
 // appended at notedMS, Unix milliseconds.
-func (m *Mailbox) NotePublished(device string, since, clientID uint64, notedMS int64) {
-	d := m.Devices.Find(device)
+func (ds *Devices) NotePublished(device string, since, clientID uint64, notedMS int64) {
+	d := ds.Find(device)
 	if d == nil || clientID == 0 || d.Since != since || clientID < d.Published {
 		return
 	}
 	d.Published, d.PublishedMS = clientID, max(d.PublishedMS, notedMS)
-	m.Messages.metaChanged = true
+	ds.changed = true
 }
 
 // published reports whether any device has a last client id.

@@ -26,11 +26,11 @@ func TestPublish(t *testing.T) {
 		t.Error("a device that was forgotten and is known again has the ids of before")
 	}
 	// A repetition of what was known before does not count for the device of now.
-	m.NotePublished("d", 10, 99, 1)
+	m.Devices.NotePublished("d", 10, 99, 1)
 	if !m.Publish(32, "d", 2, 1) {
 		t.Error("the last id of a device that was forgotten came back")
 	}
-	m.NotePublished("d", 30, 7, 1)
+	m.Devices.NotePublished("d", 30, 7, 1)
 	if m.Publish(33, "d", 7, 1) || !m.Publish(34, "d", 8, 1) {
 		t.Error("a repeated last id does not count")
 	}

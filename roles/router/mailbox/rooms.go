@@ -9,7 +9,8 @@ import (
 
 // Rooms are the rooms that callers of the API have put the user into.
 type Rooms struct {
-	list *store.MailboxRooms // nil: they never did; it never changes
+	list    *store.MailboxRooms // nil: they never did; it never changes
+	changed bool                // the store has another one
 }
 
 // Memberships returns the rooms, or nil if callers never put the user into any. The
@@ -24,12 +25,12 @@ func RoomsRecord(r *store.MailboxRooms) *envelope.Memberships {
 	return &envelope.Memberships{At: r.At, Rooms: r.Names}
 }
 
-// SetRoom puts the user into a room, or takes it out, by the record id, which
+// Set puts the user into a room, or takes it out, by the record id, which
 // was appended at notedMS, Unix milliseconds. A user that is in as many rooms as
 // limit enters no further one. A record that is older than the state changes
-// nothing. SetRoom reports whether the record counts.
-func (m *Mailbox) SetRoom(id uint64, room string, member bool, notedMS int64, limit int) bool {
-	old := m.Rooms.list
+// nothing. Set reports whether the record counts.
+func (r *Rooms) Set(id uint64, room string, member bool, notedMS int64, limit int) bool {
+	old := r.list
 	if old == nil {
 		if !member {
 			return true // nothing is to be remembered of it
@@ -51,30 +52,28 @@ func (m *Mailbox) SetRoom(id uint64, room string, member bool, notedMS int64, li
 	case !member && in:
 		rooms.Names = slices.DeleteFunc(rooms.Names, func(have string) bool { return have == room })
 	}
-	m.setRooms(rooms)
+	r.set(rooms)
 	return true
 }
 
-// RestoreRooms takes a record that repeats all memberships, appended at notedMS,
+// Restore takes a record that repeats all memberships, appended at notedMS,
 // Unix milliseconds. It does nothing if a membership has changed since.
-func (m *Mailbox) RestoreRooms(list *envelope.Memberships, notedMS int64) {
-	if list == nil || m.Rooms.list != nil && m.Rooms.list.At > list.At {
+func (r *Rooms) Restore(list *envelope.Memberships, notedMS int64) {
+	if list == nil || r.list != nil && r.list.At > list.At {
 		return
 	}
-	m.setRooms(&store.MailboxRooms{At: list.At, NotedMS: notedMS, Names: slices.Clone(list.Rooms)})
+	r.set(&store.MailboxRooms{At: list.At, NotedMS: notedMS, Names: slices.Clone(list.Rooms)})
 }
 
-// eraseRooms takes the user out of all rooms, by the given record. It leaves a list
+// erase takes the user out of all rooms, by the given record. It leaves a list
 // without rooms, so that a repetition from before the record stays void.
-func (m *Mailbox) eraseRooms(recordID uint64) {
-	if m.Rooms.list == nil || m.Rooms.list.At < recordID {
-		m.setRooms(&store.MailboxRooms{At: recordID})
+func (r *Rooms) erase(recordID uint64) {
+	if r.list == nil || r.list.At < recordID {
+		r.set(&store.MailboxRooms{At: recordID})
 	}
 }
 
 // any reports whether the user is in any room.
 func (r *Rooms) any() bool { return r.list != nil && len(r.list.Names) > 0 }
 
-func (m *Mailbox) setRooms(list *store.MailboxRooms) {
-	m.Rooms.list, m.Messages.metaChanged = list, true
-}
+func (r *Rooms) set(list *store.MailboxRooms) { r.list, r.changed = list, true }

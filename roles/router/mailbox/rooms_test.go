@@ -9,9 +9,8 @@ import (
 )
 
 func TestRooms(t *testing.T) {
-	m := mailbox.New("u")
-	r := &m.Rooms
-	if !m.SetRoom(1, "a", false, 1, 2) || r.Memberships() != nil {
+	var r mailbox.Rooms
+	if !r.Set(1, "a", false, 1, 2) || r.Memberships() != nil {
 		t.Errorf("a user that was never in a room is in %v", r.Memberships())
 	}
 	for _, c := range []struct {
@@ -28,15 +27,15 @@ func TestRooms(t *testing.T) {
 		{8, "a", false, true, "[b]"},
 		{4, "b", false, false, "[b]"},
 	} {
-		if counts := m.SetRoom(c.id, c.room, c.member, 1, 2); counts != c.counts || fmt.Sprint(r.Memberships().Rooms) != c.rooms {
+		if counts := r.Set(c.id, c.room, c.member, 1, 2); counts != c.counts || fmt.Sprint(r.Memberships().Rooms) != c.rooms {
 			t.Errorf("%+v: counts %v, rooms %v", c, counts, r.Memberships().Rooms)
 		}
 	}
-	m.RestoreRooms(&envelope.Memberships{At: 7, Rooms: []string{"old"}}, 1)
+	r.Restore(&envelope.Memberships{At: 7, Rooms: []string{"old"}}, 1)
 	if got := r.Memberships(); got.At != 8 || fmt.Sprint(got.Rooms) != "[b]" {
 		t.Errorf("an older repetition made it %v", got)
 	}
-	m.RestoreRooms(&envelope.Memberships{At: 9, Rooms: []string{"new"}}, 1)
+	r.Restore(&envelope.Memberships{At: 9, Rooms: []string{"new"}}, 1)
 	if got := r.Memberships(); got.At != 9 || fmt.Sprint(got.Rooms) != "[new]" {
 		t.Errorf("a repetition made it %v", got)
 	}
