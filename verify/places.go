@@ -60,7 +60,7 @@ func (p *places) find(ctx context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.tcp)+len(p.ws) == 0 {
-		return errors.New("no node says where clients connect: name the addresses")
+		return errors.New("no node says where clients connect: wait if the cluster has just started, or name the addresses")
 	}
 	return nil
 }
