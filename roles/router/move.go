@@ -190,7 +190,10 @@ func (m *mover) mailbox(ctx context.Context, user string) error {
 	return m.add(ctx, user, part.SizeVT(), func(to *envelope.Moved) { to.Mailboxes = append(to.Mailboxes, part) })
 }
 
-func movedSize(e *store.MailboxEntry) int { return int(e.Size) + 64 }
+// movedSize is about the size of a message in a part, in bytes. It is never less than that size.
+func movedSize(e *store.MailboxEntry) int {
+	return int(e.Size) + mailbox.TrackedRecord(e.Tracked).SizeVT() + 96
+}
 
 // part moves some messages of a mailbox in one record. A message that leaves no
 // room for the names of its devices is moved in one record for each device.
@@ -219,12 +222,14 @@ func (m *mover) part(ctx context.Context, user string, meta *store.MailboxMeta, 
 				Tracked: mailbox.TrackedRecord(e.Tracked),
 			})
 		}
-		if part.SizeVT() > maxMoveRecordBytes+1<<10-64 {
-			m.lost(user, &entries[0], "it is too large to move: as large as a record of the log may be")
+		if part.SizeVT() > maxMoveRecordBytes+1<<10-64 { // it has one message: a part of several ends at moveRecordBytes
+			for i := range entries {
+				m.lost(user, &entries[i], "it is too large to move: as large as a record of the log may be")
+			}
 			continue
 		}
 		m.messages += len(part.Messages)
-		err := m.add(ctx, user, size, func(to *envelope.Moved) { to.Mailboxes = append(to.Mailboxes, part) })
+		err := m.add(ctx, user, part.SizeVT(), func(to *envelope.Moved) { to.Mailboxes = append(to.Mailboxes, part) })
 		if err != nil {
 			return err
 		}

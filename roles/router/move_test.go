@@ -420,6 +420,53 @@ func TestMoveBigMailboxes(t *testing.T) {
 	}
 }
 
+// What is tracked of messages counts for the size of what moves: it may be much more than their bodies.
+func TestMoveTrackedMessages(t *testing.T) {
+	g := newGrowing(1)
+	w := newWorld(t, nil)
+	w.stop()
+	w.growth = g
+	w.start()
+	const devices = 40
+	users := []string{"big", "one", "two", "three", "four", "five"}
+	for i, user := range users {
+		for d := range devices {
+			w.append(user, &envelope.Record{Device: &envelope.Device{
+				User: user, Device: fmt.Sprintf("%s%03d", strings.Repeat("d", 125), d), SeenMs: w.clock.now().UnixMilli(),
+			}})
+		}
+		messages := 60 // a part of a record
+		if i == 0 {
+			messages = 250 // several records
+		}
+		var ids []uint64
+		for m := range messages {
+			ids = append(ids, w.append(user, &envelope.Record{Push: &envelope.Push{
+				Users: []string{user}, Op: 5, Body: fmt.Append(nil, m), ExpiresMs: w.clock.now().Add(time.Hour).UnixMilli(),
+				Report: &envelope.Report{Ref: strings.Repeat("r", 128)},
+			}}))
+		}
+		for d := range devices - 1 {
+			w.append(user, &envelope.Record{Acks: &envelope.Acks{Acks: []*envelope.Ack{
+				{User: user, Device: fmt.Sprintf("%s%03d", strings.Repeat("d", 125), d), Ids: ids},
+			}}})
+		}
+	}
+	w.awaitApplied(users)
+	want := w.full(users)
+	close(g.begun)
+	g.awaitMoved(t, 2)
+	n := after(t, w, g.next)
+	if got := n.full(users); got != want {
+		t.Errorf("moved:\n%.2000s\nbefore:\n%.2000s", got, want)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.events) > 0 {
+		t.Errorf("notices: %q", w.events)
+	}
+}
+
 // Behind the fence everything is void: for good, also after a restart, and
 // callers are told to come again.
 func TestBehindTheFence(t *testing.T) {
