@@ -49,7 +49,7 @@ type MailboxTracked struct {
 	Decided bool
 	// Receipts are the acknowledgements in their order.
 	Receipts []MailboxReceipt
-	// Without are devices that were forgotten while the message waited for them.
+	// Without are devices that were forgotten while the message waited for them, the newest ones.
 	Without []string
 }
 

@@ -206,9 +206,7 @@ func (m *Mailbox) dropDevice(name string, out *Events) (waiting int) {
 		waiting++
 		e.Waiting &^= mask
 		e.changed = true
-		if e.Tracked != nil {
-			e.Tracked.Without = append(e.Tracked.Without, name)
-		}
+		e.without(name)
 		if e.Waiting != 0 {
 			return false
 		}

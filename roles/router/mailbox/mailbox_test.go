@@ -61,6 +61,24 @@ func TestEachDeviceAcknowledgesByItself(t *testing.T) {
 	}
 }
 
+// A client may forget one device after another while a message waits: what is remembered of that has a bound.
+func TestWithoutHasABound(t *testing.T) {
+	m := mailbox.New("u")
+	m.NoteDevice(1, "phone", 1, 1)
+	tracked := mailbox.TrackedOf(&envelope.Report{Level: 1}, 2)
+	m.Push(&envelope.Kept{Id: 2}, 0, never, false, tracked, mailbox.Bound{Length: 10})
+	var out mailbox.Events
+	for i := range uint64(100) {
+		device := fmt.Sprint("d", i)
+		m.NoteDevice(3+2*i, device, 1, 1)
+		m.Forget(4+2*i, device, &out)
+	}
+	m.Ack(1000, &mailbox.Acknowledgement{Device: "phone", IDs: []uint64{2}}, &out)
+	if len(out) != 1 || len(out[0].Without) != mailbox.MaxDevices || out[0].Without[0] != "d36" || out[0].Without[63] != "d99" {
+		t.Errorf("events: %+v", out)
+	}
+}
+
 func TestTheFirstDeviceTakesOverWhatWaits(t *testing.T) {
 	m := mailbox.New("u")
 	push(&m, 1, "a", 10)

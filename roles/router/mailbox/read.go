@@ -53,9 +53,7 @@ func (m *Mailbox) readEntry(recordID uint64, e *Entry, by *Reading, out *Events)
 		e.Waiting &^= 1 << d.Bit
 		m.receipt(e, &Acknowledgement{Device: by.Device, TimeMS: by.TimeMS}, out)
 	}
-	if e.Tracked != nil {
-		e.Tracked.Without = append(e.Tracked.Without, m.Devices.Names(e.Waiting)...)
-	}
+	e.without(m.Devices.Names(e.Waiting)...)
 	m.settled(e, out)
 }
 

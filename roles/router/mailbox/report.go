@@ -52,6 +52,14 @@ func (m *Mailbox) receipt(e *Entry, by *Acknowledgement, out *Events) {
 	}, out)
 }
 
+// without notes devices that never get an entry. Of more than MaxDevices it keeps the newest.
+func (e *Entry) without(devices ...string) {
+	if t := e.Tracked; t != nil {
+		all := append(t.Without, devices...)
+		t.Without = all[max(0, len(all)-MaxDevices):]
+	}
+}
+
 // settled tells that no device waits for an entry any more.
 func (m *Mailbox) settled(e *Entry, out *Events) {
 	if e.Tracked != nil {
