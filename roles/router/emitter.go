@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -228,7 +229,8 @@ func (em *emitter) readTail(ctx context.Context) error {
 	return nil
 }
 
-// append appends the events of a batch that the topic does not have.
+// append appends the events of a batch that the topic does not have. An event that is too large for a record
+// of the topic is left out: those behind it must not wait for it for ever.
 func (em *emitter) append(ctx context.Context, batch []events.Event) error {
 	p := em.p
 	entries := make([]envelope.Entry, 0, len(batch))
@@ -243,11 +245,23 @@ func (em *emitter) append(ctx context.Context, batch []events.Event) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, emitTimeout)
 	defer cancel()
-	if err := em.log.AppendMany(ctx, entries); err != nil {
+	switch err := em.log.AppendMany(ctx, entries); {
+	case errors.Is(err, envelope.ErrTooLarge) && len(entries) > 1:
+		half := len(batch) / 2
+		if err := em.append(ctx, batch[:half]); err != nil {
+			return err
+		}
+		return em.append(ctx, batch[half:])
+	case errors.Is(err, envelope.ErrTooLarge):
+		p.metrics.eventErrors.Inc()
+		p.log.Error().Err(err).Int32("partition", p.index).Str("event", events.TextID(p.index, batch[len(batch)-1].ID)).
+			Msg("an event is left out: the events topic takes none of its size")
+	case err != nil:
 		return err
+	default:
+		p.metrics.emitted.Add(float64(len(entries)))
 	}
 	em.tail = batch[len(batch)-1].ID
-	p.metrics.emitted.Add(float64(len(entries)))
 	return nil
 }
 

@@ -274,6 +274,31 @@ func TestTopicAway(t *testing.T) {
 	w.expectEvents("u1", want...)
 }
 
+// An event that the topic refuses as too large is left out. Those before it and behind it are told.
+func TestTooLargeEvent(t *testing.T) {
+	w := reportWorld(t, nil)
+	w.attach(session("c", 1, "u1", "phone"))
+	upstream := func(size int) uint64 {
+		return w.append("u1", &envelope.Record{Upstream: &envelope.Upstream{User: "u1", Device: "phone", Body: make([]byte, size)}})
+	}
+	w.stop()
+	w.topic.fail = envelope.ErrUnavailable // so that they are one batch
+	w.start()
+	var want []string
+	for i := range 9 {
+		ref := fmt.Sprint(i)
+		w.ack("u1", "phone", w.report("u1", time.Hour, &envelope.Report{Ref: ref, Level: 1}))
+		want = append(want, "settled "+ref)
+		if i%4 == 0 {
+			w.applied("u1", upstream(maxRecord)) // as text it is larger
+		}
+	}
+	w.topic.mu.Lock()
+	w.topic.fail = nil
+	w.topic.mu.Unlock()
+	w.expectEvents("u1", want...)
+}
+
 // Whatever crashes and whoever else owns the partition: the topic has the events of the log, each once.
 func TestEventsAreThoseOfTheLog(t *testing.T) {
 	for seed := range uint64(6) {
