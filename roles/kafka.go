@@ -15,6 +15,7 @@ import (
 	"imgo/cluster/growth"
 	"imgo/config"
 	"imgo/envelope"
+	"imgo/internal/wait"
 	"imgo/roles/job"
 	"imgo/roles/logic/tokenlog"
 	"imgo/store"
@@ -141,7 +142,7 @@ func (k *kafka) awaitKept(ctx context.Context, generation uint16, partitions int
 // the log say what the node waits for. It returns an error if only another setting can help, or if ctx is done.
 func awaitKafka[T any](ctx context.Context, k *kafka, do func(context.Context) (T, error)) (T, error) {
 	defer k.waitingFor.Store(nil)
-	for {
+	for backoff := (wait.Backoff{Min: 100 * time.Millisecond, Max: time.Second}); ; {
 		try, cancel := context.WithTimeout(ctx, kafkaTry)
 		result, err := do(try)
 		cancel()
@@ -154,6 +155,7 @@ func awaitKafka[T any](ctx context.Context, k *kafka, do func(context.Context) (
 		reason := err.Error()
 		k.waitingFor.Store(&reason)
 		k.log.Warn().Err(err).Msg("Kafka does not answer yet: the node starts when it does")
+		_ = backoff.Sleep(ctx) // the next try fails if ctx is done
 	}
 }
 

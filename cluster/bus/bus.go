@@ -96,7 +96,7 @@ type Bus struct {
 // certificate that is not trusted, the error says what to do.
 func Open(ctx context.Context, o Options) (*Bus, error) {
 	if len(o.Brokers) == 0 || o.Prefix == "" {
-		return nil, errors.New("open the bus: brokers and a prefix must be given")
+		return nil, settingErrorf("open the bus: brokers and a prefix must be given")
 	}
 	o.ClientID = cmp.Or(o.ClientID, "imgo")
 	o.WriteTimeout = cmp.Or(o.WriteTimeout, defaultWriteTimeout)
@@ -108,11 +108,11 @@ func Open(ctx context.Context, o Options) (*Bus, error) {
 	}
 	if o.Compression != "" && o.Compression != "none" {
 		if err := b.compression.UnmarshalText([]byte(o.Compression)); err != nil {
-			return nil, fmt.Errorf("open the bus: compression %q: there are none, gzip, snappy, lz4 and zstd", o.Compression)
+			return nil, settingErrorf("open the bus: compression %q: there are none, gzip, snappy, lz4 and zstd", o.Compression)
 		}
 	}
 	if b.metrics, err = newMetrics(o.Metrics); err != nil {
-		return nil, fmt.Errorf("open the bus: register its metrics: %w", err)
+		return nil, settingErrorf("open the bus: register its metrics: %v", err)
 	}
 	b.ctx, b.stop = context.WithCancel(context.Background())
 	if err := b.reach(ctx); err != nil {
@@ -124,17 +124,23 @@ func Open(ctx context.Context, o Options) (*Bus, error) {
 
 // mechanism returns how this process logs in, or nil if it does not.
 func mechanism(o Options) (sasl.Mechanism, error) {
+	algorithm := scram.SHA256
 	switch o.SASL {
 	case "", "none":
 		return nil, nil
 	case "plain":
 		return plain.Mechanism{Username: o.User, Password: o.Password}, nil
 	case "scram-sha-256":
-		return scram.Mechanism(scram.SHA256, o.User, o.Password)
 	case "scram-sha-512":
-		return scram.Mechanism(scram.SHA512, o.User, o.Password)
+		algorithm = scram.SHA512
+	default:
+		return nil, settingErrorf("sasl %q: there are none, plain, scram-sha-256 and scram-sha-512", o.SASL)
 	}
-	return nil, fmt.Errorf("sasl %q: there are none, plain, scram-sha-256 and scram-sha-512", o.SASL)
+	m, err := scram.Mechanism(algorithm, o.User, o.Password)
+	if err != nil { // its text has the password
+		return nil, settingErrorf("kafka.user or kafka.password has a character that %s does not allow: is there a newline at the end?", o.SASL)
+	}
+	return m, nil
 }
 
 // transport returns a transport for some topics, or for requests about all topics if

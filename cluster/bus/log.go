@@ -85,11 +85,11 @@ func (b *Bus) Log(ctx context.Context, o TopicOptions) (*Log, error) {
 		retention: o.Retention, minRetention: o.MinRetention, config: o.Config,
 	}
 	if o.Retention > 0 && o.Retention < o.MinRetention {
-		return nil, fmt.Errorf("open the topic %s: a retention of %v is less than the %v that the longest ttl needs",
+		return nil, settingErrorf("open the topic %s: a retention of %v is less than the %v that the longest ttl needs",
 			s.name, o.Retention, o.MinRetention)
 	}
 	if o.Partitions < 0 || o.Partitions > 1<<15 {
-		return nil, fmt.Errorf("open the topic %s: %d partitions: must be 1 to %d", s.name, o.Partitions, 1<<15)
+		return nil, settingErrorf("open the topic %s: %d partitions: must be 1 to %d", s.name, o.Partitions, 1<<15)
 	}
 	o.QueueBytes = cmp.Or(o.QueueBytes, defaultQueueBytes)
 	generation := uint16(1)

@@ -68,6 +68,36 @@ func testLogin(t *testing.T, brokers []string, refuse func() (undo func()), mech
 	checkRefusedAtOnce(t, err, `"kerberos"`)
 }
 
+// TestUnusablePassword expects that the password is in no error, since errors are logged, and that Open does not try again.
+func TestUnusablePassword(t *testing.T) {
+	for _, password := range []string{"with a newline\n", "with an \U0001FAE0"} {
+		for _, mechanism := range []string{"scram-sha-256", "scram-sha-512"} {
+			o := options([]string{"127.0.0.1:1"}, prefix())
+			o.SASL, o.User, o.Password = mechanism, "imgo", password
+			_, err := bus.Open(within(t), o)
+			checkRefusedAtOnce(t, err, "kafka.user or kafka.password")
+			if !bus.Permanent(err) || strings.Contains(err.Error(), "with a") {
+				t.Errorf("the error has the password, or is not permanent (%v): %v", bus.Permanent(err), err)
+			}
+		}
+	}
+}
+
+// TestWrongOptions expects errors that are permanent.
+func TestWrongOptions(t *testing.T) {
+	for name, change := range map[string]func(*bus.Options){
+		"no brokers":  func(o *bus.Options) { o.Brokers = nil },
+		"compression": func(o *bus.Options) { o.Compression = "rar" },
+		"sasl":        func(o *bus.Options) { o.SASL = "kerberos" },
+	} {
+		o := options([]string{"127.0.0.1:1"}, prefix())
+		change(&o)
+		if _, err := bus.Open(within(t), o); !bus.Permanent(err) {
+			t.Errorf("%s: %v, want a permanent error", name, err)
+		}
+	}
+}
+
 // TestLoginThatIsMissing expects an error that says what to check, after StartTimeout: a
 // Kafka that is about to be ready closes connections in the same way.
 func TestLoginThatIsMissing(t *testing.T) {
