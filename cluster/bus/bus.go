@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -88,7 +89,7 @@ type Bus struct {
 	stop context.CancelFunc
 
 	mu     sync.Mutex
-	open   []io.Closer // logs and groups, in the order in which they were opened
+	open   []io.Closer // logs and groups that are open, in the order in which they were opened
 	closed bool
 }
 
@@ -210,6 +211,13 @@ func (b *Bus) register(c io.Closer) error {
 	}
 	b.open = append(b.open, c)
 	return nil
+}
+
+// forget ends that Close closes c, which is closed.
+func (b *Bus) forget(c io.Closer) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.open = slices.DeleteFunc(b.open, func(other io.Closer) bool { return other == c })
 }
 
 // Close closes the logs and groups that were opened, newest first, and every

@@ -27,7 +27,7 @@ func (b *Bus) Compacted(ctx context.Context, name string) (*Compacted, error) {
 		return nil, err
 	}
 	c := &Compacted{b.newLog(name, s.name, 1, compactedQueueBytes)}
-	if err := b.register(c); err != nil {
+	if err := b.register(c.log); err != nil {
 		_ = c.Close()
 		return nil, err
 	}

@@ -295,6 +295,7 @@ func (a *Assignment) Commit(ctx context.Context, positions []Part) error {
 func (g *Group) Close() error {
 	g.stop.Do(func() {
 		g.cancel()
+		defer g.bus.forget(g)
 		defer g.leaving.Wait()
 		defer g.dialer.close()
 		g.mu.Lock()

@@ -298,6 +298,7 @@ func (l *Log) Close() error {
 		l.producer.close(why)
 		l.fetches.Wait()
 		l.transport.CloseIdleConnections()
+		l.bus.forget(l)
 		close(l.stopped)
 	})
 	return nil

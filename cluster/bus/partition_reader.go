@@ -198,7 +198,7 @@ func (p *partitionReader) sweep(now time.Time) {
 	})
 }
 
-// close ends all reads.
+// close ends all reads, and frees their memory.
 func (p *partitionReader) close(why error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -209,6 +209,7 @@ func (p *partitionReader) close(why error) {
 		s.err = why
 		s.notifyLocked()
 	}
+	p.streams = nil
 }
 
 // startFetchLocked starts a fetch for a stream, unless one is under way.
