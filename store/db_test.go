@@ -204,8 +204,17 @@ func TestNoReserve(t *testing.T) {
 	}
 	d.free.Store(store.MinFree - 1)
 	eventually(t, "the disk is full", func() bool { return errors.Is(db.DiskOK(), envelope.ErrDiskFull) })
-	if err := db.WritesOK(); !errors.Is(err, envelope.ErrDiskFull) {
-		t.Errorf("WritesOK: %v", err)
+	table, err := db.Table("t")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, putErr := table.Put(t.Context(), []byte("k"), nil)
+	for what, err := range map[string]error{
+		"WritesOK": db.WritesOK(), "Table.Put": putErr, "SetRecordsVersion": db.SetRecordsVersion(2),
+	} {
+		if !errors.Is(err, envelope.ErrDiskFull) || strings.Contains(err.Error(), "lower") {
+			t.Errorf("%s: %v", what, err)
+		}
 	}
 	d.free.Store(store.MinFree)
 	eventually(t, "the disk has room", func() bool { return db.DiskOK() == nil })

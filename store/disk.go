@@ -72,17 +72,23 @@ func (d *disk) ok() error { return d.check(d.reserve, "pushes are") }
 // essential returns envelope.ErrDiskFull while less than a quarter of the reserve is free.
 func (d *disk) essential() error { return d.check(d.reserve/4, "every write is") }
 
+// writable returns envelope.ErrDiskFull while less than minFree is free.
+func (d *disk) writable() error { return d.check(minFree, "every write is") }
+
 func (d *disk) check(floor int64, what string) error {
 	if d.ask == nil {
 		return nil
 	}
-	floor = max(floor, minFree)
+	advice := "Delete something, or lower disk.reserve."
+	if floor <= minFree {
+		floor, advice = minFree, "Delete something."
+	}
 	free := d.freeNow()
 	if free >= floor {
 		return nil
 	}
 	return envelope.Errorf(envelope.CodeDiskFull,
 		"the disk under %s has %d MiB (%d bytes) free, less than the %d bytes that must stay free (disk.reserve is %d): "+
-			"%s refused until there is room. Delete something, or lower disk.reserve.",
-		d.dir, free>>20, free, floor, d.reserve, what)
+			"%s refused until there is room. %s",
+		d.dir, free>>20, free, floor, d.reserve, what, advice)
 }

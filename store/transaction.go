@@ -54,6 +54,9 @@ func (db *DB) write(fn func(txn *badger.Txn) error, durable bool) error {
 	if broken := db.broken.Load(); broken != nil {
 		return *broken
 	}
+	if err := db.disk.writable(); err != nil {
+		return err
+	}
 	txn := db.bdg.NewTransaction(true)
 	defer txn.Discard()
 	if err := runGuarded(txn, fn); err != nil {
