@@ -1,8 +1,11 @@
 package badgerwal
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 )
 
@@ -57,4 +60,53 @@ func TestLogsWithoutAHeader(t *testing.T) {
 	check("there is one without bytes", s.Sync, 1, 4)
 	write("00006.mem", withZeros(data))
 	check("there is another one", s.Sync, 1, 4, 6)
+}
+
+// TestLogsThatGoQuickly has logs created and deleted while a sync looks for the newest one: the sync always finds it.
+func TestLogsThatGoQuickly(t *testing.T) {
+	data, _ := writeLog(t)
+	dir := t.TempDir()
+	path := func(n int) string { return filepath.Join(dir, fmt.Sprintf("%05d.mem", n)) }
+	create := func(n int) {
+		if err := os.WriteFile(path(n), data, 0o600); err != nil {
+			t.Error(err)
+		}
+	}
+	remove := func(n int) {
+		if err := os.Remove(path(n)); err != nil {
+			t.Error(err)
+		}
+	}
+	s, err := NewSyncer(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	create(1)
+	for n := 1; n < 600; n += 2 {
+		if err := s.Sync(); err != nil {
+			t.Fatalf("log %d: %v", n, err)
+		}
+		create(n + 1)
+		var badger sync.WaitGroup
+		badger.Go(func() {
+			create(n + 2)
+			remove(n + 1)
+			remove(n)
+		})
+		err := s.Sync()
+		badger.Wait()
+		if err != nil {
+			t.Fatalf("log %d: %v", n+1, err)
+		}
+	}
+	if err := s.Sync(); err != nil { // it knows the newest log
+		t.Fatal(err)
+	}
+	remove(601)
+	if err := s.Flush(); err == nil || !strings.Contains(err.Error(), "was deleted") || strings.Contains(err.Error(), SyncedFile) {
+		t.Errorf("the newest log was deleted: %v", err)
+	}
+	if err := s.Close(false); err != nil {
+		t.Error(err)
+	}
 }

@@ -142,7 +142,7 @@ func (s *Syncer) syncLocked() error {
 // followLocked makes the newest log that was created the newest, and returns an error if
 // somebody else has deleted it: Badger deletes a log only when there is a newer one.
 func (s *Syncer) followLocked() error {
-	for deleted := false; ; deleted = true {
+	for deleted := false; ; {
 		created, err := s.createdLocked()
 		if err != nil {
 			return err
@@ -151,6 +151,9 @@ func (s *Syncer) followLocked() error {
 			if err := s.advanceLocked(name); err != nil {
 				return err
 			}
+		}
+		if s.newest == nil && len(created) > 0 {
+			continue // it is in a table by now: the event of the next one has come since
 		}
 		if s.newest == nil {
 			return nil
@@ -166,6 +169,7 @@ func (s *Syncer) followLocked() error {
 			return fmt.Errorf("%s was deleted while imgo was using it", position{number: s.newest.number}.name())
 		}
 		// Badger may have deleted it after it created the next one, since the events were read.
+		deleted = true
 	}
 }
 
@@ -238,16 +242,19 @@ func (s *Syncer) existingLocked() []position {
 // It is called from time to time: after a power cut, the logs are compared with what was
 // known at the last call, or later. Flushing a nil Syncer does nothing.
 func (s *Syncer) Flush() error {
-	return s.write(func() error {
-		err := s.followLocked()
-		if logs := s.existingLocked(); err == nil && len(logs) < len(s.positions.logs) {
-			err = s.positions.set(logs)
+	var deleted error
+	err := s.write(func() error {
+		if deleted = s.followLocked(); deleted != nil {
+			return nil
 		}
-		if err == nil {
-			err = s.positions.flush()
+		if logs := s.existingLocked(); len(logs) < len(s.positions.logs) {
+			if err := s.positions.set(logs); err != nil {
+				return err
+			}
 		}
-		return err
+		return s.positions.flush()
 	})
+	return errors.Join(deleted, err)
 }
 
 // Forget makes the file of positions say that no log need be there, until the next Sync. It is
