@@ -37,16 +37,21 @@ func (tr *trimmer) run(ctx context.Context) {
 	wait.Every(ctx, tr.interval, func() {
 		err := tr.trim(ctx)
 		if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, envelope.ErrClosed) {
-			tr.log.Error().Err(err).Msg("the kept log was not trimmed; trying again later")
+			tr.log.Error().Err(err).Msgf("the %s was not trimmed; trying again later", tr.records.space)
 		}
 	})
 }
 
-// trim deletes all entries that are older than the retention.
+// trim deletes all entries that are older than the retention. A partition with an error does not keep it from
+// the others.
 func (tr *trimmer) trim(ctx context.Context) error {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
+	if err := tr.records.db.disk.writable(); err != nil {
+		return err // rather than once for each partition
+	}
 	before := tr.now().Add(-tr.retention).UnixMilli()
+	var failed error
 	for p := range tr.tails {
 		for more := true; more; {
 			if err := ctx.Err(); err != nil {
@@ -54,11 +59,11 @@ func (tr *trimmer) trim(ctx context.Context) error {
 			}
 			var err error
 			if more, err = tr.trimBatchLocked(int32(p), before); err != nil {
-				return fmt.Errorf("trim partition %d: %w", p, err)
+				failed = errors.Join(failed, fmt.Errorf("trim partition %d: %w", p, err))
 			}
 		}
 	}
-	return nil
+	return failed
 }
 
 // trimBatchLocked deletes up to trimBatch entries of a partition that were appended

@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"errors"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -103,6 +104,35 @@ func TestRunTrims(t *testing.T) {
 		begin, _, err := l.Bounds(t.Context(), 3)
 		return err == nil && begin == 1
 	})
+}
+
+// TestTrimGoesOn checks that a partition with a damaged entry does not keep the others from being trimmed.
+func TestTrimGoesOn(t *testing.T) {
+	var c clock
+	c.ms.Store(1_700_000_000_000)
+	db := openDB(t, store.Options{InMemory: true})
+	l := openLog(t, db, store.LogOptions{Partitions: 3, Retention: time.Hour, Now: c.now})
+	run(t, l)
+	for p := range int32(3) {
+		if _, err := l.Append(t.Context(), p, []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for p := range int32(2) {
+		if err := db.Overwrite(p, 0, func([]byte) []byte { return []byte{} }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.advance(2 * time.Hour)
+	err := l.Trim(t.Context())
+	if !errors.Is(err, store.ErrCorrupt) || !strings.Contains(err.Error(), "trim partition 0") || !strings.Contains(err.Error(), "trim partition 1") {
+		t.Errorf("Trim: %v", err)
+	}
+	for p, want := range []int64{0, 0, 1} {
+		if begin, _, err := l.Bounds(t.Context(), int32(p)); err != nil || begin != want {
+			t.Errorf("partition %d begins at %d, %v; want %d", p, begin, err, want)
+		}
+	}
 }
 
 // TestReadersWhileTrimming reads from the begin of a log while it is trimmed. Each read gives
