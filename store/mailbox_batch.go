@@ -57,10 +57,13 @@ func (b *MailboxBatch) del(key []byte) {
 	b.entries = append(b.entries, &badger.Entry{Key: key})
 }
 
-// PutMeta stores the meta of a user until ClockSlack after expires. It must not expire before the user's
-// last message does: a user without meta has no messages.
+// PutMeta stores the meta of a user until ClockSlack after expires, or for ever if that is the zero time. It must
+// not expire before the user's last message does: a user without meta has no messages.
 func (b *MailboxBatch) PutMeta(user string, m *MailboxMeta, expires time.Time) {
-	b.metas = append(b.metas, newEntry(b.userKey(b.partition, user), appendMeta(nil, m), expires.Add(ClockSlack)))
+	if !expires.IsZero() {
+		expires = expires.Add(ClockSlack)
+	}
+	b.metas = append(b.metas, newEntry(b.userKey(b.partition, user), appendMeta(nil, m), expires))
 }
 
 // PutEntry stores a pending message's entry until ClockSlack after the message expires.

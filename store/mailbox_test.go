@@ -183,6 +183,24 @@ func TestMailboxEntriesExpire(t *testing.T) {
 	}
 }
 
+func TestMailboxMetaExpiry(t *testing.T) {
+	m, _ := openMailboxes(t, t.TempDir())
+	at := time.Unix(4e9, 0)
+	for _, test := range []struct {
+		expires time.Time
+		want    uint64
+	}{{time.Time{}, 0}, {at, uint64(at.Add(store.ClockSlack).Unix()) + 1}} {
+		b := m.Batch(0)
+		b.PutMeta("u", &store.MailboxMeta{}, test.expires)
+		if err := b.Commit(1); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := store.MetaExpiresAt(m, 0, "u"); err != nil || got != test.want {
+			t.Errorf("a meta until %v expires at %d, %v; want %d", test.expires, got, err, test.want)
+		}
+	}
+}
+
 // TestMailboxBatchOfAnySize shows that a batch that is larger than a transaction of Badger is
 // written completely.
 func TestMailboxBatchOfAnySize(t *testing.T) {
