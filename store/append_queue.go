@@ -24,6 +24,7 @@ type request struct {
 // appendQueue holds the appends that wait for the next commit. It is bounded in bytes.
 // It is safe for concurrent use.
 type appendQueue struct {
+	space    logSpace
 	capacity int64
 	free     *semaphore.Weighted // bytes that are not in use
 	filled   wait.Signal         // set when the queue may have requests
@@ -34,8 +35,8 @@ type appendQueue struct {
 	closed error // why appends are refused; nil: they are not
 }
 
-func (q *appendQueue) init(capacity int64) {
-	q.capacity = capacity
+func (q *appendQueue) init(space logSpace, capacity int64) {
+	q.space, q.capacity = space, capacity
 	q.free = semaphore.NewWeighted(capacity)
 	q.filled = wait.NewSignal()
 	q.requests.New = func() any { return &request{done: make(chan struct{}, 1)} }
@@ -61,7 +62,7 @@ func (q *appendQueue) enqueue(ctx context.Context, r *request) error {
 	// A request that is larger than the queue has the queue for itself.
 	r.cost = min(r.cost, q.capacity)
 	if err := q.free.Acquire(ctx, r.cost); err != nil {
-		return fmt.Errorf("append to the kept log: wait for room in its queue: %w", err)
+		return fmt.Errorf("append to the %s: wait for room in its queue: %w", q.space, err)
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -125,7 +125,7 @@ func (l *Log) open(opt LogOptions) error {
 		t.begin, t.end, t.limit = begins[p], ends[p], opt.TailBytes
 	}
 	l.metrics = newLogMetrics(l)
-	l.queue.init(opt.QueueBytes)
+	l.queue.init(l.records.space, opt.QueueBytes)
 	l.committer.init(l, opt.Now)
 	l.trimmer = trimmer{
 		records: l.records, tails: l.tails, log: l.log, now: opt.Now,
@@ -143,8 +143,9 @@ func (l *Log) Generation() uint16 { return l.generation }
 // Append waits until the record is durable and returns its offset. It also waits while
 // the queue is full. If ctx ends first, Append returns ctx's error, although the record
 // may still be appended. The other errors are envelope.ErrDiskFull while less than the
-// reserve of the disk is free, envelope.ErrClosed after Close, and envelope.ErrTooLarge
-// for a record that is larger than about 1 MiB. Nobody may change value after the call.
+// reserve of the disk is free, envelope.ErrClosed after Close, envelope.ErrTooLarge for a
+// record that is larger than about 1 MiB, and those of a partition that does not exist and
+// of a commit that failed. Nobody may change value after the call.
 func (l *Log) Append(ctx context.Context, partition int32, value []byte) (int64, error) {
 	if err := l.writable(); err != nil {
 		return 0, err
