@@ -61,11 +61,5 @@ func (ds *deliveries) enqueue(j *Job, r *reader, s *span, direct bool) (slots []
 
 // deliverySize returns about how much memory a delivery takes, in bytes.
 func deliverySize(d *envelope.Delivery) int {
-	n := 128 + len(d.Body) + 32*len(d.To)
-	if d.Backlog != nil {
-		for _, k := range d.Backlog.Messages {
-			n += 64 + len(k.Body)
-		}
-	}
-	return n
+	return 128 + d.SizeVT() + 32*len(d.To) // a target has more bytes in memory
 }

@@ -400,6 +400,34 @@ func TestAncestorBug15_HungCometDelaysNobody(t *testing.T) {
 	}
 }
 
+// TestAllOfADeliveryIsCounted shows that the queue's bound counts what a delivery has beside a body.
+func TestAllOfADeliveryIsCounted(t *testing.T) {
+	var to []*envelope.Address
+	var targets []*envelope.NudgeTarget
+	for i := range uint64(100) {
+		to = append(to, &envelope.Address{Comet: "a", Session: i + 1})
+		targets = append(targets, &envelope.NudgeTarget{To: to[i], Newest: 1})
+	}
+	for name, e := range map[string]*envelope.Envelope{
+		"kick":          {Kick: &envelope.Kick{To: to}},
+		"nudge":         {Nudge: &envelope.Nudge{To: targets}},
+		"dismiss":       {Dismiss: &envelope.Dismiss{To: to[:1], Ids: make([]uint64, 500)}},
+		"session rooms": {SessionRooms: &envelope.SessionRooms{To: to[:1], Rooms: &envelope.Memberships{Rooms: []string{strings.Repeat("r", 500)}}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := start(t, func(c *job.Config, _ *job.Deps) { c.PushTimeout, c.QueueBytes = time.Hour, 600 })
+			w.comets["a"].block = func(ctx context.Context) error {
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			for range 4 { // one is under way, or waits for it to be
+				w.live.add(t, 0, e)
+			}
+			eventually(t, "deliveries are skipped", func() bool { return w.counter("imgo_job_skipped_deliveries_total", "slow") > 0 })
+		})
+	}
+}
+
 // TestCometReplacedDuringAPush shows that a comet that replaces one of the same name does not
 // wait until the push to the old one times out, and gets the deliveries that were queued.
 func TestCometReplacedDuringAPush(t *testing.T) {
