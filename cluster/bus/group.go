@@ -60,9 +60,9 @@ type Group struct {
 	dialer *dialer
 	stop   sync.Once
 
-	ctx     context.Context // of requests to leave; ends with Close
-	cancel  context.CancelFunc
-	leaving sync.WaitGroup // goroutines that leave
+	ctx    context.Context // of requests to leave; ends with Close
+	cancel context.CancelFunc
+	calls  sync.WaitGroup // goroutines that leave or store positions
 
 	mu      sync.Mutex
 	current *Assignment          // nil: the newest one is over
@@ -195,7 +195,7 @@ func (g *Group) leave() {
 	g.member = ""
 	var ctx context.Context
 	ctx, g.stopLeaving = context.WithCancel(g.ctx)
-	g.leaving.Go(func() { g.remove(ctx, member) })
+	g.calls.Go(func() { g.remove(ctx, member) })
 }
 
 // remove takes a member id out of the group. It tries until ctx is done.
@@ -257,8 +257,8 @@ func (a *Assignment) Parts() []Part { return a.parts }
 func (a *Assignment) Done() <-chan struct{} { return a.done }
 
 // Commit stores positions of some of Parts. It returns an error, and changes nothing,
-// if the partitions belong to other members already. It looks at ctx only before it
-// asks Kafka.
+// if the partitions belong to other members already. If ctx is done first, it returns
+// ctx's error, and the positions may still be stored.
 func (a *Assignment) Commit(ctx context.Context, positions []Part) error {
 	topics := make(map[string]string, len(a.group.names))
 	for topic, name := range a.group.names {
@@ -276,18 +276,35 @@ func (a *Assignment) Commit(ctx context.Context, positions []Part) error {
 		}
 		offsets[topic][int(p.Partition)] = p.Next
 	}
-	select {
-	case <-a.released:
-		return envelope.Errorf(envelope.CodeUnavailable, "store positions of the group %s: the assignment is over", a.group.id)
-	default:
-	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := a.gen.CommitOffsets(offsets); err != nil {
+	stored, err := a.startCommit(offsets)
+	if err == nil {
+		select {
+		case err = <-stored:
+		case <-ctx.Done():
+			return fmt.Errorf("store positions of the group %s (they may still be stored): %w", a.group.id, ctx.Err())
+		}
+	}
+	if err != nil {
 		return envelope.Errorf(envelope.CodeUnavailable, "store positions of the group %s: %v", a.group.id, explain(err))
 	}
 	return nil
+}
+
+// startCommit stores positions on a goroutine, because kafka-go does not look at a context. Close waits for it.
+func (a *Assignment) startCommit(offsets map[string]map[int]int64) (stored <-chan error, err error) {
+	a.group.mu.Lock() // so that the goroutine begins before release and Close, or not at all
+	defer a.group.mu.Unlock()
+	select {
+	case <-a.released:
+		return nil, errors.New("the assignment is over")
+	default:
+	}
+	result := make(chan error, 1)
+	a.group.calls.Go(func() { result <- a.gen.CommitOffsets(offsets) })
+	return result, nil
 }
 
 // Close leaves the group, so that the others need not wait until this member counts as
@@ -296,7 +313,7 @@ func (g *Group) Close() error {
 	g.stop.Do(func() {
 		g.cancel()
 		defer g.bus.forget(g)
-		defer g.leaving.Wait()
+		defer g.calls.Wait()
 		defer g.dialer.close()
 		g.mu.Lock()
 		group, current := g.group, g.current

@@ -273,6 +273,25 @@ func TestGroupClosesWhileItJoins(t *testing.T) {
 	third.leave()
 }
 
+// Commit does not wait for a slow Kafka for longer than its caller.
+func TestCommitEndsWithItsContext(t *testing.T) {
+	f := fake(t)
+	b := open(t, options(f.Brokers(), prefix()))
+	kept, live := twoLogs(t, b)
+	m := join(t, b, kept, live)
+	eventually(t, "all partitions", func() bool { return len(m.has()) == 6 })
+	f.Slow(time.Hour)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := m.assignment().Commit(ctx, []bus.Part{{"kept", 0, 10}}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Commit: %v", err)
+	}
+	f.Slow(0)
+	f.Stop() // the answers under way are late
+	f.Resume()
+	m.leave()
+}
+
 // Close does not wait for a Kafka that is away.
 func TestGroupClosesWithoutKafka(t *testing.T) {
 	f := fake(t)
