@@ -56,8 +56,10 @@ func (k *Keys) collect(c *Changes) {
 
 // written notes that the store has the changes.
 func (k *Keys) written(c *Changes) {
-	for key := range c.Used {
-		delete(k.used, key)
+	for key, id := range c.Used {
+		if k.used[key] == id { // else it was erased and used again meanwhile
+			delete(k.used, key)
+		}
 	}
 	if c.Erased == k.erased {
 		k.erasedStored = true

@@ -27,4 +27,11 @@ func TestIdempotencyKeys(t *testing.T) {
 	if id, known := blank.Keys.Used("later"); id != 8 || !known {
 		t.Errorf("a key that was used meanwhile: %d, %v", id, known)
 	}
+	c, _ = blank.CollectChanges(10)
+	blank.Erase(11, nil)
+	blank.Keys.Use("later", 12)
+	blank.Written(&c, nil)
+	if id, known := blank.Keys.Used("later"); id != 12 || !known || !blank.Dirty() {
+		t.Errorf("a key that was erased and used again meanwhile: %d, %v", id, known)
+	}
 }
