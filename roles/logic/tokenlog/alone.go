@@ -17,7 +17,8 @@ type alone struct {
 	log    zerolog.Logger
 }
 
-// put changes all or nothing.
+// put makes all changes in one transaction if they fit into one. The new token is in the last one, so it is not
+// there after an error.
 func (a *alone) put(ctx context.Context, made store.TokenEntry, more func(offset int64) ([]store.TokenEntry, error)) error {
 	if err := a.tokens.Accepts(); err != nil {
 		return err
@@ -26,7 +27,7 @@ func (a *alone) put(ctx context.Context, made store.TokenEntry, more func(offset
 	if err != nil {
 		return err
 	}
-	return a.append(ctx, append([]store.TokenEntry{made}, entries...), 1)
+	return a.append(ctx, append(entries, made), 1)
 }
 
 func (a *alone) append(ctx context.Context, entries []store.TokenEntry, _ int) error {

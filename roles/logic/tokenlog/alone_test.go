@@ -249,6 +249,26 @@ func TestBoundAlone(t *testing.T) {
 	}
 }
 
+// TestSingleRevokesFirst writes the new token behind what it revokes: many revocations do not fit into one transaction,
+// and after an error in the middle the new token must not be there.
+func TestSingleRevokesFirst(t *testing.T) {
+	db := openDB(t, store.Options{InMemory: true})
+	s := alone(db)
+	for _, token := range []string{"a", "b", "new"} {
+		if err := s.Put(t.Context(), hashOf(token), envelope.Token{User: "u"}, token == "new"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tokens := store.NewTokens(db)
+	next, _, err := tokens.Position()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := tokens.Token(t.Context(), hashOf("new")); err != nil || got.Offset != next-1 {
+		t.Errorf("the new token is %+v, %v; want it at %d, the last change", got, err, next-1)
+	}
+}
+
 // TestFullDiskAlone refuses new tokens while the reserve of the disk is used, and every change
 // while a quarter of it is.
 func TestFullDiskAlone(t *testing.T) {
