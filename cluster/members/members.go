@@ -124,6 +124,7 @@ type Members struct {
 
 	endMu     sync.Mutex
 	left      bool
+	leaveErr  error // of the first Leave
 	closed    bool
 	closeDone chan struct{}
 }
@@ -323,7 +324,8 @@ func (m *Members) setMeta(meta *envelope.NodeMeta) error {
 }
 
 // Leave tells the others that this node leaves. It takes at most a second, or until ctx
-// is done. If it returns nil, the others know. Run goes on until its context is done.
+// is done. If it returns nil, the others know, or this node was closed. A later call returns
+// the same. Run goes on until its context is done.
 func (m *Members) Leave(ctx context.Context) error {
 	timeout := time.Second
 	if d, ok := ctx.Deadline(); ok {
@@ -332,13 +334,13 @@ func (m *Members) Leave(ctx context.Context) error {
 	m.endMu.Lock()
 	defer m.endMu.Unlock()
 	if m.closed || m.left {
-		return nil
+		return m.leaveErr
 	}
 	m.left = true
 	if err := m.list.Leave(timeout); err != nil {
-		return fmt.Errorf("leave the cluster: %w", err)
+		m.leaveErr = fmt.Errorf("leave the cluster: %w", err)
 	}
-	return nil
+	return m.leaveErr
 }
 
 // Close ends gossip at once and tells nobody, as a kill does.

@@ -64,6 +64,18 @@ func TestNodesFindOneAnotherAndMissTheDead(t *testing.T) {
 	}
 }
 
+// TestLeaveThatFails leaves when no gossip goes out: a second call must not say that the others know.
+func TestLeaveThatFails(t *testing.T) {
+	a := start(t, members.Options{Name: "a"})
+	b := start(t, members.Options{Name: "b", Join: []string{a.Addr()}, GossipInterval: time.Hour})
+	b.waitNodes(t, "a", "b")
+	for range 2 {
+		if err := b.Leave(t.Context()); err == nil {
+			t.Error("it has left, though nothing was sent")
+		}
+	}
+}
+
 func TestView(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	a := start(t, members.Options{Name: "a",

@@ -24,8 +24,10 @@ type outgoing struct {
 // message, up to batchSize: with many callers a call costs little more than its
 // own bytes. Safe for concurrent use.
 //
-// A sender has no bound of its own. On the calling side the callers wait for
-// their replies, and on the called side maxCalls is the bound.
+// A sender has no bound of its own. On the called side maxCalls is the bound. On
+// the calling side each caller waits for its reply. A caller that gives up takes
+// the data of its request back. Its entry stays in the queue, without data, until
+// the stream sends again or ends.
 type sender struct {
 	ready wait.Signal
 	// onSent is called after a message was sent, with the number of requests or
