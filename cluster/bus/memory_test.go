@@ -26,7 +26,6 @@ func TestClosedLogIsFreed(t *testing.T) {
 		t.Fatal(err)
 	}
 	value := weak.Make(&entries[0].Value[0])
-	entries = nil
 	g, err := b.Group(t.Context(), bus.GroupOptions{Name: "job", Logs: []*bus.Log{l}})
 	if err != nil {
 		t.Fatal(err)
@@ -39,7 +38,6 @@ func TestClosedLogIsFreed(t *testing.T) {
 	}
 	freed("an entry of a closed log", func() bool { return value.Value() == nil })
 	closedLog, closedGroup := weak.Make(l), weak.Make(g)
-	l, g = nil, nil
 	freed("a closed log", func() bool { return closedLog.Value() == nil })
 	freed("a closed group", func() bool { return closedGroup.Value() == nil })
 	c, err := b.Compacted(within(t), "tokens")
@@ -50,7 +48,6 @@ func TestClosedLogIsFreed(t *testing.T) {
 		t.Fatal(err)
 	}
 	closed := weak.Make(c)
-	c = nil
 	freed("a closed topic", func() bool { return closed.Value() == nil })
 	runtime.KeepAlive(b)
 }

@@ -408,11 +408,12 @@ func TestAllOfADeliveryIsCounted(t *testing.T) {
 		to = append(to, &envelope.Address{Comet: "a", Session: i + 1})
 		targets = append(targets, &envelope.NudgeTarget{To: to[i], Newest: 1})
 	}
+	rooms := &envelope.Memberships{Rooms: []string{strings.Repeat("r", 500)}}
 	for name, e := range map[string]*envelope.Envelope{
 		"kick":          {Kick: &envelope.Kick{To: to}},
 		"nudge":         {Nudge: &envelope.Nudge{To: targets}},
 		"dismiss":       {Dismiss: &envelope.Dismiss{To: to[:1], Ids: make([]uint64, 500)}},
-		"session rooms": {SessionRooms: &envelope.SessionRooms{To: to[:1], Rooms: &envelope.Memberships{Rooms: []string{strings.Repeat("r", 500)}}}},
+		"session rooms": {SessionRooms: &envelope.SessionRooms{To: to[:1], Rooms: rooms}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := start(t, func(c *job.Config, _ *job.Deps) { c.PushTimeout, c.QueueBytes = time.Hour, 600 })
