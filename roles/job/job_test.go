@@ -416,6 +416,7 @@ func TestAllOfADeliveryIsCounted(t *testing.T) {
 		"session rooms": {SessionRooms: &envelope.SessionRooms{To: to[:1], Rooms: rooms}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			w := start(t, func(c *job.Config, _ *job.Deps) { c.PushTimeout, c.QueueBytes = time.Hour, 600 })
 			w.comets["a"].block = func(ctx context.Context) error {
 				<-ctx.Done()
