@@ -48,7 +48,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		rederived: counter("rederived_partitions_total",
 			"Partitions that were read from the log again, because a router of an older version had derived the stored mailboxes."),
 		emitted:         counter("emitted_events_total", "Events that were appended to the events topic."),
-		eventErrors:     counter("event_errors_total", "Appends to the events topic that failed. They are repeated, unless an event is too large."),
+		eventErrors:     counter("event_errors_total", "Appends to the events topic that failed. They are repeated unless one is too large."),
 		evicted:         counter("evicted_devices_total", "Devices that were forgotten to make room for another one of their user."),
 		void:            counter("void_pushes_total", "Pushes to a user that an idempotency key made void."),
 		skipped:         counter("skipped_records_total", "Records that left the log before they were applied."),
