@@ -1413,7 +1413,7 @@ export interface components {
             auto?: boolean;
             /** @description The devices that waited. */
             devices?: string[];
-            /** @description Devices that were forgotten while they waited. */
+            /** @description Devices that were forgotten while they waited: the newest 64. */
             without?: string[];
             step?: number;
             /** @enum {string} */
