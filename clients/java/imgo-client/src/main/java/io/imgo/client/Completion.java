@@ -68,12 +68,21 @@ public final class Completion<T> implements Future<T> {
         for (Callback<? super T> callback : waiting) {
             try {
                 callback.done(value, error);
-            } catch (RuntimeException e) {
-                Thread thread = Thread.currentThread();
-                thread.getUncaughtExceptionHandler().uncaughtException(thread, e);
+            } catch (Throwable e) { // the client's thread goes on
+                uncaught(e);
             }
         }
         return true;
+    }
+
+    /** Tells the handler of the thread about what code of the application has thrown. The thread goes on. */
+    static void uncaught(Throwable e) {
+        Thread thread = Thread.currentThread();
+        try {
+            thread.getUncaughtExceptionHandler().uncaughtException(thread, e);
+        } catch (Throwable again) {
+            // The JVM ignores it as well.
+        }
     }
 
     /**

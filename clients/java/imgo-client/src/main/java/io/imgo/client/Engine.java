@@ -75,7 +75,6 @@ final class Engine implements Runnable, ThreadFactory, MessageQueue.Owner {
         this.client = client;
         this.options = options;
         this.inbox = inbox;
-        selector = Selector.open();
         route = new Route(options.address);
         helpers = new ThreadPoolExecutor(0, MAX_HELPERS, 1, TimeUnit.SECONDS, new SynchronousQueue<>(), this);
         worker = options.executor != null ? null
@@ -83,16 +82,16 @@ final class Engine implements Runnable, ThreadFactory, MessageQueue.Owner {
         queue = new MessageQueue(options.queue, options.handler, worker != null ? worker : options.executor, this);
         thread = newThread(this);
         if (thread == null) {
-            selector.close();
             throw new IOException("the thread factory gave no thread");
         }
+        selector = Selector.open();
     }
 
     /** Starts the client's thread. If it throws, nothing of the engine is left. */
     void start() throws IOException {
         try {
             thread.start();
-        } catch (RuntimeException | Error e) {
+        } catch (Throwable e) {
             selector.close();
             throw e;
         }
@@ -229,20 +228,46 @@ final class Engine implements Runnable, ThreadFactory, MessageQueue.Owner {
             client.refused(end);
         } catch (Stopped e) {
             client.log(LogHook.Level.DEBUG, "close");
-        } catch (IOException | RuntimeException | Error e) {
+        } catch (Throwable e) {
             refused = true;
             end = StateChange.closed(0, "the client failed: " + e, true);
             client.refused(end);
         }
+        step(this::finish);
+        step(this::endSession);
+        step(this::awaitOutbox);
+        step(this::release);
+        client.ended(refused ? null : end);
+    }
+
+    private interface Step {
+        void run() throws IOException;
+    }
+
+    /** Does one step of the close. Those behind it follow in any case, so that close never waits for ever. */
+    private void step(Step step) {
         try {
-            finish();
-        } catch (IOException | RuntimeException | Error e) {
+            step.run();
+        } catch (Throwable e) { // a transport of the application may throw anything
             client.log(LogHook.Level.WARN, "close: " + e);
         }
+    }
+
+    private void endSession() {
         if (session != null) {
             session.end(ErrorCode.CLOSED, "the client was closed");
         }
-        awaitOutbox();
+    }
+
+    /** Waits for calls of the outbox that are under way, so that nothing uses it after the close. */
+    private void awaitOutbox() throws IOException {
+        long until = Clock.now() + options.requestTimeout;
+        while (client.publisher().isBusy() && Clock.now() < until) {
+            pause(until);
+        }
+    }
+
+    private void release() throws IOException {
         client.publisher().stop();
         helpers.shutdownNow();
         if (worker != null) {
@@ -251,24 +276,7 @@ final class Engine implements Runnable, ThreadFactory, MessageQueue.Owner {
         drainErrors();
         synchronized (lock) {
             ended = true;
-            try {
-                selector.close();
-            } catch (IOException e) {
-                client.log(LogHook.Level.WARN, "close the selector: " + e);
-            }
-        }
-        client.ended(refused ? null : end);
-    }
-
-    /** Waits for calls of the outbox that are under way, so that nothing uses it after the close. */
-    private void awaitOutbox() {
-        long until = Clock.now() + options.requestTimeout;
-        try {
-            while (client.publisher().isBusy() && Clock.now() < until) {
-                pause(until);
-            }
-        } catch (IOException | RuntimeException | Error e) {
-            client.log(LogHook.Level.WARN, "close: " + e);
+            selector.close();
         }
     }
 
@@ -371,7 +379,7 @@ final class Engine implements Runnable, ThreadFactory, MessageQueue.Owner {
                     loop.end(ErrorCode.CLOSED, "the client was closed");
                 }
                 throw e; // finish ends a live session
-            } catch (SessionEnd | RuntimeException | Error e) {
+            } catch (Throwable e) {
                 session = null;
                 loop.end(ErrorCode.LOST, "the connection was lost before the reply");
                 throw e;

@@ -1,6 +1,5 @@
 package io.imgo.client;
 
-import java.io.IOException;
 import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.Deque;
@@ -119,7 +118,7 @@ public final class ImgoClient implements AutoCloseable {
             engine.start();
             last = engine;
             return null;
-        } catch (IOException | RuntimeException | OutOfMemoryError e) {
+        } catch (Throwable e) { // a thread factory of the application may throw anything
             engine = null;
             return new ImgoException(ErrorCode.LOST, "connect: no thread or selector is to be had: " + e, e);
         }
@@ -457,12 +456,12 @@ public final class ImgoClient implements AutoCloseable {
         void tell(ClientListener listener);
     }
 
-    /** Tells the listener. An exception of it goes to the log. */
+    /** Tells the listener. What it throws goes to the log. Code in Kotlin throws checked exceptions without a declaration. */
     private void tell(Object what, Event event) {
         if (options.listener != null) {
             try {
                 event.tell(options.listener);
-            } catch (RuntimeException | Error e) {
+            } catch (Throwable e) {
                 log(LogHook.Level.WARN, "the listener failed at " + what + ": " + e);
             }
         }
@@ -472,7 +471,7 @@ public final class ImgoClient implements AutoCloseable {
         if (options.log != null) {
             try {
                 options.log.log(level, line);
-            } catch (RuntimeException | Error e) {
+            } catch (Throwable e) {
                 // A log that fails is no reason to lose messages.
             }
         }

@@ -86,7 +86,7 @@ final class MessageQueue {
             try {
                 executor.execute(this::step);
                 return;
-            } catch (RuntimeException e) { // the executor takes no more tasks
+            } catch (Throwable e) { // the executor takes no more tasks
                 Message message;
                 synchronized (this) {
                     message = waiting.poll();

@@ -87,7 +87,7 @@ final class Publisher {
         }
         try {
             executor.execute(() -> add(call));
-        } catch (RuntimeException | OutOfMemoryError e) {
+        } catch (Throwable e) {
             drop(call);
             call.fail(ErrorCode.STORAGE, "no thread is to be had for the outbox: " + e, e);
         }
@@ -134,7 +134,7 @@ final class Publisher {
                     state.add(message);
                 }
             }
-        } catch (IOException | RuntimeException | Error e) { // the outbox of the application may throw anything
+        } catch (Throwable e) { // the outbox of the application may throw anything
             call.fail(ErrorCode.STORAGE, "add it to the outbox: " + SessionEnd.textOf(e), e);
         } finally {
             drop(call);

@@ -46,9 +46,8 @@ final class SerialExecutor implements Executor {
             }
             try {
                 next.run();
-            } catch (RuntimeException | Error e) {
-                Thread current = Thread.currentThread();
-                current.getUncaughtExceptionHandler().uncaughtException(current, e);
+            } catch (Throwable e) {
+                Completion.uncaught(e);
             }
         }
     }

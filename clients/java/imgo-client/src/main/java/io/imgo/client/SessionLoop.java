@@ -77,7 +77,11 @@ final class SessionLoop {
             refreshing.abandon();
             refreshing = null;
         }
-        link.close();
+        try {
+            link.close();
+        } catch (Throwable e) { // a transport of the application may throw anything
+            engine.client.log(LogHook.Level.WARN, "close the connection: " + e);
+        }
         List<Call> calls = new ArrayList<>(open.values());
         open.clear();
         calls.addAll(engine.client.sessionEnded());

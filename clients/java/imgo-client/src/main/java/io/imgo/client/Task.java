@@ -25,7 +25,7 @@ final class Task<T> implements Runnable {
         Task<T> task = new Task<>(work, wakeup);
         try {
             executor.execute(task);
-        } catch (RuntimeException | OutOfMemoryError e) { // no thread is to be had
+        } catch (Throwable e) { // no thread is to be had
             task.end(null, e);
         }
         return task;

@@ -32,7 +32,7 @@ class PublishTest {
     Path folder;
 
     /** An outbox of the application whose calls a test replaces. */
-    private static class OtherOutbox implements Outbox {
+    static class OtherOutbox implements Outbox {
         final MemoryOutbox memory = new MemoryOutbox();
 
         @Override
