@@ -141,7 +141,7 @@ final class Bodies {
         double heartbeat = number(reply, "heartbeat", MAX_HEARTBEAT_SECONDS);
         long heartbeatMillis = heartbeat > 0 ? Math.max(MIN_HEARTBEAT_MILLIS, Math.round(heartbeat * 1000)) : DEFAULT_HEARTBEAT_MILLIS;
         return new Session(text(reply, "session"), text(reply, "user"), heartbeatMillis, (long) number(reply, "pending", Long.MAX_VALUE),
-                expiry(reply), texts(reply, "rooms"));
+                expiry(reply), texts(reply, "rooms"), (int) number(reply, "max_body", Integer.MAX_VALUE));
     }
 
     /** Returns the last id of a message that the device has published, or null if there is none. */

@@ -209,7 +209,7 @@ public final class ImgoClient implements AutoCloseable {
      * Sends a body to the backend behind the server.
      *
      * @param op 4, or an operation from 1000 on
-     * @param body the body, at most maxBody bytes; it is copied
+     * @param body the body, at most maxBody bytes, and at most what the server takes; it is copied
      * @return ends with the body of the reply. It fails with {@link ErrorCode#NOT_LIVE} without a session, and with {@link
      *     ErrorCode#DENIED}, {@link ErrorCode#INVALID}, {@link ErrorCode#CLOSED}, {@link ErrorCode#LOST}, {@link
      *     ErrorCode#TIMEOUT} or {@link ErrorCode#TOO_MANY}
@@ -242,6 +242,10 @@ public final class ImgoClient implements AutoCloseable {
             if (session == null) {
                 return Completion.failed(ErrorCode.NOT_LIVE, what + ": there is no session: connect, and wait for the state live");
             }
+            String wrong = session.tooLarge(body);
+            if (wrong != null) {
+                return Completion.failed(ErrorCode.INVALID, what + ": " + wrong);
+            }
             if (openCalls >= MAX_CALLS) {
                 return tooMany(what);
             }
@@ -267,8 +271,11 @@ public final class ImgoClient implements AutoCloseable {
      * reconnects, and after a restart with a {@link FileOutbox}. {@link ClientListener#onPublished} tells when it has arrived.
      * It needs the option device, whose name only this installation may have.
      *
+     * <p>Without a session the client does not know how much the server takes. A message that turns out to be larger leaves the
+     * outbox as one that was refused, with the word {@code "too_large"}.
+     *
      * @param op 4, or an operation from 1000 on
-     * @param body the body, at most maxBody bytes; it is copied
+     * @param body the body, at most maxBody bytes, and with a session at most what the server takes; it is copied
      * @return ends with the number of the message when the message is in the outbox: 1, 2, 3 and so on. It fails with {@link
      *     ErrorCode#INVALID}, with {@link ErrorCode#TOO_MANY} if 1,024 messages wait, with {@link ErrorCode#STORAGE} if the outbox
      *     failed, and with {@link ErrorCode#CLOSED} or {@link ErrorCode#TIMEOUT}
@@ -282,6 +289,10 @@ public final class ImgoClient implements AutoCloseable {
         synchronized (lock) {
             if (ending || (engine == null && state == State.CLOSED)) {
                 return Completion.failed(ErrorCode.CLOSED, what + ": the client is closed: connect again first");
+            }
+            String tooLarge = session == null ? null : session.tooLarge(body);
+            if (tooLarge != null) {
+                return Completion.failed(ErrorCode.INVALID, what + ": " + tooLarge);
             }
         }
         return publisher.publish(op, body.clone());

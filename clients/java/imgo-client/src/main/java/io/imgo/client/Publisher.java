@@ -291,8 +291,8 @@ final class Publisher {
         return next;
     }
 
-    /** Returns the oldest message if it is to be sent now, or null. */
-    OutboxMessage next() {
+    /** Returns the oldest message if it is to be sent in the session now, or null. One that cannot be sent is refused. */
+    OutboxMessage next(Session session) {
         if (newBase != null || !removals.isEmpty() || Clock.now() < sendAt) {
             return null;
         }
@@ -300,12 +300,23 @@ final class Publisher {
         synchronized (this) {
             oldest = state.base == null ? null : state.messages.peek();
         }
-        if (oldest != null && Ids.compare(id(oldest), oldest.number()) < 0) {
-            ended(new Published(oldest.number(), new byte[0], ImgoException.denied("publish message " + oldest.number(), "",
-                    "all ids of the device are used: give it another name")));
+        if (oldest == null) {
+            return null;
+        }
+        String tooLarge = session.tooLarge(oldest.body());
+        if (tooLarge != null) {
+            refuse(oldest, "too_large", tooLarge);
+            return null;
+        }
+        if (Ids.compare(id(oldest), oldest.number()) < 0) {
+            refuse(oldest, "", "all ids of the device are used: give it another name");
             return null;
         }
         return oldest;
+    }
+
+    private void refuse(OutboxMessage message, String code, String reason) {
+        ended(new Published(message.number(), new byte[0], ImgoException.denied("publish message " + message.number(), code, reason)));
     }
 
     /** Returns when the oldest message may be sent again. */

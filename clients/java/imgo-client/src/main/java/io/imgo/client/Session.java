@@ -10,14 +10,16 @@ public final class Session {
     private final long pending;
     private final long expiresInMillis;
     private final List<String> rooms;
+    private final int maxBody;
 
-    Session(String id, String user, long heartbeatMillis, long pending, long expiresInMillis, List<String> rooms) {
+    Session(String id, String user, long heartbeatMillis, long pending, long expiresInMillis, List<String> rooms, int maxBody) {
         this.id = id;
         this.user = user;
         this.heartbeatMillis = heartbeatMillis;
         this.pending = pending;
         this.expiresInMillis = expiresInMillis;
         this.rooms = rooms;
+        this.maxBody = maxBody;
     }
 
     /**
@@ -72,6 +74,22 @@ public final class Session {
      */
     public List<String> rooms() {
         return rooms;
+    }
+
+    /** Returns the largest body that the server takes, in bytes; 0 if it does not tell. */
+    int maxBody() {
+        return maxBody;
+    }
+
+    /** Returns how many ids one packet of acknowledgements may have. */
+    int ackBatch() {
+        return maxBody == 0 ? Protocol.ACK_BATCH : Math.max(1, Math.min(Protocol.ACK_BATCH, maxBody / 8));
+    }
+
+    /** Returns what is wrong with a body that is too large for the server, or null. */
+    String tooLarge(byte[] body) {
+        return maxBody == 0 || body.length <= maxBody ? null
+                : "the body has " + body.length + " bytes, and the server takes at most " + maxBody;
     }
 
     @Override

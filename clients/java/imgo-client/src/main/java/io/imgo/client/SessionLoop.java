@@ -374,7 +374,7 @@ final class SessionLoop {
         if (publishing != 0 && now < publishAgainAt) {
             return publishAgainAt;
         }
-        OutboxMessage oldest = link.unsent() < MAX_UNSENT ? publisher.next() : null;
+        OutboxMessage oldest = link.unsent() < MAX_UNSENT ? publisher.next(session) : null;
         if (oldest == null) {
             return publisher.sendAt();
         }
@@ -402,11 +402,11 @@ final class SessionLoop {
 
     private void sendAcks() throws IOException {
         while (engine.isAckNow() && link.unsent() < MAX_UNSENT) {
-            List<Long> ids = engine.inbox.takeDue(Protocol.ACK_BATCH);
+            List<Long> ids = engine.inbox.takeDue(session.ackBatch());
             if (!ids.isEmpty()) {
                 link.send(Packet.encode(Protocol.OP_ACK, 0, Bodies.acks(ids)));
             }
-            engine.setAckNow(ids.size() == Protocol.ACK_BATCH && engine.inbox.hasDue());
+            engine.setAckNow(ids.size() == session.ackBatch() && engine.inbox.hasDue());
         }
     }
 
@@ -564,7 +564,7 @@ final class SessionLoop {
             reading = true;
             link.setReading(true);
             while (engine.inbox.hasDue()) {
-                List<Long> ids = engine.inbox.takeDue(Protocol.ACK_BATCH);
+                List<Long> ids = engine.inbox.takeDue(session.ackBatch());
                 lastAckSeq = engine.inbox.hasDue() ? 0 : nextSeq();
                 link.send(Packet.encode(Protocol.OP_ACK, lastAckSeq, Bodies.acks(ids)));
             }

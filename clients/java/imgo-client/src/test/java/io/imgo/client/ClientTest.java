@@ -456,6 +456,31 @@ class ClientTest {
         assertThat(recorder.messages).isEmpty();
     }
 
+    /** A body that the server does not take would end the connection for good. */
+    @Test
+    void whatIsTooLargeForTheServerIsNotSent() throws Exception {
+        client = builder().ackDelay(50, MILLISECONDS).build();
+        client.connect();
+        FakeServer.Connection connection = server.accept();
+        connection.auth("{\"max_body\":16}");
+        recorder.await(State.LIVE);
+        assertThatThrownBy(client.send(new byte[17])::await).hasMessageContaining("16")
+                .isInstanceOfSatisfying(ImgoException.class, e -> assertThat(e.code()).isEqualTo(ErrorCode.INVALID));
+        assertThat(codeOf(client.read(new long[] {1, 2, 3}, 0))).isEqualTo(ErrorCode.INVALID);
+        client.send(new byte[16]);
+        assertThat(connection.expect(Protocol.OP_SEND).body).hasSize(16);
+        for (int i = 1; i <= 5; i++) {
+            connection.push(i, "");
+        }
+        List<Long> acks = new ArrayList<>();
+        while (acks.size() < 5) {
+            List<Long> packet = connection.acks();
+            assertThat(packet).hasSizeLessThanOrEqualTo(2);
+            acks.addAll(packet);
+        }
+        assertThat(acks).containsExactly(1L, 2L, 3L, 4L, 5L);
+    }
+
     @Test
     void openCallsHaveABound() throws Exception {
         FakeServer.Connection connection = connect(builder());

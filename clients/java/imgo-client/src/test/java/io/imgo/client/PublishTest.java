@@ -269,6 +269,27 @@ class PublishTest {
         assertThat(recorder.published).isEmpty();
     }
 
+    /** One message that the server does not take does not hold up those behind it. */
+    @Test
+    void whatIsTooLargeForTheServerLeavesTheOutbox() throws Exception {
+        client = builder().outbox(file()).build();
+        client.publish(new byte[17]).await();
+        client.publish(new byte[16]).await();
+        client.connect();
+        FakeServer.Connection connection = server.accept();
+        connection.auth("{\"max_body\":16}");
+        Published refused = Recorder.next(recorder.published);
+        assertThat(refused.number()).isEqualTo(1);
+        assertThat(refused.error()).returns(ErrorCode.DENIED, ImgoException::code).returns("too_large", ImgoException::serverCode);
+        Packet next = connection.expect(4);
+        assertThat(next.body).hasSize(16);
+        connection.write(4, next.seq, 0, "");
+        assertThat(Recorder.next(recorder.published)).returns(2L, Published::number).returns(null, Published::error);
+        assertThat(codeOf(client.publish(new byte[17]))).isEqualTo(ErrorCode.INVALID);
+        assertThat(file().load().messages()).isEmpty();
+        assertThat(client.publish(BODY).await()).as("the next number").isEqualTo(3);
+    }
+
     @Test
     void anAbsurdRetryTimeIsBounded() throws Exception {
         FakeServer.Connection connection = connect(builder());

@@ -11,6 +11,7 @@ import io.imgo.client.spi.Transport;
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.channels.Selector;
+import java.util.concurrent.Semaphore;
 import java.util.concurrent.ThreadFactory;
 import java.util.concurrent.TimeoutException;
 import java.util.concurrent.atomic.AtomicBoolean;
@@ -113,9 +114,11 @@ class UndeclaredTest {
     @Test
     void callbacksOfTheOutbox() throws Exception {
         AtomicBoolean broken = new AtomicBoolean(true);
+        Semaphore go = new Semaphore(1);
         FakeServer.Connection connection = connect(builder().outbox(new PublishTest.OtherOutbox() {
             @Override
             public void add(OutboxMessage message) throws IOException {
+                go.acquireUninterruptibly();
                 if (broken.getAndSet(false)) {
                     undeclared(new TimeoutException("no"));
                 }
@@ -127,6 +130,7 @@ class UndeclaredTest {
                 e -> assertThat(e.code()).isEqualTo(ErrorCode.STORAGE));
         Completion<Long> next = client.publish(BODY);
         next.whenDone((number, error) -> undeclared(new IOException("no")));
+        go.release(2);
         assertThat(next.await()).isEqualTo(1);
         assertThat(client.publish(BODY).await()).isEqualTo(2);
         connection.write(Protocol.OP_SEND, connection.expect(Protocol.OP_SEND).seq, 0, "");

@@ -175,6 +175,7 @@ class VectorsTest {
             assertThat(session.pending()).as(name).isEqualTo(c.get("pending"));
             assertThat(session.expiresInMillis()).as(name).isEqualTo(c.get("expires_in_ms"));
             assertThat(session.rooms()).as(name).isEqualTo(c.get("rooms"));
+            assertThat(session.maxBody()).as(name).isEqualTo(number(c, "max_body"));
             List<?> refused = (List<?>) c.get("refused");
             assertThat(Bodies.refused(reply)).as(name).hasSameSizeAs(refused);
             for (int i = 0; i < refused.size(); i++) {
