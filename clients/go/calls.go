@@ -75,6 +75,9 @@ const maxRetryAfter = 24 * time.Hour
 
 // call sends a packet with a number of its own and waits for the reply. what names the call in errors.
 func (s *session) call(ctx context.Context, what string, p raw.Packet) (raw.Packet, error) {
+	if wrong := s.tooLarge(p.Body); wrong != "" {
+		return raw.Packet{}, invalid("%s: %s", what, wrong)
+	}
 	ctx, cancel := context.WithTimeout(ctx, s.client.cfg.RequestTimeout)
 	defer cancel()
 	if err := ctx.Err(); err != nil {
@@ -102,6 +105,15 @@ func (s *session) call(ctx context.Context, what string, p raw.Packet) (raw.Pack
 		return reply, nil
 	}
 	return raw.Packet{}, readRefusal(what, reply.Body)
+}
+
+// tooLarge returns what is wrong with a body that is too large for the server, or "". The server would end the
+// connection for good.
+func (s *session) tooLarge(body []byte) string {
+	if s.maxBody == 0 || len(body) <= s.maxBody {
+		return ""
+	}
+	return fmt.Sprintf("the body has %d bytes, and the server takes at most %d", len(body), s.maxBody)
 }
 
 // readRefusal returns the error of a call that the server has refused with a body.
@@ -179,7 +191,8 @@ func (c *Client) forgetRoom(room string) {
 }
 
 // Send sends a body to the backend behind the server and returns the body of the reply. op is 4, or 1000 or
-// above. The error is ErrNotLive without a connection, and ErrDenied if the server does not pass it on.
+// above. The error is ErrNotLive without a connection, ErrInvalid if the body is larger than the server takes, and
+// ErrDenied if the server does not pass it on.
 func (c *Client) Send(ctx context.Context, op int32, body []byte) (reply []byte, err error) {
 	if err := checkSendOp(op); err != nil {
 		return nil, err

@@ -14,8 +14,12 @@ import (
 // maxOutbox bounds the messages in an outbox.
 const maxOutbox = 1024
 
-// codeRateLimited is the server's word for a refusal because the device sends too much.
-const codeRateLimited = "rate_limited"
+const (
+	// codeRateLimited is the server's word for a refusal because the device sends too much.
+	codeRateLimited = "rate_limited"
+	// codeTooLarge is the client's own word for a message that is larger than the server takes.
+	codeTooLarge = "too_large"
+)
 
 // outbox is what a Client knows about its Outbox. The fields behind slot belong to the goroutine that holds it.
 type outbox struct {
@@ -100,7 +104,9 @@ func (c *Client) loadOutbox(ctx context.Context) *Error {
 // 1000 or above.
 //
 // Publish needs Config.Device, which must be the name of this installation alone. The error is ErrTooMany if 1,024
-// messages wait, and ErrStorage if the outbox failed.
+// messages wait, and ErrStorage if the outbox failed. It is ErrInvalid if the body is larger than the server takes. Without
+// a connection the client does not know that: such a message leaves the outbox later, denied with the ServerCode
+// "too_large".
 func (c *Client) Publish(ctx context.Context, op int32, body []byte) (number uint64, err error) {
 	if err := checkSendOp(op); err != nil {
 		return 0, err
@@ -110,6 +116,11 @@ func (c *Client) Publish(ctx context.Context, op int32, body []byte) (number uin
 		return 0, invalid("publish a message: Device is missing: give a name that this installation has for itself")
 	case len(body) > c.cfg.MaxBody:
 		return 0, invalid("publish a message: the body has %d bytes, at most %d (MaxBody) are allowed", len(body), c.cfg.MaxBody)
+	}
+	if s, err := c.liveSession(""); err == nil {
+		if wrong := s.tooLarge(body); wrong != "" {
+			return 0, invalid("publish a message: %s", wrong)
+		}
 	}
 	m := OutboxMessage{Op: op, Body: slices.Clone(body)}
 	failed := c.useOutbox(ctx, "publish a message", func(ctx context.Context, o *outbox) error {
@@ -212,9 +223,12 @@ func (s *session) publishOldest(ctx context.Context) *Error {
 		return nil
 	}
 	result := Published{Number: oldest.Number}
-	if id < oldest.Number {
+	switch wrong := s.tooLarge(oldest.Body); {
+	case wrong != "":
+		result.Err = &Error{Code: CodeDenied, ServerCode: codeTooLarge, Text: "publish a message: " + wrong}
+	case id < oldest.Number:
 		result.Err = &Error{Code: CodeDenied, Text: "publish a message: all ids of the device are used; give it another name"}
-	} else {
+	default:
 		reply, err := s.call(ctx, "publish a message", raw.Packet{Op: oldest.Op, ID: id, Body: oldest.Body})
 		if err != nil && !errors.As(err, &result.Err) {
 			return &Error{Code: CodeLost, Err: err}

@@ -372,6 +372,49 @@ func TestPublishRefusesBadArguments(t *testing.T) {
 	}
 }
 
+// TestTooLargeForTheServer checks that no body is sent that the server does not take, and that one that is in the outbox already
+// does not hold up those behind it.
+func TestTooLargeForTheServer(t *testing.T) {
+	s := newServer(t, "tcp")
+	r := start(t, s, func(cfg *imgoclient.Config) { cfg.Device, cfg.AckDelay = "laptop", 50*time.Millisecond })
+	p := s.accept()
+	r.publish(4, strings.Repeat("x", 17))
+	r.publish(4, strings.Repeat("y", 16))
+	p.send(raw.OpAuthReply, 1, 0, `{"session":"s","max_body":16}`)
+	var denied *imgoclient.Error
+	if got := r.gone(); got.Number != 1 || !errors.Is(got.Err, imgoclient.ErrDenied) || !errors.As(got.Err, &denied) ||
+		denied.ServerCode != "too_large" {
+		t.Errorf("%+v", got)
+	}
+	next := p.expect(4)
+	if len(next.Body) != 16 {
+		t.Errorf("the next message is %q", next.Body)
+	}
+	p.send(4, next.Seq, 0, "")
+	r.left(2, "")
+	if _, err := r.Publish(t.Context(), 4, make([]byte, 17)); !errors.Is(err, imgoclient.ErrInvalid) {
+		t.Errorf("publish: %v", err)
+	}
+	if _, err := r.Send(t.Context(), 4, make([]byte, 17)); !errors.Is(err, imgoclient.ErrInvalid) {
+		t.Errorf("send: %v", err)
+	}
+	if err := r.Read(t.Context(), []uint64{1, 2, 3}, 0); !errors.Is(err, imgoclient.ErrInvalid) {
+		t.Errorf("read: %v", err)
+	}
+	p.push(1, 2, 3, 4, 5)
+	r.expect(1, 2, 3, 4, 5)
+	for got := 0; got < 5; {
+		ids := len(p.expectAcks(1))
+		if got += ids; ids > 2 {
+			t.Errorf("an ack packet has %d ids", ids)
+		}
+	}
+	if n := r.publish(4, "z"); n != 3 {
+		t.Errorf("the next message has the number %d", n)
+	}
+	r.stop()
+}
+
 // TestPublishCopies checks that a caller may change the body after Publish.
 func TestPublishCopies(t *testing.T) {
 	s := newServer(t, "tcp")

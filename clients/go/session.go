@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"net"
 	"slices"
 	"sync"
@@ -16,8 +17,7 @@ import (
 )
 
 const (
-	// ackBatch is the number of ids in one ack packet. They take 4 KiB, well below the body limit
-	// of every server.
+	// ackBatch is the largest number of ids in one ack packet. They take 4 KiB.
 	ackBatch = 500
 	// lastAckTimeout bounds the wait for the server to confirm the last acknowledgements.
 	lastAckTimeout = 2 * time.Second
@@ -38,6 +38,7 @@ type session struct {
 	info      Session
 	denied    []RoomChange        // rooms of the auth packet that the server did not let it into
 	published *uint64             // the last id of a message that the device has published, if the server has one
+	maxBody   int                 // the largest body that the server takes; 0 if it does not tell
 	rooms     map[string]struct{} // the rooms in the auth packet
 	announced chan struct{}       // closed when the application knows that the session is live
 
@@ -95,7 +96,8 @@ func (r *run) connect(ctx context.Context) (*session, *Error) {
 	}
 	return &session{
 		run: r, client: c, conn: conn, activity: seen, info: reply.info, denied: reply.denied, published: reply.published,
-		rooms: rooms, announced: make(chan struct{}), failed: make(chan struct{}), calls: calls{open: map[int32]chan raw.Packet{}, seq: 1},
+		maxBody: reply.maxBody, rooms: rooms, announced: make(chan struct{}), failed: make(chan struct{}),
+		calls: calls{open: map[int32]chan raw.Packet{}, seq: 1},
 	}, nil
 }
 
@@ -104,6 +106,7 @@ type authReply struct {
 	info      Session
 	denied    []RoomChange
 	published *uint64
+	maxBody   int
 }
 
 // authenticate sends the auth packet and waits for the reply.
@@ -154,6 +157,7 @@ func readAuthReply(body []byte) (authReply, error) {
 		Heartbeat float64      `json:"heartbeat"`  // seconds
 		ExpiresIn float64      `json:"expires_in"` // seconds
 		Pending   int          `json:"pending"`
+		MaxBody   float64      `json:"max_body"`
 		Rooms     []string     `json:"rooms"`
 		Refused   []RoomChange `json:"refused"`
 		Published *uint64      `json:"published,string"`
@@ -168,7 +172,7 @@ func readAuthReply(body []byte) (authReply, error) {
 	if s := reply.Heartbeat; s > 0 && s < time.Hour.Seconds()*24 {
 		info.Heartbeat = max(time.Duration(s*float64(time.Second)), 10*time.Millisecond)
 	}
-	return authReply{info, reply.Refused, reply.Published}, nil
+	return authReply{info, reply.Refused, reply.Published, int(min(max(reply.MaxBody, 0), math.MaxInt32))}, nil
 }
 
 // serve runs the session until it fails or ctx is done. It returns the error of the failure, or nil
@@ -330,8 +334,12 @@ func (s *session) dispatch(p raw.Packet) error {
 // sendAcks writes all acknowledgements that are due. If seq is not 0, the last packet asks for a
 // reply with that number. sent reports whether anything was written.
 func (s *session) sendAcks(seq int32) (sent bool, failed *Error) {
+	batch := ackBatch
+	if s.maxBody > 0 {
+		batch = max(min(batch, s.maxBody/8), 1) // an id has 8 bytes
+	}
 	for {
-		ids, all := s.client.inbox.takeAcks(ackBatch)
+		ids, all := s.client.inbox.takeAcks(batch)
 		if len(ids) == 0 {
 			return sent, nil
 		}

@@ -1,6 +1,7 @@
 package imgoclient_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -76,6 +77,7 @@ func TestAuthReplyVectors(t *testing.T) {
 			HeartbeatMS               float64 `json:"heartbeat_ms"`
 			ExpiresInMS               float64 `json:"expires_in_ms"`
 			Pending                   int
+			MaxBody                   int `json:"max_body"`
 			Rooms                     []string
 			Refused                   []imgoclient.RoomChange
 			Published                 string
@@ -107,6 +109,20 @@ func TestAuthReplyVectors(t *testing.T) {
 			got.Heartbeat != span(v.HeartbeatMS) || got.ExpiresIn != span(v.ExpiresInMS) {
 			t.Errorf("%s: %+v", v.Name, got)
 		}
+		if v.MaxBody > 0 {
+			if _, err := r.Send(t.Context(), 1000, make([]byte, v.MaxBody+1)); !errors.Is(err, imgoclient.ErrInvalid) {
+				t.Errorf("%s: a body above max_body: %v", v.Name, err)
+			}
+		}
+		over, cancel := context.WithCancel(t.Context())
+		sent := make(chan error, 1)
+		go func() {
+			_, err := r.Send(over, 1000, make([]byte, cmp.Or(v.MaxBody, 1<<17)))
+			sent <- err
+		}()
+		p.expect(1000)
+		cancel()
+		<-sent
 		for _, want := range v.Refused {
 			if change := <-changes; change != want {
 				t.Errorf("%s: %+v", v.Name, change)
