@@ -26,6 +26,7 @@ const (
 type route struct {
 	client *Client
 	list   []raw.Target
+	tried  bool // the attempt has used an address
 }
 
 // next returns the address of the next attempt. It asks the discovery when the list is empty.
@@ -34,7 +35,7 @@ func (r *route) next(ctx context.Context) raw.Target {
 		r.begin(r.client.discover(ctx))
 	}
 	to := r.list[0]
-	r.list = r.list[1:]
+	r.list, r.tried = r.list[1:], true
 	return to
 }
 
@@ -49,9 +50,11 @@ func (r *route) begin(addresses []string) {
 	r.list = append(r.list, r.client.target)
 }
 
-// ended records the end of an attempt. It reports whether the round has more addresses, and whether the
-// server has just named others.
+// ended records the end of an attempt. It reports whether the attempt has used an address and the round has more, and
+// whether the server has just named others.
 func (r *route) ended(accepted bool, err error) (more, others bool) {
+	tried := r.tried
+	r.tried = false
 	var closed *raw.CloseError
 	switch {
 	case errors.As(err, &closed) && closed.Reconnect && len(closed.Addresses) > 0:
@@ -60,7 +63,7 @@ func (r *route) ended(accepted bool, err error) (more, others bool) {
 	case accepted:
 		r.list = nil
 	}
-	return len(r.list) > 0, false
+	return tried && len(r.list) > 0, false
 }
 
 // discoverURL checks Config.Discover and adds the path and the transport.

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -111,6 +112,39 @@ func TestOthersDoNotSendItInCircles(t *testing.T) {
 	mu.Lock()
 	defer mu.Unlock()
 	if longest := slices.Max(waits[1:]); longest < 8*time.Millisecond {
+		t.Errorf("the longest wait of 30 was %v: the backoff does not grow", longest)
+	}
+	r.stop()
+}
+
+// TestFailuresBeforeTheDialBackOff checks that the backoff grows if no address is tried, also while other addresses are left.
+func TestFailuresBeforeTheDialBackOff(t *testing.T) {
+	s := newServer(t, "tcp")
+	var broken atomic.Bool
+	waits := make(chan time.Duration, 1000)
+	r := start(t, s, func(cfg *imgoclient.Config) {
+		cfg.MinBackoff, cfg.MaxBackoff = time.Millisecond, 24*time.Hour
+		cfg.TokenSource = func(context.Context) (string, error) {
+			if broken.Load() {
+				return "", errors.New("no token now")
+			}
+			return "t", nil
+		}
+		cfg.OnState = func(to imgoclient.StateChange) {
+			if to.State == imgoclient.Waiting {
+				waits <- to.RetryIn
+			}
+		}
+	})
+	p := s.welcome()
+	broken.Store(true)
+	p.shutDown(deadAddress(t), deadAddress(t))
+	longest := time.Duration(0)
+	for range 30 {
+		longest = max(longest, <-waits)
+		r.Connect() // the waits are not waited for
+	}
+	if longest < time.Second {
 		t.Errorf("the longest wait of 30 was %v: the backoff does not grow", longest)
 	}
 	r.stop()
