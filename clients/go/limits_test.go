@@ -220,6 +220,12 @@ func TestCallsThatAreNotAnswered(t *testing.T) {
 	}
 	late := p.expect(raw.OpJoinRoom)
 	p.send(raw.OpJoinRoomReply, late.Seq, 0, "") // nobody waits any more
+	if _, err := r.Send(context.Background(), 1000, nil); !errors.Is(err, imgoclient.ErrTimeout) {
+		t.Errorf("send: %v", err)
+	}
+	p.send(1000, p.expect(1000).Seq, 0, "late") // no message, though messages have such operations
+	p.push(1)
+	r.expect(1)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	if _, err := r.Send(ctx, raw.OpSend, nil); !errors.Is(err, context.Canceled) {

@@ -82,6 +82,33 @@ func TestRoomsThatTheServerChanges(t *testing.T) {
 	r.stop()
 }
 
+// TestRefusedRoomOfTheHandshake checks that a room of a Join during the handshake, which the server refuses, is told by an event,
+// and that the next session does not ask for it.
+func TestRefusedRoomOfTheHandshake(t *testing.T) {
+	s := newServer(t, "tcp")
+	changes := make(chan imgoclient.RoomChange, 10)
+	r := start(t, s, func(cfg *imgoclient.Config) { cfg.OnRoom = func(change imgoclient.RoomChange) { changes <- change } })
+	p := s.accept()
+	must(t, r.Join(t.Context(), "private"))
+	p.send(raw.OpAuthReply, 1, 0, `{"session":"test-1","heartbeat":60}`)
+	p.send(raw.OpError, p.expect(raw.OpJoinRoom).Seq, 0, `{"op":20,"code":"forbidden","reason":"a rule"}`)
+	p.push(1)
+	r.expect(1)
+	select {
+	case change := <-changes:
+		if change.Room != "private" || change.Joined || change.Code != "forbidden" || !strings.Contains(change.Reason, "a rule") {
+			t.Errorf("%+v", change)
+		}
+	case <-time.After(testTimeout):
+		t.Error("no event tells of the refusal")
+	}
+	p.close()
+	if p := s.welcome(); len(p.auth.Rooms) != 0 {
+		t.Errorf("came back for the rooms %q", p.auth.Rooms)
+	}
+	r.stop()
+}
+
 // TestTokenIsReplacedBeforeItEnds checks that the connection goes on with new tokens, one after the
 // other, also if one could not be had or was refused.
 func TestTokenIsReplacedBeforeItEnds(t *testing.T) {

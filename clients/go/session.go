@@ -40,6 +40,7 @@ type session struct {
 	published *uint64             // the last id of a message that the device has published, if the server has one
 	maxBody   int                 // the largest body that the server takes; 0 if it does not tell
 	rooms     map[string]struct{} // the rooms in the auth packet
+	lateJoins map[int32]string    // rooms that the auth packet did not contain, by the numbers of the packets that ask for them
 	announced chan struct{}       // closed when the application knows that the session is live
 
 	failed chan struct{} // closed when err is set
@@ -183,6 +184,13 @@ func (s *session) serve(ctx context.Context, late []raw.Packet) *Error {
 	for _, change := range s.denied {
 		s.client.roomChanged(r.events, change)
 	}
+	s.lateJoins = map[int32]string{}
+	for i := range late {
+		late[i].Seq = s.calls.next()
+		if late[i].Op == raw.OpJoinRoom {
+			s.lateJoins[late[i].Seq] = string(late[i].Body)
+		}
+	}
 	var working sync.WaitGroup
 	defer working.Wait()
 	working.Go(func() { s.fail(s.receive()) })
@@ -192,7 +200,6 @@ func (s *session) serve(ctx context.Context, late []raw.Packet) *Error {
 	working.Go(func() { s.refresh(refreshing) })
 	working.Go(func() { s.publish(refreshing) })
 	for _, change := range late {
-		change.Seq = s.calls.next()
 		if err := s.write(change); err != nil {
 			s.fail(err)
 		}
@@ -306,6 +313,10 @@ func (s *session) dispatch(p raw.Packet) error {
 	case s.calls.answer(p):
 	case p.Op == raw.OpDisconnect:
 		return raw.ParseClose(p.Body)
+	case p.Op == raw.OpError && s.lateJoins[p.Seq] != "":
+		room := s.lateJoins[p.Seq]
+		refusal := readRefusal(fmt.Sprintf("join room %q", room), p.Body)
+		s.client.roomChanged(s.run.events, RoomChange{Room: room, Code: refusal.ServerCode, Reason: refusal.Text})
 	case p.Op == raw.OpRoomChanged:
 		var change RoomChange
 		err := json.Unmarshal(p.Body, &change)
@@ -322,6 +333,7 @@ func (s *session) dispatch(p raw.Packet) error {
 			return fmt.Errorf("read which messages were read elsewhere: %w", err)
 		}
 		s.client.dismissed(s.run.events, Dismiss{IDs: ids, UpTo: p.ID})
+	case p.Seq != 0: // a reply for which nobody waits any more
 	case p.Op == raw.OpMessage || p.Op >= raw.FirstAcceptedOp:
 		if p.ID != 0 && !s.client.inbox.take(p.ID) {
 			return nil
