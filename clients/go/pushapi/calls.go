@@ -279,7 +279,8 @@ type KickOptions struct {
 
 // Kick closes sessions of a user, and returns how many. Kept messages stay.
 func (c *Client) Kick(ctx context.Context, user string, o KickOptions) (sessions int, err error) {
-	n, err := ask[counts](ctx, c, "kick user "+user, false, http.MethodPost, "/v1/users/"+url.PathEscape(user)+"/kick", o)
+	// Not with the user in the path: it may be ".", which is no element of a path.
+	n, err := ask[counts](ctx, c, "kick user "+user, false, http.MethodPost, "/v1/user/kick?"+query("user", user), o)
 	return n.Sessions, err
 }
 

@@ -228,12 +228,15 @@ func TestUsersRoomsAndNodes(t *testing.T) {
 		t.Errorf("%v, %+v", err, (*got)[5])
 	}
 	if _, err := c.Kick(t.Context(), "a/b", pushapi.KickOptions{Device: "d", Code: 3001}); err != nil ||
-		(*got)[6] != (request{"POST", "/v1/users/a%2Fb/kick", "", `{"device":"d","code":3001}`}) {
+		(*got)[6] != (request{"POST", "/v1/user/kick?user=a%2Fb", "", `{"device":"d","code":3001}`}) {
 		t.Errorf("%v, %+v", err, (*got)[6])
 	}
 	if n, err := c.Read(t.Context(), "a/b", pushapi.Reading{UpTo: 7, IDs: []uint64{1<<64 - 1}, Device: "d"}); err != nil || n != 0 ||
 		(*got)[7] != (request{"POST", "/v1/user/read?user=a%2Fb", "", `{"up_to":"7","ids":["18446744073709551615"],"device":"d"}`}) {
 		t.Errorf("%d, %v, %+v", n, err, (*got)[7])
+	}
+	if _, err := c.Kick(t.Context(), "..", pushapi.KickOptions{}); err != nil || (*got)[8].path != "/v1/user/kick?user=.." {
+		t.Errorf("%v, %+v", err, (*got)[8])
 	}
 }
 

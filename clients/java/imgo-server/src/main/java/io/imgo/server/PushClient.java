@@ -244,7 +244,8 @@ public final class PushClient implements AutoCloseable {
      * @return the number of sessions that are being closed
      */
     public int kick(String user, Kick kick) {
-        String path = "/v1/users/" + query("user", user).replace("+", "%20") + "/kick";
+        // Not with the user in the path: it may be ".", which is no element of a path.
+        String path = "/v1/user/kick?user=" + query("user", user);
         return transport.call("POST", path, Arguments.notNull("kick", kick).fields(), false, a -> Answers.count(a, "sessions"));
     }
 

@@ -181,7 +181,7 @@ class PushClientTest {
         server.then(200, "{\"sessions\":2}");
         assertThat(client.kick("a/b c")).isEqualTo(2);
         client.kick("a", Kick.device("phone").reason("signed out").code(3100));
-        client.kick("a", Kick.session("n~1"));
+        client.kick("..", Kick.session("n~1"));
 
         server.then(200, "{\"sessions\":3}");
         assertThat(client.read("a/b c", Read.upTo(-1).and(7, 8).device("phone"))).isEqualTo(3);
@@ -218,9 +218,9 @@ class PushClientTest {
         assertThat(server.requests).extracting(r -> r.line + " " + r.body).containsExactly(
                 "GET /v1/user?user=a%2Fb+c ",
                 "POST /v1/users/online {\"users\":[\"b\",\"a\"]}",
-                "POST /v1/users/a%2Fb%20c/kick {}",
-                "POST /v1/users/a/kick {\"device\":\"phone\",\"reason\":\"signed out\",\"code\":3100}",
-                "POST /v1/users/a/kick {\"session\":\"n~1\"}",
+                "POST /v1/user/kick?user=a%2Fb+c {}",
+                "POST /v1/user/kick?user=a {\"device\":\"phone\",\"reason\":\"signed out\",\"code\":3100}",
+                "POST /v1/user/kick?user=.. {\"session\":\"n~1\"}",
                 "POST /v1/user/read?user=a%2Fb+c {\"up_to\":\"18446744073709551615\",\"ids\":[\"7\",\"8\"],\"device\":\"phone\"}",
                 "POST /v1/user/read?user=a {\"ids\":[\"9\"]}",
                 "POST /v1/tokens {\"user\":\"a\",\"ttl\":3600.000}",
