@@ -182,6 +182,7 @@ final class Publisher {
     /** A session is live. published is the last id of the device that the server knows, or null. */
     void began(Long published) {
         saveAt = 0;
+        sendAt = 0;
         List<Published> arrived = new ArrayList<>();
         long upTo = 0;
         synchronized (this) {
