@@ -284,8 +284,8 @@ final class SessionLoop {
             } catch (IllegalArgumentException e) {
                 throw broken("which messages were read elsewhere", e);
             }
-        } else if (packet.seq != 0 && packet.id == 0 && reply(packet)) {
-            return;
+        } else if (packet.seq != 0) {
+            reply(packet);
         } else if (packet.op == Protocol.OP_MESSAGE || packet.op >= Protocol.FIRST_APPLICATION_OP) {
             if (packet.id == 0 || engine.inbox.take(packet.id)) {
                 engine.queue.put(new Message(packet.id, packet.op, packet.body));
@@ -295,16 +295,12 @@ final class SessionLoop {
         }
     }
 
-    /** Passes a reply on to the one that waits for it. It reports whether there is one. */
-    private boolean reply(Packet packet) throws SessionEnd {
-        if (packet.seq == lastAckSeq) {
-            lastAckReplied = true;
-            return true;
-        }
+    /** Passes a reply on to the one that waits for it. A late one, for which nobody waits any more, is dropped. */
+    private void reply(Packet packet) throws SessionEnd {
         if (packet.seq == refreshSeq) {
             refreshSeq = 0;
             refreshReplied(packet);
-            return true;
+            return;
         }
         Long number = published.remove(packet.seq);
         if (number != null) {
@@ -313,11 +309,11 @@ final class SessionLoop {
                 publishing = 0;
                 engine.client.publisher().replied(engine, number, packet);
             }
-            return true;
+            return;
         }
         Call call = open.remove(packet.seq);
         if (call == null) {
-            return false;
+            return;
         }
         engine.client.callEnded();
         if (packet.op == Protocol.OP_REFUSED) {
@@ -325,7 +321,6 @@ final class SessionLoop {
         } else {
             call.completion.end(packet.body, null);
         }
-        return true;
     }
 
     private void roomChanged(RoomChange change) {

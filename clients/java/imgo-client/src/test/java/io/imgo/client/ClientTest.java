@@ -447,9 +447,12 @@ class ClientTest {
         assertThat(sent.await()).isEqualTo("reply".getBytes(StandardCharsets.US_ASCII));
         assertThat(codeOf(client.send(5, new byte[0]))).isEqualTo(ErrorCode.INVALID);
         assertThat(codeOf(client.send(null))).isEqualTo(ErrorCode.INVALID);
-        assertThat(codeOf(client.send(new byte[0]))).isEqualTo(ErrorCode.TIMEOUT);
+        assertThat(codeOf(client.send(1000, new byte[0]))).isEqualTo(ErrorCode.TIMEOUT);
+        connection.write(1000, connection.expect(1000).seq, 0, "late"); // no message, though messages have such operations
+        connection.push(1, "a message");
+        assertThat(recorder.nextBody()).isEqualTo("a message");
+        assertThat(connection.acks()).containsExactly(1L);
         Completion<byte[]> lost = client.send(new byte[0]);
-        connection.expect(Protocol.OP_SEND);
         connection.expect(Protocol.OP_SEND);
         connection.close();
         assertThat(codeOf(lost)).isEqualTo(ErrorCode.LOST);
