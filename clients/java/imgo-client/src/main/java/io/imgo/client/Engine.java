@@ -283,6 +283,7 @@ final class Engine implements Runnable, ThreadFactory, MessageQueue.Owner {
     /** Connects again and again. It returns why the server does not want the client any more. */
     private SessionEnd attempts() throws Stopped, IOException {
         int attempt = 0;
+        boolean moved = false; // a server has named other addresses, and no session was stable since
         boolean renewed = false; // a new token was taken after an expired one
         while (true) {
             SessionEnd end = attempt();
@@ -290,6 +291,7 @@ final class Engine implements Runnable, ThreadFactory, MessageQueue.Owner {
                 renewed = false;
                 if (Clock.now() - liveSince >= options.stableAfter) {
                     attempt = 0;
+                    moved = false;
                 }
             }
             if (!end.reconnect) {
@@ -298,21 +300,20 @@ final class Engine implements Runnable, ThreadFactory, MessageQueue.Owner {
                 }
                 renewed = true;
             }
-            long retryIn;
-            if (!end.addresses.isEmpty()) {
+            boolean named = !end.addresses.isEmpty();
+            if (named) {
                 route.begin(end.addresses);
-                // Two servers that send the client to each other are met with backoff.
-                retryIn = attempt == 0 ? random(JITTER) : backoff(attempt);
-                attempt++;
-            } else if (dialed && !accepted && !route.isEmpty()) {
+            } else if (accepted) {
+                route.clear();
+            }
+            long retryIn;
+            if (named ? !moved : dialed && !route.isEmpty()) {
                 retryIn = random(JITTER); // the next address of the round
             } else {
-                if (accepted) {
-                    route.clear();
-                }
-                retryIn = backoff(attempt);
+                retryIn = backoff(attempt); // also for servers that send the client to one another
                 attempt++;
             }
+            moved |= named;
             long millis = TimeUnit.NANOSECONDS.toMillis(retryIn);
             takeHurry(); // a call of connect during the attempt does not end the wait after it
             client.change(StateChange.waiting(millis, end.code, end.reason));

@@ -348,6 +348,23 @@ class ClientTest {
         server.session(); // its own address again
     }
 
+    /** The first move is soon, also after failed attempts. Further ones wait, so that servers do not send the client in circles. */
+    @Test
+    void onlyTheFirstMoveIsSoon() throws Exception {
+        client = builder().minBackoff(1, DAYS).maxBackoff(1, DAYS).build();
+        client.connect();
+        server.accept().close();
+        recorder.await(State.WAITING);
+        client.connect();
+        String move = "{\"code\":3001,\"reason\":\"stops\",\"addresses\":[\"" + server.address() + "\"]}";
+        server.session().write(Protocol.OP_DISCONNECT, 0, 0, move);
+        recorder.await(State.LIVE);
+        assertThat(recorder.await(State.WAITING).retryInMillis()).isLessThanOrEqualTo(500);
+        server.session().write(Protocol.OP_DISCONNECT, 0, 0, move);
+        recorder.await(State.LIVE);
+        assertThat(recorder.await(State.WAITING).retryInMillis()).isGreaterThan(500);
+    }
+
     @Test
     void asksForTheBestNodes() throws Exception {
         try (FakeServer best = new FakeServer()) {
