@@ -69,6 +69,7 @@ final class Engine implements Runnable, ThreadFactory, MessageQueue.Owner {
     private long retryAt = Clock.NEVER; // when ids that were not saved are tried again
     private boolean ackNow; // the due ids are to be sent
     private Task<Boolean> saving;
+    private long savingUntil; // when the store must have answered
     private long[] savingIds;
 
     Engine(ImgoClient client, Options options, Inbox inbox) throws IOException {
@@ -568,8 +569,7 @@ final class Engine implements Runnable, ThreadFactory, MessageQueue.Owner {
                 ackNow = true;
             } else {
                 retryAt = now + options.maxBackoff;
-                fail(new ImgoException(ErrorCode.STORAGE, "save " + savingIds.length + " ids: " + SessionEnd.textOf(error), error));
-                drainErrors();
+                savingFailed(error);
             }
             saving = null;
             savingIds = null;
@@ -577,17 +577,28 @@ final class Engine implements Runnable, ThreadFactory, MessageQueue.Owner {
         if (touched.get() && gatherAt == Clock.NEVER) {
             gatherAt = now + options.ackDelay;
         }
-        if (saving != null) {
-            return Clock.NEVER;
-        }
-        if (now >= Math.min(gatherAt, retryAt)) {
+        if (saving == null && now >= Math.min(gatherAt, retryAt)) {
             gatherAt = Clock.NEVER;
             retryAt = Clock.NEVER;
             touched.set(false); // before the ids are taken: later ones set it again
             startSaving();
             ackNow |= inbox.hasDue();
         }
-        return Math.min(gatherAt, retryAt);
+        if (saving == null) {
+            return Math.min(gatherAt, retryAt);
+        }
+        if (now >= savingUntil) {
+            // The store has one call at a time, so the next one waits for the end of this one.
+            savingUntil = now + options.requestTimeout + options.maxBackoff;
+            savingFailed(new IOException("no answer in time"));
+            saving.abandon();
+        }
+        return savingUntil;
+    }
+
+    private void savingFailed(Throwable error) {
+        fail(new ImgoException(ErrorCode.STORAGE, "save " + savingIds.length + " ids: " + SessionEnd.textOf(error), error));
+        drainErrors();
     }
 
     private void startSaving() {
@@ -597,6 +608,7 @@ final class Engine implements Runnable, ThreadFactory, MessageQueue.Owner {
         long[] ids = inbox.unsaved();
         if (ids.length > 0) {
             savingIds = ids;
+            savingUntil = Clock.now() + options.requestTimeout;
             saving = start(() -> {
                 options.store.add(ids.clone());
                 return true;

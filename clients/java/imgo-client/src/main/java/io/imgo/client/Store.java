@@ -16,7 +16,8 @@ public interface Store {
     long[] load() throws IOException;
 
     /**
-     * Saves ids. They are durable when it returns. The client acknowledges them only then.
+     * Saves ids. They are durable when it returns. The client acknowledges them only then. A call that takes longer than
+     * requestTimeout is interrupted.
      *
      * @param ids the ids, oldest first
      * @throws IOException if the ids may not be durable. The client tells by {@link ErrorCode#STORAGE} and tries again with

@@ -33,11 +33,14 @@ final class Task<T> implements Runnable {
 
     @Override
     public void run() {
+        boolean unwanted;
         synchronized (this) {
-            if (abandoned) {
-                return;
-            }
+            unwanted = abandoned;
             thread = Thread.currentThread();
+        }
+        if (unwanted) {
+            end(null, new IOException("it was given up before it began"));
+            return;
         }
         T result = null;
         Throwable failure = null;

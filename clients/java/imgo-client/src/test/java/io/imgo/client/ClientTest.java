@@ -177,6 +177,33 @@ class ClientTest {
     }
 
     @Test
+    void aStoreThatHangsIsToldAndTriedAgain() throws Exception {
+        CountDownLatch never = new CountDownLatch(1);
+        AtomicInteger calls = new AtomicInteger();
+        FakeServer.Connection connection = connect(builder().requestTimeout(50, MILLISECONDS).store(new Store() {
+            @Override
+            public long[] load() {
+                return new long[0];
+            }
+
+            @Override
+            public void add(long[] ids) throws IOException {
+                if (calls.incrementAndGet() == 1) {
+                    try {
+                        never.await();
+                    } catch (InterruptedException e) {
+                        throw new IOException(e);
+                    }
+                }
+            }
+        }));
+        connection.push(1, "a");
+        assertThat(Recorder.next(recorder.errors)).hasMessageContaining("in time").returns(ErrorCode.STORAGE, ImgoException::code);
+        assertThat(connection.acks()).containsExactly(1L);
+        assertThat(calls).hasValue(2);
+    }
+
+    @Test
     void aFullQueueStopsReadingAndIsNotSilence() throws Exception {
         Semaphore go = new Semaphore(0);
         FakeServer.Connection connection = connect(builder().queue(2).heartbeatTimeout(50, MILLISECONDS).onMessage(m -> {
