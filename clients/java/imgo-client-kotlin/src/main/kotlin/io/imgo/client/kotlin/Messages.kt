@@ -15,18 +15,22 @@ import kotlinx.coroutines.flow.flow
  * ```
  * val messages = Messages()
  * val client = ImgoClient.builder().address("push.example.com:8080").token(token).onMessageAsync(messages).build()
- * launch { messages.flow.collect { show(it.body()) } }
- * client.connect().result()
+ * client.use {
+ *     messages.use {
+ *         client.connect().result()
+ *         messages.flow.collect { show(it.body()) }
+ *     }
+ * }
  * ```
  *
- * The messages of one client go into one object.
+ * The messages of one client go into one object. It is closed before the client, which waits for the message that the object has.
  */
-public class Messages : AsyncMessageHandler {
+public class Messages : AsyncMessageHandler, AutoCloseable {
     private class Delivery(val message: Message, val result: Acknowledgement)
 
     // The client gives one message at a time, so at most one is in the channel.
     private val deliveries = Channel<Delivery>(Channel.UNLIMITED) {
-        it.result.failure(CancellationException("the collector was cancelled before it got the message"))
+        it.result.failure(CancellationException("no collector got the message"))
     }
     private val collected = AtomicBoolean()
 
@@ -37,7 +41,7 @@ public class Messages : AsyncMessageHandler {
      * Nothing may stand between that makes the collector return early: no `buffer`, `conflate`, `flowOn` or `shareIn`. Operators that
      * end the flow, such as `first` and `take`, do so before their last message is acknowledged, so it comes again.
      *
-     * The flow does not end by itself; cancel its collector after the client is closed. Only one collector at a time is allowed; a
+     * The flow does not end by itself; cancel its collector, or [close]. Only one collector at a time is allowed; a
      * second one gets an [IllegalStateException].
      */
     public val flow: Flow<Message> = flow {
@@ -62,4 +66,10 @@ public class Messages : AsyncMessageHandler {
     override fun handle(message: Message, result: Acknowledgement) {
         deliveries.trySend(Delivery(message, result)).getOrThrow()
     }
+
+    /**
+     * Ends the collector with a [CancellationException], and takes no further message. One that no collector has got comes again with
+     * the next session. Without this, a client that closes waits its closeTimeout for that message.
+     */
+    override fun close(): Unit = deliveries.cancel()
 }

@@ -12,6 +12,7 @@ import java.net.InetAddress
 import java.net.ServerSocket
 import java.nio.ByteBuffer
 import java.util.concurrent.TimeUnit
+import kotlinx.coroutines.CancellationException
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.CoroutineStart
 import kotlinx.coroutines.Dispatchers
@@ -139,6 +140,24 @@ class MessagesTest {
             // What ends the flow counts as a failure as well.
             assertThat(messages.flow.first().id()).isEqualTo(2)
             assertThat(errors.receive()).hasMessageContaining("message 2")
+        }
+    }
+
+    @Test
+    fun `a message that nobody collects does not hold up the close`() = test {
+        val messages = Messages()
+        builder().onMessageAsync(messages).closeTimeout(1, TimeUnit.DAYS).build().use { client ->
+            messages.use {
+                val connected = async { client.connect().result() }
+                io { server.auth() }
+                connected.await()
+                io { server.write(5, 0, 1, "a"); server.write(5, 0, 2, "b") }
+                runCatching { messages.flow.collect { throw IOException("no") } }
+                assertThat(errors.receive()).hasMessageContaining("message 1")
+            }
+            assertThat(errors.receive()).hasMessageContaining("message 2")
+            assertThat(runCatching { messages.flow.first() }.exceptionOrNull()).isInstanceOf(CancellationException::class.java)
+            client.closeAsync().result()
         }
     }
 
