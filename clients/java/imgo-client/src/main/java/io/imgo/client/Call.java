@@ -6,16 +6,14 @@ final class Call {
     final int op;
     final long id; // of the header; 0 if it has none
     final byte[] body;
-    final String room; // null unless it changes a room
     final long until;
     final Completion<byte[]> completion = new Completion<>();
 
-    Call(String what, int op, long id, byte[] body, String room, long until) {
+    Call(String what, int op, long id, byte[] body, long until) {
         this.what = what;
         this.op = op;
         this.id = id;
         this.body = body;
-        this.room = room;
         this.until = until;
     }
 

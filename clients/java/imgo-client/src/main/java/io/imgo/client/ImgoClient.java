@@ -170,7 +170,7 @@ public final class ImgoClient implements AutoCloseable {
             if (session == null) {
                 return Completion.of(null);
             }
-            call = addCallLocked(what, join ? Protocol.OP_JOIN : Protocol.OP_LEAVE, 0, Bodies.bytes(room), room);
+            call = addCallLocked(what, join ? Protocol.OP_JOIN : Protocol.OP_LEAVE, 0, Bodies.bytes(room));
             current = engine;
         }
         Completion<Void> completion = new Completion<>();
@@ -188,8 +188,8 @@ public final class ImgoClient implements AutoCloseable {
         return Completion.failed(ErrorCode.TOO_MANY, what + ": " + MAX_CALLS + " calls are open: wait for one to end");
     }
 
-    private Call addCallLocked(String what, int op, long id, byte[] body, String room) {
-        Call call = new Call(what, op, id, body, room, Clock.now() + options.requestTimeout);
+    private Call addCallLocked(String what, int op, long id, byte[] body) {
+        Call call = new Call(what, op, id, body, Clock.now() + options.requestTimeout);
         calls.add(call);
         openCalls++;
         return call;
@@ -249,7 +249,7 @@ public final class ImgoClient implements AutoCloseable {
             if (openCalls >= MAX_CALLS) {
                 return tooMany(what);
             }
-            call = addCallLocked(what, op, id, body, null);
+            call = addCallLocked(what, op, id, body);
             current = engine;
         }
         current.wakeup();
@@ -545,7 +545,7 @@ public final class ImgoClient implements AutoCloseable {
 
     private Call lateRoom(String room, boolean join, long until) {
         String what = (join ? "join" : "leave") + " room \"" + room + "\"";
-        Call call = new Call(what, join ? Protocol.OP_JOIN : Protocol.OP_LEAVE, 0, Bodies.bytes(room), room, until);
+        Call call = new Call(what, join ? Protocol.OP_JOIN : Protocol.OP_LEAVE, 0, Bodies.bytes(room), until);
         call.completion.whenDone((reply, error) -> {
             if (join && error != null && error.code() == ErrorCode.DENIED) {
                 forgetRoom(room);

@@ -7,12 +7,10 @@ import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.util.ArrayList;
 import java.util.HashMap;
-import java.util.HashSet;
 import java.util.Iterator;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.Set;
 import java.util.concurrent.TimeUnit;
 
 /** One connection: its auth, and its life as a session. Only the client's thread uses it. */
@@ -57,8 +55,6 @@ final class SessionLoop {
     private Task<String> refreshing;
     private long refreshUntil = Clock.NEVER; // when the token source, or the server, must have answered
     private int refreshSeq;
-
-    private Set<String> undecided = new HashSet<>(); // rooms of the auth packet that the server has yet to decide about
 
     private int lastAckSeq;
     private boolean lastAckReplied;
@@ -169,7 +165,6 @@ final class SessionLoop {
             Map<?, ?> reply = Bodies.object(body);
             session = Bodies.session(reply);
             refused = Bodies.refused(reply);
-            undecided.addAll(Bodies.texts(reply, "undecided"));
             last = Bodies.published(reply);
         } catch (IllegalArgumentException e) {
             throw broken("the auth reply", e);
@@ -329,26 +324,6 @@ final class SessionLoop {
             engine.client.forgetRoom(change.room());
         }
         engine.client.room(change);
-        if (undecided.remove(change.room())) {
-            endJoins(change);
-        }
-    }
-
-    /** Ends the joins of a room about which the server has decided. */
-    private void endJoins(RoomChange change) {
-        List<Call> decided = new ArrayList<>();
-        Iterator<Call> calls = open.values().iterator();
-        while (calls.hasNext()) {
-            Call call = calls.next();
-            if (call.op == Protocol.OP_JOIN && change.room().equals(call.room)) {
-                calls.remove();
-                engine.client.callEnded();
-                decided.add(call);
-            }
-        }
-        for (Call call : decided) {
-            call.completion.end(null, change.isJoined() ? null : ImgoException.denied(call.what, change.code(), change.reason()));
-        }
     }
 
     private int nextSeq() {
