@@ -24,6 +24,15 @@ import java.util.concurrent.atomic.AtomicBoolean;
 /**
  * A client from connect to close: its attempts, its waits and its end. It runs on the client's thread. Other threads use only
  * the methods that say so.
+ *
+ * <p>A live session is one loop, SessionLoop.serve. Each method that it calls does what needs no waiting and returns when it is to
+ * be called again; pause waits for the earliest of these times. Pause may return early, and the loop then calls all of them.
+ * <ul>
+ *   <li>The end of a handler sets touched and wakes pause. Pause calls save, which gathers the ids after ackDelay, gives them to the
+ *       store, and sets ackNow when they may be acknowledged. Pause then returns at once, so that sendAcks runs and resets ackNow.
+ *   <li>A full queue makes mayRead stop the link (reading is false) and sets paused. Only then a handler that takes a message wakes
+ *       pause, when half of the queue is free, so that mayRead runs and the link reads on.
+ * </ul>
  */
 final class Engine implements Runnable, ThreadFactory, MessageQueue.Owner {
     /** The longest time before the first attempt at an address that a stopping server named. */

@@ -25,7 +25,7 @@ final class Protocol {
 
     static final int CLOSE_TOKEN_EXPIRED = 3502;
 
-    /** The number of ids in one packet of acknowledgements, or of one call of read. They take 4 KiB, which is below the body limit of every server. */
+    /** The largest number of ids in one packet of acknowledgements, or in one call of read. They take 4 KiB. */
     static final int ACK_BATCH = 500;
 
     private Protocol() {}
