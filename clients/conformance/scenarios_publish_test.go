@@ -66,6 +66,10 @@ func publishScenarios() []scenario {
 			about: "publish without a device, with a bad operation or a body over max_body is invalid and uses no number",
 		},
 		{
+			name: "max_body_of_server", on: onEach, play: playMaxBodyOfServer,
+			about: "a body over max_body of the auth reply is not sent: send and publish fail with invalid, and the outbox refuses it",
+		},
+		{
 			name: "publish_close", play: playPublishClose,
 			about: "close leaves the rest in the outbox, and a client that connects again sends it",
 		},
@@ -448,6 +452,37 @@ func playPublishInvalid(w *world) {
 	c.fails(c.start("publish", fields{"op": 4, "body": bytes.Repeat([]byte{'a'}, 2000)}), "invalid")
 	conn.answer(conn.published(4, 1), `{}`)
 	c.gone(1, []byte(`{}`))
+}
+
+func playMaxBodyOfServer(w *world) {
+	const most = 1000
+	large := fields{"op": 4, "body": bytes.Repeat([]byte{'a'}, most+1)}
+	s := w.server()
+	c := w.client(s, device(nil))
+	c.ok(c.start("publish", large)) // no session says that it is too large
+	c.publish(4, 2)
+	c.connect()
+	conn := s.sessionWith(authReply{MaxBody: most, Heartbeat: 0.05})
+	e := c.next("published", "a published event", nil)
+	if e.Number != 1 || e.Code != "denied" || e.ServerCode != "too_large" || e.Message == "" {
+		w.Errorf("the published event is of message %d with the code %q, the server's word %q and %q; want 1, denied, too_large and a text",
+			e.Number, e.Code, e.ServerCode, e.Message)
+	}
+	conn.answer(conn.published(4, 2), `{}`)
+	c.gone(2, []byte(`{}`))
+	c.fails(c.start("send", large), "invalid")
+	c.fails(c.start("publish", large), "invalid")
+	c.publish(4, 3)
+	conn.answer(conn.published(4, 3), `{}`)
+	c.gone(3, []byte(`{}`))
+	conn.beats(2)
+	conn.onlySent(2, 3)
+	conn.Reset()
+	conn = s.session() // it names no bound
+	c.state("live")
+	tag := c.start("send", large)
+	conn.answer(conn.packet(4), `{}`)
+	c.ok(tag)
 }
 
 func playPublishClose(w *world) {

@@ -65,6 +65,7 @@ type authReply struct {
 	Rooms     []string      `json:"rooms,omitempty"`
 	Refused   []roomRefusal `json:"refused,omitempty"`
 	Published uint64        `json:"published,string,omitempty"`
+	MaxBody   int           `json:"max_body,omitempty"`
 }
 
 type roomRefusal struct {

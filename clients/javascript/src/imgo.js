@@ -15,7 +15,8 @@
 import { Inbox } from './inbox.js';
 import { checkedOptions, isCustomOp } from './options.js';
 import { Outbox } from './outbox.js';
-import { ImgoError, Op, TOKEN_EXPIRED, checkedName, deferred, readId, readIds, reconnects, sizeOf, textOf, within } from './protocol.js';
+import { ImgoError, Op, TOKEN_EXPIRED, checkedName, deferred, readId, readIds, reconnects } from './protocol.js';
+import { sizeOf, textOf, tooLarge, within } from './protocol.js';
 import { ask, routeTo } from './route.js';
 import { Session, discard } from './session.js';
 import { Timers } from './timers.js';
@@ -244,7 +245,8 @@ export class ImgoClient {
    * receiver for it refuses it: `denied` with the serverCode `unsupported`.
    *
    * It rejects with `not_live`, `invalid`, `too_many` or `denied` if the message had no effect, and
-   * with `lost`, `timeout` or `closed` if that is unknown. `op` is 4 (the default) or from 1000 on.
+   * with `lost`, `timeout` or `closed` if that is unknown. A body that is larger than the server takes
+   * is `invalid`. `op` is 4 (the default) or from 1000 on.
    *
    * @param {Json} body
    * @param {{ op?: number }} [options]
@@ -260,8 +262,9 @@ export class ImgoClient {
    * answered it, and reaches the backend once. The event `published` tells. With the option `outbox` it is durable when
    * the promise resolves. The client may be in any state. It needs the option `device`.
    *
-   * It rejects with `invalid`, with `too_many` if 1,024 messages wait, and with `storage` if the outbox failed. `op` is 4
-   * (the default) or from 1000 on.
+   * It rejects with `invalid`, with `too_many` if 1,024 messages wait, and with `storage` if the outbox failed. A body that
+   * is larger than the server takes is `invalid`. Without a session its size is not known: the event `published` then has the
+   * error `denied` with the serverCode `too_large`. `op` is 4 (the default) or from 1000 on.
    *
    * @param {Json} body
    * @param {{ op?: number }} [options]
@@ -314,6 +317,8 @@ export class ImgoClient {
     }
     const { maxBody } = this.#settings;
     if (sizeOf(json) > maxBody) throw new ImgoError('invalid', `body must have at most ${maxBody} bytes (maxBody)`);
+    const most = this.#session?.maxBody ?? Infinity;
+    if (tooLarge(json, most)) throw new ImgoError('invalid', `body is too large: the server takes ${most} bytes`);
     return json;
   }
 

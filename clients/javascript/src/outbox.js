@@ -1,4 +1,4 @@
-import { ImgoError, MAX_ID, limited, textOf } from './protocol.js';
+import { ImgoError, MAX_ID, limited, textOf, tooLarge } from './protocol.js';
 import { Timers } from './timers.js';
 
 /** @import { ImgoOutbox, ImgoOutboxMessage, ImgoPublishedEvent, Settings } from './types.js' */
@@ -164,11 +164,22 @@ export class Outbox {
     const [message] = this.#queue;
     if (!message) return false;
     const id = this.#base + BigInt(message.number);
-    const { number } = message;
-    if (id <= this.#arrived) this.#outcome = { number, body: undefined };
-    else if (id > MAX_ID) this.#outcome = { number, body: undefined, error: new ImgoError('denied', 'all ids of the device are used') };
+    const { maxBody } = this.#session;
+    if (id <= this.#arrived) this.#outcome = { number: message.number, body: undefined };
+    else if (id > MAX_ID) this.#refuse(message, 'all ids of the device are used');
+    else if (tooLarge(message.body, maxBody)) this.#refuse(message, `the server takes a body of ${maxBody} bytes`, 'too_large');
     else await this.#send(this.#session, message, String(id));
     return true;
+  }
+
+  /**
+   * @param {ImgoOutboxMessage} message the oldest one
+   * @param {string} text
+   * @param {string} [serverCode]
+   */
+  #refuse({ number }, text, serverCode) {
+    const error = new ImgoError('denied', `message ${number} of the outbox: ${text}`, { serverCode });
+    this.#outcome = { number, body: undefined, error };
   }
 
   /** @param {ImgoPublishedEvent} outcome of the oldest message */

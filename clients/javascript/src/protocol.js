@@ -221,3 +221,13 @@ export function sizeOf(body) {
   const text = typeof body === 'string' ? body : (JSON.stringify(body) ?? '');
   return new TextEncoder().encode(text).length;
 }
+
+/**
+ * Reports whether a body is too large for a server. The server also bounds the text of a frame, which has twice the size at most.
+ *
+ * @param {any} body
+ * @param {number} limit in bytes
+ */
+export function tooLarge(body, limit) {
+  return limit < Infinity && (sizeOf(body) > limit || new TextEncoder().encode(JSON.stringify(body)).length > 2 * limit);
+}

@@ -45,6 +45,7 @@ export class Session {
   #over = false;
   #paused = false;
   #heartbeat = DEFAULT_HEARTBEAT;
+  #maxBody = Infinity;
   #failure = ''; // what the socket said before it closed
   /** @type {{ promise: Promise<void>, resolve: (value: void) => void }} */
   #socketClosed = deferred();
@@ -86,6 +87,11 @@ export class Session {
   /** Whether the server has accepted the client on this connection. */
   get live() {
     return this.#live && !this.#over;
+  }
+
+  /** The largest body that the server takes, in bytes. It is Infinity if the server has not named it. */
+  get maxBody() {
+    return this.#maxBody;
   }
 
   /** Whether this connection can stop reading. */
@@ -289,6 +295,7 @@ export class Session {
     const seconds = Number(body?.heartbeat);
     if (seconds > 0 && seconds < MAX_HEARTBEAT) this.#heartbeat = seconds * 1000;
     this.#timers.start('heartbeat', this.#heartbeat, () => this.beat());
+    if (body?.max_body > 0) this.#maxBody = body.max_body;
     const rooms = Array.isArray(body?.rooms) ? body.rooms.map(String) : [];
     const info = {
       session: String(body?.session ?? ''),
@@ -309,7 +316,7 @@ export class Session {
 function checkAuthReply(body) {
   if (body === undefined || body === null || body === '') return;
   if (typeof body !== 'object' || Array.isArray(body)) throw new Error('the auth reply is no object');
-  for (const key of ['heartbeat', 'pending', 'expires_in']) {
+  for (const key of ['heartbeat', 'pending', 'expires_in', 'max_body']) {
     if (body[key] !== undefined && typeof body[key] !== 'number') throw new Error(`${key} of the auth reply is no number`);
   }
   readId(body.published);

@@ -189,7 +189,7 @@
  * @property {number} [queue] How many messages may wait for the listeners (256).
  * @property {number} [remember] How many handled ids are remembered (8192).
  * @property {number} [maxBody] The largest body, in bytes (4194304). A larger one from the server ends the
- *   connection. A larger one is not sent.
+ *   connection. A larger one is not sent, and neither is one that is larger than the server takes.
  * @property {(level: 'debug' | 'info' | 'warn', line: string) => void} [log] Gets lines for people.
  * @property {new (url: string) => any} [WebSocket] The WebSocket class. Default: in Node that of the
  *   package ws, if it is installed; elsewhere that of the runtime.

@@ -246,6 +246,27 @@ describe('published messages', () => {
     await assert.rejects(c.publish('a'), { code: 'too_many' });
   });
 
+  test('that are larger than the server takes are refused, and the next one follows', async () => {
+    const { c, log } = client();
+    const errors = [];
+    c.on('published', ({ error }) => errors.push(error?.serverCode));
+    await c.publish('12345678901');
+    await c.publish('\u0001'.repeat(10)); // 62 bytes in a frame, which has a bound too
+    await c.publish('1234567890');
+    c.connect();
+    await settle();
+    const ws = await accept({ max_body: 10 });
+    assert.deepEqual(log, ['1 denied', '2 denied']);
+    assert.deepEqual(errors, ['too_large', 'too_large']);
+    assert.deepEqual(sent(ws), ['3 "1234567890"']);
+    await assert.rejects(c.publish('12345678901'), { code: 'invalid', message: /10 bytes/ });
+    await assert.rejects(c.send('12345678901'), { code: 'invalid' });
+    const next = await comeBack(); // to a server that does not name its bound
+    assert.deepEqual(sent(next), ['3 "1234567890"']);
+    assert.equal(await c.publish('12345678901'), 4);
+    await c.close();
+  });
+
   test('need a device', async () => {
     const { c } = client({ device: undefined });
     await assert.rejects(c.publish('a'), { code: 'invalid', message: /device/ });

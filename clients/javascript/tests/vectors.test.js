@@ -71,7 +71,8 @@ test('auth bodies', async () => {
 
 test('auth replies', async () => {
   const [replies, broken, published] = vectors('auth_replies', 'replies', 'broken', 'broken_published');
-  for (const { name, body, session, user, heartbeat_ms: heartbeat, pending, rooms, refused, expires_in_ms: ends } of replies) {
+  for (const { name, body, session, user, heartbeat_ms: heartbeat, pending, rooms, refused, ...rest } of replies) {
+    const { expires_in_ms: ends, max_body: most } = rest;
     const tokenSource = mock.fn(() => 't');
     const { c, ws } = await started({ tokenSource });
     const changes = [];
@@ -80,11 +81,15 @@ test('auth replies', async () => {
     assert.equal(c.state, 'live', name);
     assert.deepEqual(c.info, { session, user, heartbeat, pending, rooms }, name);
     assert.deepEqual(changes, refused, name);
+    const large = 'a'.repeat((most || 1 << 20) + 1);
+    const rejected = assert.rejects(c.send(large), { code: most > 0 ? 'invalid' : 'closed' }, name);
+    assert.equal(ws.of(4).length, most > 0 ? 0 : 1, name);
     await tick(Math.max(0, ends * 0.8 - 1));
     assert.equal(tokenSource.mock.callCount(), 1, name);
     await tick(1);
     assert.equal(tokenSource.mock.callCount(), ends > 0 ? 2 : 1, name);
     await c.close();
+    await rejected;
   }
   for (const { name, body } of [...broken, ...published]) {
     const { ws, log } = await started();

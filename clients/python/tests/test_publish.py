@@ -179,6 +179,28 @@ async def test_the_base_is_the_clock_unless_the_server_has_more(clock: SimpleNam
         await sent(peer, base + 1, b"a")
 
 
+async def test_the_server_bounds_bodies() -> None:
+    said = Said()
+    async with serving() as server, watching(server.address, **said.options) as watched:
+        await watched.client.publish(b"12345678901")
+        await watched.client.publish(b"1234567890")
+        connecting = asyncio.ensure_future(watched.client.connect())
+        peer = await server.accept(max_body=10)
+        await connecting
+        packet = await sent(peer, 2, b"1234567890")
+        assert [(event.number, event.error and event.error.server_code) for event in said.published] == [(1, "too_large")]
+        for call in (watched.client.publish, watched.client.send):
+            with pytest.raises(ImgoError, match="the server takes 10") as caught:
+                await call(b"12345678901")
+            assert caught.value.code == "invalid"
+        answer(peer, packet)
+        peer.abort()
+        peer = await server.accept()  # a server that does not name its bound
+        await until(lambda: watched.names.count("live") == 2)
+        await watched.client.publish(b"12345678901")
+        await sent(peer, 3, b"12345678901")
+
+
 async def test_ids_end() -> None:
     said = Said()
     async with live(said, published=str((1 << 64) - 2)) as (_, watched, peer):

@@ -89,6 +89,7 @@ def test_auth_replies(case: dict[str, Any]) -> None:
     refused = [{"room": r.room, "code": r.code, "reason": r.reason} for r in reply.refused]
     assert refused == case["refused"]
     assert reply.published == int(case.get("published", "0"))
+    assert reply.max_body == case["max_body"]
 
 
 @pytest.mark.parametrize("case", cases("auth_replies.json", "broken") + cases("auth_replies.json", "broken_published"))

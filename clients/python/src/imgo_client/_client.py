@@ -246,7 +246,10 @@ class Client:
         await self._change_room(_wire.OP_LEAVE_ROOM, room)
 
     async def send(self, body: bytes, *, op: int = _wire.OP_SEND) -> bytes:
-        """Send a body to the backend and return the body of the reply. The op is 4, or one from 1000 on."""
+        """Send a body to the backend and return the body of the reply. The op is 4, or one from 1000 on.
+
+        A body that is larger than the server takes is ``invalid``.
+        """
         self._check_message(op, body)
         return (await self._needed_session(f"send (op {op})").call(op, bytes(body))).body
 
@@ -257,6 +260,9 @@ class Client:
         the option ``outbox`` it is durable when publish returns. The client may be in any state, but needs the option
         ``device``. The op is 4, or one from 1000 on. The error is ``too_many`` if 1024 messages wait, and ``storage`` if
         the outbox failed. The end of the caller's task does not take the message back.
+
+        A body that is larger than the server takes is ``invalid``. Without a session its size is not known: ``on_published``
+        then gets the error ``denied`` with the ``server_code`` ``too_large``.
         """
         self._check_message(op, body)
         if not self._options.device:
@@ -285,6 +291,9 @@ class Client:
             raise ImgoError("invalid", f"op is {op}: it must be {_wire.OP_SEND} or from {_wire.FIRST_CUSTOM_OP} on")
         if len(body) > self._options.max_body:
             raise ImgoError("invalid", f"body has {len(body)} bytes: max_body is {self._options.max_body}")
+        session = self._live_session()
+        if session is not None and len(body) > session.max_body:
+            raise ImgoError("invalid", f"body has {len(body)} bytes: the server takes {session.max_body}")
 
     def _needed_session(self, what: str) -> Session:
         """Return the live session, or raise an ImgoError."""

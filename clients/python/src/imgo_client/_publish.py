@@ -166,8 +166,9 @@ class Publisher:
         if id <= self._arrived:
             self._outcome = Published(message.number)
         elif id > _wire.MAX_ID:
-            text = f"publish message {message.number}: all ids of the device are used; give it another name"
-            self._outcome = Published(message.number, error=ImgoError("denied", text))
+            self._refuse(message, "all ids of the device are used; give it another name")
+        elif len(message.body) > session.max_body:
+            self._refuse(message, f"the body has {len(message.body)} bytes: the server takes {session.max_body}", "too_large")
         else:
             return await self._send(session, message, id)
         return True
@@ -189,6 +190,10 @@ class Publisher:
         else:
             self._outcome = Published(message.number, reply.body)
         return True
+
+    def _refuse(self, message: OutboxMessage, text: str, server_code: str = "") -> None:
+        error = ImgoError("denied", f"publish message {message.number}: {text}", server_code=server_code)
+        self._outcome = Published(message.number, error=error)
 
     async def _remove(self, outcome: Published) -> None:
         async with self._turn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -61,6 +62,11 @@ class Session:
     @property
     def live(self) -> bool:
         return self.reply is not None and self.cause is None
+
+    @property
+    def max_body(self) -> float:
+        """The largest body that the server takes, in bytes. It is infinite if the server has not named it."""
+        return (self.reply.max_body if self.reply is not None else 0) or math.inf
 
     # The calls of the link.
 

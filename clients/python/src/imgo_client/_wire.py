@@ -259,6 +259,8 @@ class AuthReply:
     refused: tuple[RoomChange, ...] = field(default=())
     published: int = 0
     """The last id of a message for the backend that the server has from this device, or 0."""
+    max_body: int = 0
+    """The largest body that the client may send, in bytes. 0: the server has not named it."""
 
 
 def parse_auth_reply(body: bytes) -> AuthReply:
@@ -280,6 +282,7 @@ def parse_auth_reply(body: bytes) -> AuthReply:
         rooms=_texts(said, "rooms"),
         refused=tuple(_room_change(r) for r in _list(said, "refused") if isinstance(r, dict)),
         published=published,
+        max_body=max(int(_number(said, "max_body")), 0),
     )
 
 
