@@ -18,6 +18,10 @@ func backoffScenarios() []scenario {
 			name: "backoff_goes_on", play: playBackoffGoesOn,
 			about: "sessions that are shorter than stable_after do not make the backoff begin anew",
 		},
+		{
+			name: "backoff_without_an_address", play: playBackoffWithoutAddress,
+			about: "an attempt whose token source fails waits by the backoff, also if op 6 has named addresses that are left",
+		},
 	}
 }
 
@@ -109,6 +113,27 @@ func playBackoffBeginsAnew(w *world) {
 			w.Errorf("a stable session is followed by a wait of %g ms, want at most %d", wait, minSpan)
 		}
 	}
+}
+
+func playBackoffWithoutAddress(w *world) {
+	s, other := w.server(), w.server()
+	c := w.client(s, options{"token_source": true, "min_backoff_ms": minSpan, "max_backoff_ms": maxSpan})
+	c.connect()
+	c.token("first")
+	conn := s.session()
+	c.state("live")
+	conn.sendAway(protocol.CloseShutdown, addresses(other.Address()))
+	c.state("waiting")
+	var waits []float64
+	for i := range 45 {
+		c.connect()
+		c.wanted()
+		c.do("token", fields{"error": "a test"})
+		if wait := c.state("waiting").RetryInMS; i >= 5 { // the first ones may be for the addresses, or shorter
+			waits = append(waits, wait)
+		}
+	}
+	judgeWaits(w, waits, maxSpan)
 }
 
 func playBackoffGoesOn(w *world) {

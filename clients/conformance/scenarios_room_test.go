@@ -31,6 +31,10 @@ func roomScenarios() []scenario {
 			about: "join and leave without a connection count for the next session",
 		},
 		{
+			name: "rooms_during_auth", play: playRoomsDuringAuth,
+			about: "join and leave between the auth packet and its reply count for this session; the event room tells a refusal",
+		},
+		{
 			name: "join_without_answer", play: playJoinWithoutAnswer,
 			about: "a join without an answer fails with timeout after request_timeout",
 		},
@@ -164,6 +168,46 @@ func playRoomsWhileAway(w *world) {
 	}
 	next.admit(authReply{})
 	c.ok(tag)
+}
+
+func playRoomsDuringAuth(w *world) {
+	s := w.server()
+	c := w.client(s, options{"rooms": []string{"a", "b"}})
+	c.connect()
+	conn := s.authenticate()
+	// A library may answer at once, or with the reply to the change.
+	c.start("join", fields{"room": "c"})
+	c.start("leave", fields{"room": "a"})
+	last := c.start("join", fields{"room": "private"})
+	c.fails(c.start("join", fields{"room": ""}), "invalid") // the driver has begun the ones before
+	conn.mute(protocol.OpJoinRoom)
+	conn.admit(authReply{})
+	for range 2 {
+		p := conn.packet(protocol.OpJoinRoom)
+		room, err := conn.BodyText(p)
+		switch {
+		case err != nil:
+			w.Fatal(err)
+		case room == "private":
+			conn.write(refusal(p, `{"op":20,"code":"forbidden","reason":"a rule"}`))
+		case room == "c":
+			conn.write(transport.Packet{Version: 2, Op: protocol.OpJoinRoomReply, Seq: p.Seq})
+		default:
+			w.Errorf("the client joins %q, want c and private", room)
+		}
+	}
+	if room := conn.text(protocol.OpLeaveRoom); room != "a" {
+		w.Errorf("the client leaves %q, want a", room)
+	}
+	if e := c.finish(last); e.Event == "done" {
+		if e := c.room("private", false); e.Code != "forbidden" {
+			w.Errorf("the event says code %q", e.Code)
+		}
+	}
+	conn.Reset()
+	if got := s.session().rooms(); !slices.Equal(got, []string{"b", "c"}) {
+		w.Errorf("the next session joins %q, want b and c", got)
+	}
 }
 
 func playJoinWithoutAnswer(w *world) {

@@ -79,6 +79,7 @@ export class ImgoClient {
   #route = [];
   #failures = 0; // attempts and sessions since the last stable session
   #moved = false; // a server has named other addresses since then
+  #tried = false; // the current attempt has tried an address
   #renewed = false; // a new token was requested since the last auth reply
   /** The pending promise of connect(). @type {ReturnType<typeof deferred<Readonly<ImgoInfo>>> | null} */
   #ready = null;
@@ -210,9 +211,9 @@ export class ImgoClient {
   }
 
   /**
-   * Joins a room, now and with each later session. With a connection it waits for the reply. It
+   * Joins a room, now and with each later session. In a live session it waits for the reply. It
    * rejects with `denied` if the server does not let the client in. The room is then not asked for
-   * again.
+   * again. Without a live session the event `room` tells of a refusal.
    *
    * @param {string} room
    * @returns {Promise<void>}
@@ -229,7 +230,7 @@ export class ImgoClient {
   }
 
   /**
-   * Leaves a room, now and with each later session. With a connection it waits for the reply.
+   * Leaves a room, now and with each later session. In a live session it waits for the reply.
    *
    * @param {string} room
    * @returns {Promise<void>}
@@ -349,6 +350,7 @@ export class ImgoClient {
   async #dial() {
     this.#timers.stop('retry');
     const attempt = (this.#attempt = new AbortController());
+    this.#tried = false;
     const over = () => this.#attempt !== attempt;
     const { connectTimeout, url } = this.#settings;
     let step = 'connection';
@@ -368,6 +370,7 @@ export class ImgoClient {
       step = 'connection';
       if (this.#route.length === 0) this.#route = routeTo(await this.#discover(attempt.signal), url);
       if (over()) return;
+      this.#tried = true;
       const ws = await this.#open(this.#route.shift() ?? url);
       if (over()) {
         discard(ws);
@@ -427,15 +430,17 @@ export class ImgoClient {
    * @param {string | undefined} token
    */
   #begin(ws, token) {
+    /** The rooms of the auth packet. @type {string[]} */
+    let asked = [];
     const auth = () => {
       const { device, platform } = this.#settings;
       const accepts = this.#settings.accepts?.length ? this.#settings.accepts : undefined;
-      const rooms = this.#rooms.size > 0 ? this.rooms : undefined;
-      return { token, ack: true, device, platform, accepts, rooms };
+      asked = this.rooms;
+      return { token, ack: true, device, platform, accepts, rooms: asked.length > 0 ? asked : undefined };
     };
     const session = new Session(ws, auth, this.#settings, {
       opened: () => this.#timers.stop('connect'),
-      accepted: (info, reply) => this.#live(session, info, reply),
+      accepted: (info, reply) => this.#live(session, info, reply, asked),
       message: (op, id, body) => {
         if (this.#closing) return; // it comes again with the next session
         if (!this.#inbox.take(op, id, body, session.pausable)) {
@@ -457,8 +462,9 @@ export class ImgoClient {
    * @param {Session} session
    * @param {Readonly<ImgoInfo>} info
    * @param {any} reply
+   * @param {string[]} asked the rooms of the auth packet
    */
-  #live(session, info, reply) {
+  #live(session, info, reply, asked) {
     this.#info = info;
     this.#renewed = false;
     this.#timers.start('stable', this.#settings.stableAfter, () => {
@@ -466,14 +472,37 @@ export class ImgoClient {
       this.#moved = false;
     });
     this.#refreshLater(session, reply);
+    const changed = new Set([...asked, ...this.#rooms].filter((room) => asked.includes(room) !== this.#rooms.has(room)));
     const ready = this.#ready;
     this.#ready = null;
     this.#setState({ state: 'live', ...info });
     ready?.resolve(info);
     const refused = Array.isArray(reply?.refused) ? reply.refused : [];
     for (const change of refused) if (session.live) this.#roomChanged({ ...change, joined: false });
+    this.#changeRooms(session, changed);
     if (session.live) this.#inbox.begin();
     if (session.live) this.#outbox.begin(session, BigInt(reply?.published ?? 0));
+  }
+
+  /**
+   * Joins and leaves what the application has joined and left since the auth packet was sent.
+   *
+   * @param {Session} session
+   * @param {Iterable<string>} rooms
+   */
+  async #changeRooms(session, rooms) {
+    for (const room of rooms) {
+      if (!session.live) return; // the next session has the rooms
+      const joined = this.#rooms.has(room);
+      try {
+        if (joined) await session.call(Op.joinRoom, Op.joinRoomReply, room, `join room ${room}`);
+        else await session.call(Op.leaveRoom, Op.leaveRoomReply, room, `leave room ${room}`);
+      } catch (cause) {
+        const { code, serverCode, message } = /** @type {ImgoError} */ (cause);
+        if (joined && code === 'denied') this.#roomChanged({ room, joined: false, code: serverCode, reason: message });
+        else this.#log('warn', message);
+      }
+    }
   }
 
   /** Takes note that the server has changed the rooms of this session. @param {any} body */
@@ -546,7 +575,7 @@ export class ImgoClient {
     // Full jitter: after a server failure the reconnects of its clients spread over the span.
     let span = this.#span(this.#failures);
     if (moves && !this.#moved) span = MOVE_SPAN;
-    else if (!moves && this.#route.length > 0) span = this.#span(0); // the next address of a round
+    else if (!moves && this.#tried && this.#route.length > 0) span = this.#span(0); // the next address of a round
     else this.#failures++; // also if two servers send the client to each other
     this.#moved ||= moves;
     // If the browser is offline, its online event starts the next attempt. The timer runs too,

@@ -80,6 +80,46 @@ describe('rooms that the server changes', () => {
   });
 });
 
+describe('rooms that change before the auth reply', () => {
+  test('are joined and left after it, and a refusal is told', async () => {
+    const c = new ImgoClient({ url, token: 't1', WebSocket: FakeWebSocket, rooms: ['a', 'b', 'no'] });
+    const changes = [];
+    c.on('room', (change) => changes.push(change));
+    c.connect();
+    await settle();
+    const ws = FakeWebSocket.last();
+    ws.open();
+    await c.join('c');
+    await c.leave('a');
+    await c.join('private');
+    const refused = [{ room: 'no', code: 'forbidden', reason: 'a rule' }];
+    ws.frames({ ver: 2, op: 8, seq: 1, body: { heartbeat: 3600, refused } });
+    const said = [];
+    for (let i = 0; i < 3; i++) {
+      const { op, seq, body } = ws.sent.at(-1);
+      said.push([op, body]);
+      if (body === 'private') ws.frames({ ver: 2, op: 28, seq, body: { op, code: 'forbidden', reason: 'a rule' } });
+      else ws.frames({ ver: 2, op: op + 1, seq, body: {} });
+      await settle();
+    }
+    assert.deepEqual(said, [
+      [22, 'a'],
+      [20, 'c'],
+      [20, 'private'],
+    ]);
+    assert.equal(ws.sent.length, 4, 'nothing else is asked');
+    assert.deepEqual(
+      changes.map(({ room, joined, code }) => [room, joined, code]),
+      [
+        ['no', false, 'forbidden'],
+        ['private', false, 'forbidden'],
+      ],
+    );
+    assert.deepEqual(c.rooms, ['b', 'c']);
+    await c.close();
+  });
+});
+
 describe('a token that ends', () => {
   test('is replaced before it does, and so is the next one', async () => {
     let n = 0;

@@ -142,6 +142,7 @@ class Client:
         self._owner = Owner(self._accepted, self._ready, self._message, self._room_changed, self._dismissed, self._session_ended)
         self._session: Session | None = None
         self._live_since = 0.0
+        self._tried = False  # the current attempt has tried an address
         self._running: asyncio.Task[None] | None = None
         self._acknowledging: asyncio.Task[None] | None = None
         self._publishing: asyncio.Task[None] | None = None
@@ -405,7 +406,7 @@ class Client:
                 route.clear()
             if named and not moved:
                 span = _OTHER_NODE_SPAN
-            elif not route.empty and not named:
+            elif self._tried and not route.empty and not named:
                 span = min(options.min_backoff, _OTHER_NODE_SPAN)
             else:
                 span = backoff_span(options.min_backoff, options.max_backoff, attempts)
@@ -423,11 +424,13 @@ class Client:
         options, link, session = self._options, None, None
         loop = asyncio.get_running_loop()
         until = loop.time() + options.connect_timeout
+        self._tried = False
         try:
             await self._load()
             await self._load_outbox(until)
-            target = await self._next_target(route, until)
             token = await self._token(max(until - loop.time(), 0))
+            target = await self._next_target(route, until)
+            self._tried = True
             link = await dial(
                 target,
                 context=options.ssl_context,
@@ -501,7 +504,7 @@ class Client:
             addresses: list[str] = []
             if options.discover:
                 try:
-                    # Half of the time is for the token and the socket.
+                    # Half of the time is for the socket.
                     left = (until - loop.time()) / 2
                     addresses = await best_nodes(options.discover, options.ssl_context, left)
                 except (OSError, ValueError, RuntimeError, asyncio.TimeoutError) as error:
