@@ -622,7 +622,9 @@ export class ImgoClient {
     const session = this.#session;
     if (!session?.live) return false;
     if (!this.#closing) return session.write(Op.ack, ids, 0);
-    this.#lastAcks.push(session.call(Op.ack, Op.ackReply, ids, 'acknowledge'));
+    const reply = session.call(Op.ack, Op.ackReply, ids, 'acknowledge');
+    reply.catch(() => {}); // #shutDown may wait for something else when it fails
+    this.#lastAcks.push(reply);
     return session.live;
   }
 

@@ -184,8 +184,17 @@ export class Session {
   beat() {
     if (!this.live) return;
     this.write(Op.heartbeat, undefined, this.#nextSeq());
-    this.#timers.start('heartbeat', this.#heartbeat, () => this.beat());
+    if (this.#over) return; // the socket could not write
+    this.#beatLater();
     if (!this.#timers.has('silence')) this.#watch(); // a running watch must not be delayed
+  }
+
+  /**
+   * Starts the time until the next heartbeat. The reply to a heartbeat starts it again: in a hidden page a browser runs a timer
+   * that a timer has started only once a minute.
+   */
+  #beatLater() {
+    this.#timers.start('heartbeat', this.#heartbeat, () => this.beat());
   }
 
   #watch() {
@@ -269,7 +278,8 @@ export class Session {
       this.#end({ code, reason: String(body?.reason ?? ''), reconnect, addresses: body?.addresses });
     } else if (!this.#live) {
       if (op === Op.authReply) this.#accept(body); // anything else before the auth reply is ignored
-    } else if (seq > 0) {
+    } else if (seq) {
+      if (op === Op.heartbeatReply) this.#beatLater();
       const call = this.#calls.get(seq); // pushes have seq 0
       if (!call || (op !== call.reply && op !== Op.refused)) return;
       this.#calls.delete(seq);
@@ -294,7 +304,7 @@ export class Session {
     this.#timers.stop('auth');
     const seconds = Number(body?.heartbeat);
     if (seconds > 0 && seconds < MAX_HEARTBEAT) this.#heartbeat = seconds * 1000;
-    this.#timers.start('heartbeat', this.#heartbeat, () => this.beat());
+    this.#beatLater();
     if (body?.max_body > 0) this.#maxBody = body.max_body;
     const rooms = Array.isArray(body?.rooms) ? body.rooms.map(String) : [];
     const info = {

@@ -498,6 +498,41 @@ describe('heartbeats', () => {
     assert.equal(c.state, 'live');
   });
 
+  test('the reply starts the time until the next one, and without a reply they go on', async () => {
+    const c = client({ heartbeatTimeout: 100_000 });
+    c.connect();
+    await settle();
+    const ws = FakeWebSocket.last();
+    ws.accept({ heartbeat: 30 });
+    await tick(30_000);
+    await tick(400);
+    ws.frames({ ver: 2, op: 3, seq: ws.of(2).at(-1).seq, body: {} });
+    await tick(29_999);
+    assert.equal(ws.of(2).length, 1);
+    await tick(1);
+    assert.equal(ws.of(2).length, 2);
+    await tick(30_000);
+    assert.equal(ws.of(2).length, 3);
+    await c.close();
+  });
+
+  test('a socket that cannot write one ends the session, and no timer is left', async () => {
+    const c = client();
+    c.connect();
+    await settle();
+    const ws = FakeWebSocket.last();
+    ws.accept({ heartbeat: 30 });
+    ws.send = () => {
+      throw new Error('broken');
+    };
+    await tick(30_000);
+    assert.equal(c.state, 'waiting');
+    await c.close();
+    const start = mock.method(globalThis, 'setTimeout');
+    await tick(300_000);
+    assert.equal(start.mock.callCount(), 0);
+  });
+
   test('none after close()', async () => {
     const c = client();
     c.connect();
