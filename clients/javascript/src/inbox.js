@@ -1,4 +1,4 @@
-import { ImgoError, textOf } from './protocol.js';
+import { ImgoError, limited, textOf } from './protocol.js';
 import { Timers } from './timers.js';
 
 /** @import { ImgoCounts, ImgoEvents, ImgoMessage, Settings } from './types.js' */
@@ -180,20 +180,21 @@ export class Inbox {
     while (!this.#stopped && this.#queue.length > 0 && this.#host.listeners().length > 0) {
       const message = /** @type {Readonly<ImgoMessage>} */ (this.#queue.shift());
       if (this.#queue.length <= this.#settings.queue / 2) this.#space();
-      try {
-        const waits = [];
-        for (const listener of this.#host.listeners()) {
+      const waits = [];
+      const failures = [];
+      for (const listener of this.#host.listeners()) {
+        try {
           const result = listener(message);
           if (typeof (/** @type {any} */ (result)?.then) === 'function') waits.push(result);
+        } catch (cause) {
+          failures.push(cause);
         }
-        if (waits.length > 0) await Promise.all(waits); // without promises, stay in this turn of the event loop
-        this.#done(message);
-      } catch (cause) {
-        this.#counts.failed++;
-        if (message.id !== null) this.#inFlight.delete(message.id); // not acknowledged: it comes again in the next session
-        const what = message.kept ? `message ${message.id}` : 'a message that is not kept';
-        this.#host.error(new ImgoError('handler', `a listener failed on ${what}: ${textOf(cause)}`, { cause }));
       }
+      if (waits.length > 0) { // without promises, stay in this turn of the event loop
+        for (const end of await Promise.allSettled(waits)) if (end.status === 'rejected') failures.push(end.reason);
+      }
+      if (failures.length === 0) this.#done(message);
+      else this.#failed(message, failures[0]);
     }
     this.#running = false;
   }
@@ -262,8 +263,9 @@ export class Inbox {
       this.#host.error(new ImgoError('storage', `cannot save ${ids.length} handled ids: ${textOf(cause)}`, { cause }));
     };
     try {
-      const result = this.#settings.store?.add(ids);
-      if (typeof result?.then === 'function') return Promise.resolve(result).then(saved, failed);
+      const { store, requestTimeout } = this.#settings;
+      const result = store?.add(ids);
+      if (typeof result?.then === 'function') return limited(result, requestTimeout).then(saved, failed);
       saved();
     } catch (cause) {
       failed(cause);
@@ -279,6 +281,17 @@ export class Inbox {
     }
   }
 
+  /**
+   * @param {Readonly<ImgoMessage>} message
+   * @param {unknown} cause
+   */
+  #failed({ id, kept }, cause) {
+    this.#counts.failed++;
+    if (id !== null) this.#inFlight.delete(id); // not acknowledged: it comes again in the next session
+    const what = kept ? `message ${id}` : 'a message that is not kept';
+    this.#host.error(new ImgoError('handler', `a listener failed on ${what}: ${textOf(cause)}`, { cause }));
+  }
+
   /** @param {Readonly<ImgoMessage>} message */
   #done({ id }) {
     if (id === null) return;
@@ -290,7 +303,8 @@ export class Inbox {
   /** @param {string} id */
   #acknowledge(id) {
     this.#handled.add(id); // makes it the newest
-    if (!this.#unsaved.has(id)) this.#acks.add(id);
+    if (this.#unsaved.has(id)) this.#unsaved.add(id); // as new as there: what this set forgets is no duplicate any more
+    else this.#acks.add(id);
     const many = this.#acks.size >= ACK_BATCH || (this.#unsaved.size >= ACK_BATCH && !this.#timers.has('save'));
     if (this.#stopped || (many && !this.#saving)) this.flush(); // a stopped inbox has no timers
     else if (!this.#timers.has('ack')) this.#timers.start('ack', this.#settings.ackDelay, () => this.flush());

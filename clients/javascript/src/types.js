@@ -182,7 +182,8 @@
  * @property {number} [connectTimeout] For token, discovery and socket together (10000).
  * @property {number} [authTimeout] For the auth reply (40000). Under load the server may queue a
  *   connection for up to 30 s.
- * @property {number} [requestTimeout] For the reply to a call or a published message (10000).
+ * @property {number} [requestTimeout] For the reply to a call or a published message, and for a call of the
+ *   store or the outbox (10000).
  * @property {number} [heartbeatTimeout] The silence after a heartbeat that ends the connection (10000).
  * @property {number} [closeTimeout] How long close() waits for the running listener (10000).
  * @property {number} [ackDelay] The time for which acknowledgements are gathered into a packet (50).
@@ -208,10 +209,10 @@
 /**
  * The listeners of each event.
  *
- * `message` gets one message at a time, in order. The promise of a listener delays the next message. A
- * kept message is acknowledged when all listeners have succeeded. If one throws or rejects, it is not
- * acknowledged, and the server sends it again in the next session. Messages wait while there is no
- * listener.
+ * `message` gets one message at a time, in order. All listeners get it. The next message comes when the
+ * promises of all have settled. A kept message is acknowledged when all listeners have succeeded. If one
+ * throws or rejects, it is not acknowledged, and the server sends it again in the next session. Messages
+ * wait while there is no listener.
  *
  * `error` gets failures that no call returns: `token`, `handler`, `protocol`, `storage`, `overflow`.
  * Without a listener and without the option `log` they go to console.error.

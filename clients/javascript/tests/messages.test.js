@@ -190,6 +190,41 @@ describe('acknowledgements', () => {
     assert.deepEqual(ws.acked, ['1']);
   });
 
+  test('wait for all listeners, also if one of them has failed', async () => {
+    const c = new ImgoClient({ url: 'ws://h/sub', token: 't', WebSocket: FakeWebSocket });
+    const log = record(c);
+    const gates = [];
+    const got = [];
+    c.on('message', ({ id }) => {
+      if (id === '1') throw new Error('the first one');
+      return id === '2' ? Promise.reject(new Error('the first one')) : undefined;
+    });
+    c.on('message', async ({ id }) => {
+      got.push(`begin ${id}`);
+      await new Promise((resolve) => gates.push(resolve));
+      got.push(`end ${id}`);
+    });
+    const errors = [];
+    c.on('error', (error) => errors.push(error.message));
+    c.connect();
+    await settle();
+    const ws = FakeWebSocket.last();
+    ws.accept();
+    for (const id of [1, 2, 3]) ws.push(id);
+    for (let i = 0; i < 3; i++) {
+      await settle();
+      assert.equal(gates.length, i + 1, 'the next message waits for the second listener');
+      gates[i]();
+    }
+    await settle();
+    await tick(50);
+    assert.deepEqual(got, ['begin 1', 'end 1', 'begin 2', 'end 2', 'begin 3', 'end 3']);
+    assert.deepEqual(ws.acked, ['3']);
+    assert.deepEqual(log.slice(2), ['error handler', 'error handler']);
+    assert.match(errors[0], /the first one/);
+    await c.close();
+  });
+
   test('of a listener that finished while away go with the next connection', async () => {
     const c = new ImgoClient({ url: 'ws://h/sub', token: 't', WebSocket: FakeWebSocket });
     let done;
@@ -322,6 +357,25 @@ describe('duplicates', () => {
     assert.deepEqual(FakeWebSocket.last().acked, ['1', '2', '3']);
   });
 
+  test('close() survives the end of the connection while a listener is at work', async () => {
+    const { c } = await live();
+    let done;
+    c.on('message', ({ id }) => {
+      if (id === '2') return new Promise((resolve) => (done = resolve));
+    });
+    const ws = FakeWebSocket.last();
+    ws.push(1);
+    ws.push(2);
+    const closed = c.close();
+    await tick(50);
+    assert.deepEqual(ws.acked, ['1']);
+    ws.drop();
+    await settle(); // an unhandled rejection would end the process here
+    done();
+    await closed;
+    assert.equal(c.state, 'closed');
+  });
+
   test('close() does not wait for ever for a listener', async () => {
     const { c } = await live({ closeTimeout: 300 });
     c.on('message', () => new Promise(() => {}));
@@ -397,6 +451,40 @@ describe('a store', () => {
     gates[1]();
     await settle();
     assert.deepEqual(ws.acked, ['1', '2']);
+  });
+
+  test('that does not answer fails after requestTimeout, and is tried again', async () => {
+    const store = new MemoryStore();
+    const add = store.add.bind(store);
+    store.add = () => new Promise(() => {});
+    const { c } = await live({ store, requestTimeout: 1000 });
+    const log = record(c);
+    const ws = FakeWebSocket.last();
+    ws.push(1);
+    await tick(50);
+    await tick(999);
+    assert.deepEqual(log, []);
+    await tick(1);
+    assert.deepEqual(log, ['error storage']);
+    store.add = add;
+    await tick(30_000);
+    assert.deepEqual(ws.acked, ['1']);
+    await c.close();
+  });
+
+  test('that fails for long: an id that was not saved is not acknowledged, or is no duplicate', async () => {
+    const store = new MemoryStore();
+    store.fail = true;
+    const { got } = await live({ store });
+    const ws = FakeWebSocket.last();
+    for (let id = 1; id <= 8192; id++) ws.push(id);
+    ws.push(1); // now 2 is the oldest
+    ws.push(8193);
+    ws.push(1);
+    ws.push(2);
+    await tick(50);
+    assert.deepEqual(ws.acked, []);
+    assert.deepEqual(got.slice(8192), ['8193', '2']);
   });
 
   test('that fails: nothing is acknowledged, and it is tried again with the next ids or later', async () => {
