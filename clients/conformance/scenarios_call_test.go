@@ -27,6 +27,10 @@ func callScenarios() []scenario {
 			about: "a send without a reply fails with timeout after request_timeout",
 		},
 		{
+			name: "send_late_reply", on: onEach, play: playSendLateReply,
+			about: "a reply that comes after request_timeout is not given to the handler, whatever its operation",
+		},
+		{
 			name: "send_not_live", play: playSendNotLive,
 			about: "send without a live session fails with not_live",
 		},
@@ -99,6 +103,19 @@ func playSendWithoutAnswer(w *world) {
 	conn.write(transport.Packet{Version: 2, Op: protocol.OpSend, Seq: late.Seq})
 	conn.write(kept(1)...)
 	c.message(1, numbered(1)) // the late answer has no effect
+	conn.waitAcked(1)
+}
+
+func playSendLateReply(w *world) {
+	_, c, conn := live(w, options{"request_timeout_ms": 300, "accepts": []int{1000}}, authReply{})
+	for _, op := range []int32{4, 1000} {
+		tag := c.start("send", fields{"op": op, "body": numbered(1)})
+		late := conn.packet(op)
+		c.fails(tag, "timeout")
+		conn.answer(late, `{"for":1}`)
+	}
+	conn.write(kept(1)...)
+	c.message(1, numbered(1)) // the late replies are no messages
 	conn.waitAcked(1)
 }
 

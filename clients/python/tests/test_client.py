@@ -395,6 +395,27 @@ async def test_addresses_of_a_stopping_node() -> None:
         assert all(s.retry_in <= 0.5 for s in watched.states if s.state == "waiting"), time.monotonic() - began
 
 
+async def test_an_attempt_without_an_address_waits_by_the_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("random.uniform", lambda _, span: span)
+    tokens = ["first"]
+    async with (
+        serving() as server,
+        watching(server.address, token=None, token_source=lambda: tokens.pop(), min_backoff=100, max_backoff=400) as watched,
+    ):
+        connecting = asyncio.ensure_future(watched.client.connect())
+        peer = await server.accept()
+        await within(connecting)
+        peer.disconnect(3001, reconnect=True, addresses=["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"])
+        waits: list[float] = []
+        while len(waits) < 5:
+            await until(lambda: watched.names.count("waiting") > len(waits) and watched.client.state == "waiting")
+            waits.append(watched.states[-1].retry_in)
+            connecting = asyncio.ensure_future(watched.client.connect())
+            await until(lambda: watched.names.count("waiting") > len(waits))
+            connecting.cancel()
+        assert waits == [0.5, 100, 200, 400, 400]
+
+
 async def test_rooms_are_joined_again() -> None:
     async with serving() as server, watching(server.address) as watched:
         client = watched.client
@@ -469,8 +490,12 @@ async def test_send() -> None:
             peer.send(op, b"answer", seq=packet.seq)
             assert await within(sending) == b"answer"
         with pytest.raises(ImgoError, match="request_timeout") as caught:
-            await client.send(b"no answer")
+            await client.send(b"no answer", op=1000)
         assert code(caught) == "timeout"
+        peer.send(1000, b"late", seq=(await peer.next(1000)).seq)
+        peer.message(7)
+        await until(lambda: watched.got)
+        assert watched.ids == [7]  # a late reply is no message
         sending = asyncio.ensure_future(client.send(b"x"))
         await peer.next(4)
         peer.abort()

@@ -87,9 +87,10 @@ class Session:
             self._live_packet(packet)
 
     def _live_packet(self, packet: Packet) -> None:
-        call = self._calls.get(packet.seq) if packet.seq else None
-        if call is not None and packet.op in (_REPLIES.get(call[0], call[0]), _wire.OP_REFUSED):
-            if not call[1].done():
+        if packet.seq:  # a reply: what the server pushes has the number 0
+            call = self._calls.get(packet.seq)
+            right = call is not None and packet.op in (_REPLIES.get(call[0], call[0]), _wire.OP_REFUSED)
+            if call is not None and right and not call[1].done():
                 call[1].set_result(packet)
         elif packet.op == _wire.OP_MESSAGE or packet.op >= _wire.FIRST_CUSTOM_OP:
             if not self._discarding:

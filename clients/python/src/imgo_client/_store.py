@@ -15,7 +15,7 @@ from ._aio import in_thread
 class Store(Protocol):
     """Remembers handled ids across restarts. A store belongs to one client at a time.
 
-    The client calls one method at a time, and cancels it after ``request_timeout``.
+    The client calls one method at a time. It cancels ``load`` after ``connect_timeout``, and ``add`` after ``request_timeout``.
     """
 
     async def load(self) -> Sequence[int]:

@@ -34,7 +34,7 @@ LONG_HEADER = 24
 MAX_ID = (1 << 64) - 1
 MAX_OP = (1 << 31) - 1
 
-FIRST_FINAL_CODE, LAST_FINAL_CODE = 3500, 3999
+FIRST_FINAL_CODE = 3500
 CODE_TOKEN_EXPIRED = 3502
 
 DEFAULT_HEARTBEAT = 60.0
@@ -330,7 +330,7 @@ class Close:
 
 def reconnects(code: int) -> bool:
     """Report whether a client may connect again after a close code."""
-    return not FIRST_FINAL_CODE <= code <= LAST_FINAL_CODE
+    return code < FIRST_FINAL_CODE
 
 
 def parse_close(body: bytes) -> Close:
