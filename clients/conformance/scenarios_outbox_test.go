@@ -37,6 +37,10 @@ func outboxScenarios() []scenario {
 			name: "outbox_after_close", play: playOutboxAfterClose,
 			about: "an outbox that a closed client has left serves the next client in the same process",
 		},
+		{
+			name: "outbox_two_in_turn", play: playOutboxTwoInTurn,
+			about: "a client that connects again knows what another one has done with the outbox since its close",
+		},
 	}
 }
 
@@ -216,6 +220,35 @@ func playOutboxBounded(w *world) {
 	c.publish(4, count+1)
 	conn.answer(conn.published(4, count+1), `{}`)
 	c.gone(count+1, []byte(`{}`)) // nothing writes to the file when its folder is removed
+}
+
+func playOutboxTwoInTurn(w *world) {
+	o := device(options{"outbox": w.path()})
+	s, first, conn := live(w, o, authReply{Published: 5})
+	first.publish(4, 1)
+	conn.answer(conn.published(4, 1), `{}`)
+	first.gone(1, []byte(`{}`))
+	first.close()
+	conn.end()
+
+	second := w.client(s, o)
+	second.connect()
+	conn = s.sessionWith(authReply{Published: s.outbox.upTo(1)})
+	second.publish(4, 2)
+	conn.answer(conn.published(4, 2), `{}`)
+	second.gone(2, []byte(`{}`))
+	second.publish(4, 3)
+	conn.published(4, 3)
+	second.close()
+	conn.end()
+
+	first.connect()
+	conn = s.sessionWith(authReply{Published: s.outbox.upTo(2)})
+	first.publish(4, 4)
+	conn.answer(conn.published(4, 3), `{}`)
+	first.gone(3, []byte(`{}`))
+	conn.answer(conn.published(4, 4), `{}`)
+	first.gone(4, []byte(`{}`))
 }
 
 func playOutboxAfterClose(w *world) {

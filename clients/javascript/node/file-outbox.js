@@ -1,3 +1,4 @@
+import { Turn } from '../src/protocol.js';
 import { append, readText, replace } from './files.js';
 
 /** @import { ImgoOutboxContent, ImgoOutboxMessage } from '../src/types.js' */
@@ -20,8 +21,8 @@ export class FileOutbox {
   #content = null;
   #size = 0; // of the file, in characters
   #limit = 0; // the size from which on the file is replaced
-  /** The end of the last call. @type {Promise<unknown>} */
-  #turn = Promise.resolve();
+  /** A client calls one method at a time, but does not wait for ever. */
+  #turn = new Turn();
 
   /** @param {string} path */
   constructor(path) {
@@ -30,7 +31,10 @@ export class FileOutbox {
 
   /** @returns {Promise<ImgoOutboxContent>} */
   load() {
-    return this.#inTurn(() => this.#open());
+    return this.#turn.run(() => {
+      this.#content = null; // another client may have changed the file
+      return this.#open();
+    });
   }
 
   /**
@@ -57,7 +61,7 @@ export class FileOutbox {
     return this.#change({ removed: number });
   }
 
-  /** Reads the file, once. */
+  /** Reads the file, unless its content is known. */
   async #open() {
     if (this.#content) return this.#content;
     const text = await readText(this.#path);
@@ -93,7 +97,7 @@ export class FileOutbox {
    * @returns {Promise<void>}
    */
   #change(line) {
-    return this.#inTurn(async () => {
+    return this.#turn.run(async () => {
       const before = await this.#open();
       const after = changed(before, line);
       const text = `${JSON.stringify(line)}\n`;
@@ -120,19 +124,6 @@ export class FileOutbox {
     await replace(this.#path, text);
     this.#size = text.length;
     this.#limit = limitOf(text);
-  }
-
-  /**
-   * Calls a function when no other one is at work. A client calls one method at a time, but does not wait for ever.
-   *
-   * @template T
-   * @param {() => Promise<T>} f
-   * @returns {Promise<T>}
-   */
-  #inTurn(f) {
-    const result = this.#turn.then(f);
-    this.#turn = result.catch(() => {});
-    return result;
   }
 }
 

@@ -1,3 +1,4 @@
+import { Turn } from '../src/protocol.js';
 import { append, readText, replace } from './files.js';
 
 export { FileOutbox } from './file-outbox.js';
@@ -11,6 +12,8 @@ export class FileStore {
   #remember;
   /** The ids in the file, oldest first. @type {string[] | null} */
   #ids = null;
+  /** A client calls one method at a time, but does not wait for ever. */
+  #turn = new Turn();
 
   /**
    * @param {string} path
@@ -23,7 +26,19 @@ export class FileStore {
   }
 
   /** @returns {Promise<string[]>} */
-  async load() {
+  load() {
+    return this.#turn.run(() => this.#load());
+  }
+
+  /**
+   * @param {string[]} ids
+   * @returns {Promise<void>}
+   */
+  add(ids) {
+    return this.#turn.run(() => this.#add(ids));
+  }
+
+  async #load() {
     const text = await readText(this.#path);
     const lines = text.split('\n');
     const torn = lines.pop() !== ''; // a crash has left an incomplete line, which would spoil the next one
@@ -34,8 +49,8 @@ export class FileStore {
   }
 
   /** @param {string[]} ids */
-  async add(ids) {
-    if (!this.#ids) await this.load();
+  async #add(ids) {
+    if (!this.#ids) await this.#load();
     const all = [...(this.#ids ?? []), ...ids];
     this.#ids = null; // after a failure the file is read again
     if (all.length > 2 * this.#remember) {

@@ -184,6 +184,7 @@ export class ImgoClient {
       this.#moved = false;
       this.#renewed = false;
       this.#route = [];
+      this.#outbox.forget();
       this.#watchBrowser();
       this.#dial();
     } else if (this.#state === 'waiting') {
@@ -641,6 +642,7 @@ export class ImgoClient {
     this.#timers.stopAll();
     this.#unwatch();
     this.#outbox.stop();
+    this.#outbox.forget();
     this.#inbox.stop();
     this.#inbox.discard();
     this.#inbox.flush(); // saves

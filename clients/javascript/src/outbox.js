@@ -1,4 +1,4 @@
-import { ImgoError, MAX_ID, limited, textOf, tooLarge } from './protocol.js';
+import { ImgoError, MAX_ID, Turn, limited, textOf, tooLarge } from './protocol.js';
 import { Timers } from './timers.js';
 
 /** @import { ImgoOutbox, ImgoOutboxMessage, ImgoPublishedEvent, Settings } from './types.js' */
@@ -25,16 +25,14 @@ const BUSY = ['unavailable', 'rate_limited'];
 export class Outbox {
   #settings;
   #host;
-  /** @type {Promise<void> | null} */
-  #loading = null;
+  #loaded = false;
   /** A message's id is #base + its number. It is null before the first session. @type {bigint | null} */
   #base = null;
   #last = 0; // the number of the last message
   /** @type {ImgoOutboxMessage[]} */
   #queue = [];
   #adding = 0; // messages that are on their way into the queue
-  /** The end of the last call of the store. The store gets one call at a time. @type {Promise<unknown>} */
-  #turn = Promise.resolve();
+  #turn = new Turn(); // of the store
   /** What became of the oldest message, which is not removed yet. @type {ImgoPublishedEvent | null} */
   #outcome = null;
   /** @type {Session | null} */
@@ -57,24 +55,32 @@ export class Outbox {
     this.#host = host;
   }
 
-  /** Loads the messages of the store, once. It rejects with `storage` if the store fails. */
+  /** Loads the messages of the store, unless that is done. It rejects with `storage` if the store fails. */
   load() {
-    this.#loading ??= this.#load().catch((error) => {
-      this.#loading = null;
-      throw error;
-    });
-    return this.#loading;
+    return this.#turn.run(() => this.#load());
+  }
+
+  /** Loads the messages again at the next time. Another client may use the store until then. Without a store they stay. */
+  forget() {
+    this.#loaded = false;
   }
 
   async #load() {
-    if (this.#settings.device === undefined) return; // nothing is published
+    if (this.#loaded || this.#settings.device === undefined) return; // without a device nothing is published
+    let take = () => {};
     await this.#call('load', async (outbox) => {
       const { base, last, messages } = await outbox.load();
       if (!Number.isSafeInteger(last) || !Array.isArray(messages)) throw new Error('load() must return base, last and messages');
-      this.#base = base === null ? null : BigInt(base);
-      this.#last = last;
-      this.#queue = [...messages];
+      const number = base === null ? null : BigInt(base);
+      take = () => {
+        this.#base = number;
+        this.#last = last;
+        this.#queue = [...messages];
+        this.#outcome = null; // if the message is still there, it is sent again with the same id
+      };
     });
+    take(); // it was in time
+    this.#loaded = true;
   }
 
   /**
@@ -88,8 +94,8 @@ export class Outbox {
     checkSpace(this.#queue.length + this.#adding);
     this.#adding++;
     try {
-      await this.load();
-      return await this.#inTurn(async () => {
+      return await this.#turn.run(async () => {
+        await this.#load();
         checkSpace(this.#queue.length); // the store had messages
         const message = Object.freeze({ number: this.#last + 1, op, body });
         await this.#call('add a message to', (outbox) => outbox.add(message));
@@ -157,8 +163,10 @@ export class Outbox {
       // Messages of an earlier process may still be under way. Their ids are above #arrived and below the clock.
       const clock = BigInt(Date.now()) * 1000n;
       const base = clock > this.#arrived ? clock : this.#arrived;
-      await this.#inTurn(() => this.#call('set the base of', (outbox) => outbox.setBase(String(base))));
-      this.#base = base;
+      await this.#turn.run(async () => {
+        await this.#call('set the base of', (outbox) => outbox.setBase(String(base)));
+        this.#base = base;
+      });
       return true;
     }
     const [message] = this.#queue;
@@ -184,9 +192,14 @@ export class Outbox {
 
   /** @param {ImgoPublishedEvent} outcome of the oldest message */
   async #remove(outcome) {
-    await this.#inTurn(() => this.#call('remove a message from', (outbox) => outbox.remove(outcome.number)));
-    this.#outcome = null;
-    this.#queue.shift();
+    const removed = await this.#turn.run(async () => {
+      if (this.#outcome !== outcome) return false; // the messages were loaded again
+      await this.#call('remove a message from', (outbox) => outbox.remove(outcome.number));
+      this.#outcome = null;
+      this.#queue.shift();
+      return true;
+    });
+    if (!removed) return;
     this.#failures = 0;
     this.#host.published(outcome);
   }
@@ -221,19 +234,6 @@ export class Outbox {
     if (this.#stopped) return; // the next session begins anew
     const wait = ms || Math.random() * this.#host.span(this.#failures++);
     this.#timers.start('again', Math.min(wait, MAX_TIMER), () => this.#wake());
-  }
-
-  /**
-   * Calls a function when no other one is at work.
-   *
-   * @template T
-   * @param {() => Promise<T>} f
-   * @returns {Promise<T>}
-   */
-  #inTurn(f) {
-    const result = this.#turn.then(f);
-    this.#turn = result.catch(() => {});
-    return result;
   }
 
   /**

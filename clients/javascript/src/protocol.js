@@ -211,6 +211,23 @@ export async function limited(promise, ms) {
   }
 }
 
+/** Calls functions one at a time, in their order. */
+export class Turn {
+  /** The end of the last call. @type {Promise<unknown>} */
+  #last = Promise.resolve();
+
+  /**
+   * @template T
+   * @param {() => Promise<T>} f
+   * @returns {Promise<T>}
+   */
+  run(f) {
+    const result = this.#last.then(f);
+    this.#last = result.catch(() => {});
+    return result;
+  }
+}
+
 /**
  * Returns the size in bytes of a body as the server has it.
  *

@@ -370,7 +370,7 @@ describe('an outbox', () => {
     go();
     await settle();
     assert.deepEqual(sent(ws), ['8 "a"']);
-    assert.deepEqual(outbox.calls, ['load', 'add 1', 'base 7']);
+    assert.deepEqual(outbox.calls, ['load', 'add 1', 'load', 'base 7']);
     outbox.gate = new Promise((resolve) => {
       go = resolve;
     });
@@ -398,6 +398,52 @@ describe('an outbox', () => {
     assert.deepEqual(sent(second.ws), ['9 "b"', '10 "c"']);
     assert.deepEqual(second.log, ['2 {}']);
     await second.c.close();
+  });
+
+  test('that another client has used since close() is read anew', async () => {
+    const outbox = new Store();
+    const first = await live({ outbox }, { published: '7' });
+    await first.c.publish('a');
+    await settle();
+    await answer(first.ws);
+    await first.c.close();
+    const second = await live({ outbox }, { published: '8' });
+    await second.c.publish('b');
+    await settle();
+    await answer(second.ws);
+    await second.c.publish('c');
+    await second.c.close();
+    assert.equal(await first.c.publish('d'), 4);
+    await live({ outbox }, { published: '9' }).then(async (third) => {
+      await answer(third.ws);
+      await third.c.close();
+    });
+    first.c.connect();
+    await settle();
+    const ws = await accept({ published: '10' });
+    assert.deepEqual(sent(ws), ['11 "d"']);
+    assert.equal(await first.c.publish('e'), 5);
+    await first.c.close();
+  });
+
+  test('that has a reply for a message at close() gets the message again', async () => {
+    const outbox = new Store();
+    const { c, ws, log } = await live({ outbox });
+    await c.publish('a');
+    await settle();
+    outbox.failures = 1;
+    await answer(ws, 'r');
+    await c.close();
+    outbox.content.messages = []; // another client has sent it
+    c.connect();
+    await settle();
+    const next = await accept({ published: '1' });
+    await c.publish('b');
+    await settle();
+    assert.deepEqual(sent(next), ['2 "b"']);
+    await answer(next);
+    assert.deepEqual(log, ['error storage', '2 {}']);
+    await c.close();
   });
 
   test('that cannot add makes publish fail, and the number is free again', async () => {

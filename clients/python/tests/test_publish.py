@@ -312,14 +312,56 @@ async def test_close_leaves_the_rest() -> None:
         await until(lambda: len(said.published) == 2)
 
 
+async def test_an_outbox_that_another_client_has_used_is_read_anew() -> None:
+    outbox = Memory()
+    said, other = Said(), Said()
+    async with live(said, {"outbox": outbox}, published="7") as (server, watched, peer):
+        await watched.client.publish(b"a")
+        answer(peer, await sent(peer, 8, b"a"))
+        await until(lambda: said.published)
+        await watched.client.close()
+        async with live(other, {"outbox": outbox}, published="8") as (_, second, peer):
+            await second.client.publish(b"b")
+            answer(peer, await sent(peer, 9, b"b"))
+            await until(lambda: other.published)
+        assert await watched.client.publish(b"c") == 3
+        async with live(other, {"outbox": outbox}, published="9") as (_, _, peer):
+            answer(peer, await sent(peer, 10, b"c"))
+            await until(lambda: len(other.published) == 2)
+        connecting = asyncio.ensure_future(watched.client.connect())
+        peer = await server.accept(published="10")
+        await connecting
+        assert await watched.client.publish(b"d") == 4
+        await sent(peer, 11, b"d")
+        assert said.bodies == [(1, b"")]
+
+
+async def test_a_reply_that_close_has_overtaken_is_told_later() -> None:
+    outbox, said = Memory(), Said()
+    async with live(said, {"outbox": outbox, "min_backoff": 60, "max_backoff": 60}) as (server, watched, peer):
+        await watched.client.publish(b"a")
+        outbox.failures = 1
+        answer(peer, await sent(peer, 1, b"a"), b"r")
+        await until(lambda: watched.errors)
+        await watched.client.close()
+        outbox.content = OutboxContent(outbox.content.base, 1)  # another client has sent it
+        connecting = asyncio.ensure_future(watched.client.connect())
+        peer = await server.accept(published="1")
+        await connecting
+        await watched.client.publish(b"b")
+        answer(peer, await sent(peer, 2, b"b"))
+        await until(lambda: said.bodies == [(1, b"r"), (2, b"")])
+
+
 async def test_each_change_is_kept_before_it_counts() -> None:
     said, outbox = Said(), Memory()
     async with serving() as server, watching(server.address, outbox=outbox, **said.options) as watched:
         assert await watched.client.publish(b"a") == 1
         assert outbox.calls == ["load", "add 1"]
-        outbox.gate.clear()
         connecting = asyncio.ensure_future(watched.client.connect())
-        peer = await server.accept(published="7", heartbeat=0.02)
+        peer = await server.peer()
+        outbox.gate.clear()
+        await peer.accept(published="7", heartbeat=0.02)
         await connecting
         assert (await peer.next(_wire.OP_HEARTBEAT, 4)).op == _wire.OP_HEARTBEAT
         outbox.gate.set()
@@ -372,13 +414,14 @@ async def test_an_outbox_whose_base_cannot_be_set() -> None:
     outbox = Memory()
     async with serving() as server, watching(server.address, device="d", outbox=outbox, max_backoff=0.02) as watched:
         await watched.client.publish(b"a")
-        outbox.failures = 3
         connecting = asyncio.ensure_future(watched.client.connect())
-        peer = await server.accept(published="5")
+        peer = await server.peer()
+        outbox.failures = 3
+        await peer.accept(published="5")
         await connecting
         await sent(peer, 6, b"a")
         assert [error.code for error in watched.errors] == ["storage"] * 3
-        assert outbox.calls == ["load", "add 1", *["base 5"] * 4]
+        assert outbox.calls == ["load", "add 1", "load", *["base 5"] * 4]
 
 
 async def test_an_outbox_that_hangs() -> None:

@@ -369,6 +369,7 @@ class Client:
 
     def _start(self) -> None:
         self._stopping, self._refused = False, None
+        self._publisher.forget()
         self._hurry.clear()
         self._due.set()
         self._acknowledging = _aio.start(self._acknowledge(), "acknowledge")
@@ -599,6 +600,7 @@ class Client:
         if self._working is not None and not await _aio.end(self._working, 2 * _aio.CANCEL_TIMEOUT):
             self._log("warn", "the handler does not end after its cancellation")
         self._acknowledging = self._publishing = self._working = None
+        self._publisher.forget()
 
     def _end_connects(self, result: Callable[[], ImgoError | None]) -> None:
         for future in self._connects:

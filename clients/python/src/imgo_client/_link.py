@@ -159,7 +159,8 @@ class Link(asyncio.Protocol):
             self._stuck = None
 
     def _write_stuck(self) -> None:
-        self.abort(ImgoError("lost", f"the server has not read all that was written within {self._write_timeout:.3g} s (request_timeout)"))
+        text = f"the server has not read all that was written within {self._write_timeout:.3g} s (request_timeout)"
+        self.abort(ImgoError("lost", text))
 
     # The calls of the owner.
 

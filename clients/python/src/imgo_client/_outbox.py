@@ -78,7 +78,7 @@ class FileOutbox:
 
     async def load(self) -> OutboxContent:
         """Return what the outbox has."""
-        return await self._locked(self._open)
+        return await self._locked(self._read)
 
     async def set_base(self, base: int) -> None:
         """Keep the base."""
@@ -102,8 +102,12 @@ class FileOutbox:
 
         return await in_thread(run)
 
+    def _read(self) -> OutboxContent:
+        self._content = None  # another client may have changed the file
+        return self._open()
+
     def _open(self) -> OutboxContent:
-        """Read the file, once."""
+        """Read the file, unless its content is known."""
         if self._content is not None:
             return self._content
         data = _files.read(self._path)

@@ -63,10 +63,14 @@ class Publisher:
         self._idle.set()
 
     async def load(self) -> None:
-        """Load the messages of the outbox, once. Raise an ImgoError ``storage`` if that fails."""
+        """Load the messages of the outbox, unless that is done. Raise an ImgoError ``storage`` if that fails."""
         if self._options.device:
             async with self._turn:
                 await self._load()
+
+    def forget(self) -> None:
+        """Load the messages again at the next time. Another client may use the outbox until then."""
+        self._loaded = False
 
     async def _load(self) -> None:
         outbox = self._options.outbox
@@ -79,6 +83,7 @@ class Publisher:
         except Exception as error:
             raise caused("storage", "load the outbox", error) from error
         self._base, self._last, self._queue, self._loaded = base, last, messages, True
+        self._outcome = None  # if the message is still there, it is sent again with the same id
 
     async def publish(self, op: int, body: bytes) -> int:
         """Add a message, and return its number when it is durable. The end of the caller's task does not stop that."""
@@ -158,7 +163,7 @@ class Publisher:
             base = max(self._arrived, time.time_ns() // 1000)
             async with self._turn:
                 await self._call("set the base of", lambda outbox: outbox.set_base(base))
-            self._base = base
+                self._base = base
         if not self._queue:
             return False
         message = self._queue[0]
@@ -197,9 +202,11 @@ class Publisher:
 
     async def _remove(self, outcome: Published) -> None:
         async with self._turn:
+            if self._outcome is not outcome:
+                return  # the messages were loaded again
             await self._call("remove a message from", lambda outbox: outbox.remove(outcome.number))
-        self._outcome = None
-        self._queue.popleft()
+            self._outcome = None
+            self._queue.popleft()
         self._failures = 0
         self._owner.published(outcome)
 
