@@ -43,7 +43,8 @@ const NOT_SENT = ['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'EHOSTUNREACH', 'ENE
 
 /**
  * Calls the HTTP API of one or more servers. It repeats a call at another server only if the call has
- * an idempotency key, or if the first server cannot have received it.
+ * an idempotency key (in a batch: each push), if it asks or sets only (user, read, room, addToRoom,
+ * removeFromRoom), or if the first server cannot have received it.
  */
 export class PushClient {
   #servers;
@@ -94,7 +95,7 @@ export class PushClient {
    * @returns {Promise<User>}
    */
   user(user) {
-    return this.#call('GET', `/v1/user?${new URLSearchParams({ user })}`);
+    return this.#call('GET', `/v1/user?${new URLSearchParams({ user })}`, undefined, true);
   }
 
   /**
@@ -105,7 +106,7 @@ export class PushClient {
    * @returns {Promise<number>}
    */
   async kick(user, options = {}) {
-    return (await this.#call('POST', `/v1/users/${encodeURIComponent(user)}/kick`, options)).sessions;
+    return (await this.#call('POST', `/v1/user/kick?${new URLSearchParams({ user })}`, options)).sessions;
   }
 
   /**
@@ -117,7 +118,7 @@ export class PushClient {
    * @returns {Promise<number>}
    */
   async read(user, messages) {
-    return (await this.#call('POST', `/v1/users/${encodeURIComponent(user)}/read`, messages, true)).sessions;
+    return (await this.#call('POST', `/v1/user/read?${new URLSearchParams({ user })}`, messages, true)).sessions;
   }
 
   /**
@@ -151,7 +152,7 @@ export class PushClient {
    * @returns {Promise<Member>}
    */
   addToRoom(room, user) {
-    return this.#call('PUT', `/v1/memberships?${new URLSearchParams({ room, user })}`);
+    return this.#call('PUT', `/v1/memberships?${new URLSearchParams({ room, user })}`, undefined, true);
   }
 
   /**
@@ -162,7 +163,7 @@ export class PushClient {
    * @returns {Promise<Member>}
    */
   removeFromRoom(room, user) {
-    return this.#call('DELETE', `/v1/memberships?${new URLSearchParams({ room, user })}`);
+    return this.#call('DELETE', `/v1/memberships?${new URLSearchParams({ room, user })}`, undefined, true);
   }
 
   /**
@@ -173,7 +174,7 @@ export class PushClient {
    * @returns {Promise<Room>}
    */
   room(room, { limit = 100 } = {}) {
-    return this.#call('GET', `/v1/room?${new URLSearchParams({ room, limit: String(limit) })}`);
+    return this.#call('GET', `/v1/room?${new URLSearchParams({ room, limit: String(limit) })}`, undefined, true);
   }
 
   /**

@@ -55,7 +55,7 @@ describe('calls', () => {
     assert.deepEqual(await client.pushBatch([{ user: 'a', body: 1 }]), [{ status: 202 }]);
     assert.equal((await client.user('a/b')).pending, 3);
     assert.equal(await client.kick('a/b', { device: 'd' }), 2);
-    assert.equal(await client.kick('a'), 2);
+    assert.equal(await client.kick('..'), 2);
     assert.equal(await client.read('a/b', { ids: ['7'], up_to: '3' }), 2);
     assert.equal((await client.newToken('a', { ttl: '1h', rooms: ['r'] })).token, 'imgo_x');
     assert.equal(await client.revokeToken('t', { close: false }), 1);
@@ -69,9 +69,9 @@ describe('calls', () => {
         ['POST', '/v1/push', { user: 'a', body: { n: 1 } }],
         ['POST', '/v1/push/batch', { pushes: [{ user: 'a', body: 1 }] }],
         ['GET', '/v1/user?user=a%2Fb', undefined],
-        ['POST', '/v1/users/a%2Fb/kick', { device: 'd' }],
-        ['POST', '/v1/users/a/kick', {}],
-        ['POST', '/v1/users/a%2Fb/read', { ids: ['7'], up_to: '3' }],
+        ['POST', '/v1/user/kick?user=a%2Fb', { device: 'd' }],
+        ['POST', '/v1/user/kick?user=..', {}],
+        ['POST', '/v1/user/read?user=a%2Fb', { ids: ['7'], up_to: '3' }],
         ['POST', '/v1/tokens', { ttl: '1h', rooms: ['r'], user: 'a' }],
         ['POST', '/v1/tokens/revoke', { token: 't', close: false }],
         ['PUT', '/v1/memberships?room=r%2F1&user=a%26b', undefined],
@@ -126,6 +126,29 @@ describe('another server', () => {
       code: 'unreachable',
       status: 0,
     });
+  });
+
+  test('is asked without an answer if the call asks or sets only', async () => {
+    for (const call of [
+      (client) => client.user('a'),
+      (client) => client.read('a', { up_to: '3' }),
+      (client) => client.room('r'),
+      (client) => client.addToRoom('r', 'a'),
+      (client) => client.removeFromRoom('r', 'a'),
+    ]) {
+      const [a, b] = [await api('cut'), await api([200, { sessions: 1 }])];
+      await call(new PushClient({ servers: [a.address, b.address] }));
+      assert.deepEqual([a.asked.length, b.asked.length], [1, 1], String(call));
+    }
+    for (const call of [
+      (client) => client.kick('a'),
+      (client) => client.newToken('a'),
+      (client) => client.revokeToken('t'),
+    ]) {
+      const [a, b] = [await api('cut'), await api([200, {}])];
+      await assert.rejects(call(new PushClient({ servers: [a.address, b.address] })), { code: 'lost' }, String(call));
+      assert.equal(b.asked.length, 0);
+    }
   });
 
   test('is not asked if the first may have carried the call out', async () => {

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from ._http import Answer, LostError, NotSentError, Server, TooLargeError
 
@@ -126,8 +126,9 @@ class PushClient:
     """Calls the HTTP API of imgo. It is synchronous, and safe for concurrent use by threads.
 
     ``servers`` holds addresses such as ``http://127.0.0.1:7172``. The calls go to them in turn. A call is repeated at
-    another server if the first one cannot have received it. A push with an idempotency key is also repeated if the
-    answer is missing, or is 500, 502, 503 or 504. ``timeout`` bounds each of these attempts, in seconds.
+    another server if the first one cannot have received it. A push with an idempotency key, and a call that asks or sets
+    only (``user``, ``read``, ``room``, ``add_to_room``, ``remove_from_room``), is also repeated if the answer is missing, or
+    is 500, 502, 503 or 504. ``timeout`` bounds each of these attempts, in seconds.
     """
 
     def __init__(
@@ -209,7 +210,7 @@ class PushClient:
 
     def user(self, user: str) -> dict[str, Any]:
         """Return a user's sessions, devices and waiting messages, as the API has them."""
-        return self._call("GET", "/v1/user?" + urlencode({"user": user}))
+        return self._call("GET", "/v1/user?" + urlencode({"user": user}), repeat=True)
 
     def kick(
         self,
@@ -223,7 +224,7 @@ class PushClient:
         """Close a user's sessions: all, or those that match. Return how many."""
         said = {"device": device, "session": session, "code": code, "reason": reason}
         fields = {name: value for name, value in said.items() if value is not None}
-        answer = self._call("POST", f"/v1/users/{_segment(user)}/kick", fields)
+        answer = self._call("POST", "/v1/user/kick?" + urlencode({"user": user}), fields)
         return _whole(answer, "sessions")
 
     def read(self, user: str, ids: Iterable[int] = (), *, up_to: int = 0) -> int:
@@ -236,7 +237,7 @@ class PushClient:
             fields["ids"] = texts
         if up_to:
             fields["up_to"] = str(up_to)
-        return _whole(self._call("POST", f"/v1/users/{_segment(user)}/read", fields, repeat=True), "sessions")
+        return _whole(self._call("POST", "/v1/user/read?" + urlencode({"user": user}), fields, repeat=True), "sessions")
 
     def new_token(
         self,
@@ -277,18 +278,18 @@ class PushClient:
 
     def add_to_room(self, room: str, user: str) -> None:
         """Put a user into a room, with the sessions of now and of later."""
-        self._call("PUT", "/v1/memberships?" + urlencode({"room": room, "user": user}))
+        self._call("PUT", "/v1/memberships?" + urlencode({"room": room, "user": user}), repeat=True)
 
     def remove_from_room(self, room: str, user: str) -> None:
         """Take a user out of a room, with all sessions."""
-        self._call("DELETE", "/v1/memberships?" + urlencode({"room": room, "user": user}))
+        self._call("DELETE", "/v1/memberships?" + urlencode({"room": room, "user": user}), repeat=True)
 
     def room(self, room: str, *, limit: int | None = None) -> dict[str, Any]:
         """Return a room's members, as the API has them. With ``limit=0`` it only counts them."""
         query: dict[str, Any] = {"room": room}
         if limit is not None:
             query["limit"] = limit
-        return self._call("GET", "/v1/room?" + urlencode(query))
+        return self._call("GET", "/v1/room?" + urlencode(query), repeat=True)
 
     def _call(self, method: str, path: str, fields: dict[str, Any] | None = None, *, repeat: bool = False) -> dict[str, Any]:
         """Make a call at one server, or at the next ones if that is safe."""
@@ -342,11 +343,6 @@ def _server(text: str) -> str:
     if not good or any(c.isspace() or not c.isprintable() for c in text):
         raise PushError(f"servers has {text!r}, which is no address: write http://host:port", code="invalid", field="servers")
     return url.rstrip("/")
-
-
-def _segment(name: str) -> str:
-    """Return a name as a segment of a path."""
-    return name.replace(".", "%2E") if name in (".", "..") else quote(name, safe="")
 
 
 def _failed(error: Exception, code: str) -> PushError:
