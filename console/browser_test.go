@@ -203,6 +203,21 @@ func TestBrowserProblems(t *testing.T) {
 	b.click("#clear")
 	b.says("#empty", "No messages yet")
 
+	// A room that the server does not let the client into, or takes it out of, is not shown.
+	b.click(".rooms summary")
+	b.enter("#room", "private")
+	b.click("#join")
+	b.says("#connect-error", "a rule")
+	b.says("#rooms-count", "0")
+	b.enter("#room", "lobby")
+	b.click("#join")
+	b.says("#list", "Joined the room lobby")
+	b.says("#rooms-count", "1")
+	s.takeOut("lobby")
+	b.says("#list", "taken you out of the room lobby: closed")
+	b.says("#rooms-count", "0")
+	b.click(".rooms summary")
+
 	// After a lost connection the page reconnects by itself, and no message is shown twice.
 	b.push(`"before"`, "Kept as")
 	b.arrives("before")

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -276,8 +277,22 @@ func (s *fakeServer) handle(c *session, f frame) {
 		}
 	case 20, 22:
 		_ = json.Unmarshal(f.Body, &room)
+		if room == "private" {
+			c.out <- []frame{{Ver: 2, Op: 28, Seq: f.Seq, Body: json.RawMessage(`{"op":20,"code":"forbidden","reason":"a rule"}`)}}
+			return
+		}
 		c.rooms[room] = f.Op == 20
 		c.out <- []frame{{Ver: 2, Op: f.Op + 1, Seq: f.Seq, Body: json.RawMessage(`{}`)}}
+	}
+}
+
+// takeOut takes everybody out of a room.
+func (s *fakeServer) takeOut(room string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.sessions {
+		delete(c.rooms, room)
+		c.out <- []frame{{Ver: 2, Op: 29, Body: json.RawMessage(fmt.Sprintf(`{"room":%q,"joined":false,"reason":"closed"}`, room))}}
 	}
 }
 

@@ -95,7 +95,7 @@ function problem(response, error, withKey) {
     return new ApiProblem(`Too many calls. Try again in ${seconds} s.`, { status });
   }
   if (status === 503) return new ApiProblem(said || 'The server is busy or starting. Try again in a moment.', { status });
-  if (status === 507) {
+  if (error?.code === 'disk_full') {
     return new ApiProblem('The disk of the server is nearly full, so it takes no pushes. Free some space; no restart is needed.', { status });
   }
   if (status >= 500) return new ApiProblem(said || `The server failed (status ${status}). Its log says why.`, { status });

@@ -152,6 +152,11 @@ function startClient({ url, token, user, device, getToken }) {
     }
     showState(event, url);
   });
+  mine.on('room', ({ room, joined, reason }) => {
+    if (client !== mine) return;
+    showRooms();
+    messages.note(`${joined ? 'The server has put you into' : 'The server has taken you out of'} the room ${room}${reason && `: ${reason}`}`);
+  });
   mine.on('error', (error) => {
     if (client === mine) connectNotice.show(error.message, 'warn');
   });
@@ -272,6 +277,8 @@ async function changeRoom(verb, room) {
     if (client === mine) messages.note(verb === 'join' ? `Joined the room ${room}` : `Left the room ${room}`);
   } catch (error) {
     if (client === mine && error.code !== 'closed') connectNotice.show(`The room ${room}: ${error.message}.`, 'bad');
+  } finally {
+    showRooms(); // a refused room is gone
   }
 }
 
