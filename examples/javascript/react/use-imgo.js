@@ -1,4 +1,4 @@
-import { useEffect, useState } from 'react';
+import { useEffect, useRef, useState } from 'react';
 import { ImgoClient, LocalStorageStore } from 'imgo-client';
 
 /**
@@ -8,6 +8,11 @@ import { ImgoClient, LocalStorageStore } from 'imgo-client';
 export function useImgo({ url, user, device, limit = 100 }) {
   const [state, setState] = useState('idle');
   const [messages, setMessages] = useState([]);
+  const most = useRef(limit); // another limit is no reason to connect again
+
+  useEffect(() => {
+    most.current = limit;
+  }, [limit]);
 
   useEffect(() => {
     const client = new ImgoClient({
@@ -21,14 +26,14 @@ export function useImgo({ url, user, device, limit = 100 }) {
       store: new LocalStorageStore(`imgo:${user}:${device}`),
     });
     client.on('state', (event) => setState(event.state));
-    client.on('message', (message) => setMessages((all) => [...all, message].slice(-limit)));
+    client.on('message', (message) => setMessages((all) => [...all, message].slice(-most.current)));
     client.on('error', (error) => console.error(error));
     client.connect().catch(() => {}); // the state has told why
     return () => {
       client.close();
       setMessages([]);
     };
-  }, [url, user, device, limit]);
+  }, [url, user, device]);
 
   return { state, messages };
 }
