@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
-from imgo_client import FileStore
+from conftest import left
+from fake import until
+from imgo_client import FileOutbox, FileStore, OutboxContent, _files
 
 
 async def test_ids_survive_a_restart(tmp_path: Path) -> None:
@@ -35,6 +38,27 @@ async def test_a_torn_last_line_does_not_count(tmp_path: Path) -> None:
     assert await store.load() == [1, 2]
     await store.add([3])
     assert await FileStore(path).load() == [1, 2, 3]
+
+
+async def test_a_disk_that_hangs_has_a_bound_of_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = threading.Event()
+
+    def read(_: Path) -> bytes:
+        disk.wait(60)
+        return b""
+
+    monkeypatch.setattr(_files, "read", read)
+    for file in (FileStore(tmp_path / "ids"), FileOutbox(tmp_path / "outbox")):
+        for _ in range(8):
+            task = asyncio.ensure_future(file.load())
+            await asyncio.sleep(0)  # the thread is started
+            task.cancel()
+        with pytest.raises(OSError, match="the disk does not answer"):
+            await file.load()
+    assert len(left()) == 16
+    disk.set()
+    await until(lambda: not left())
+    assert await file.load() == OutboxContent()
 
 
 async def test_the_file_has_a_bound(tmp_path: Path) -> None:

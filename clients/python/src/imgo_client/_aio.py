@@ -17,6 +17,9 @@ T = TypeVar("T")
 TASK_PREFIX = "imgo-client"
 """The names of the library's tasks and threads begin with this."""
 
+MAX_THREADS = 8
+"""How many threads may wait for the disk of a file."""
+
 CANCEL_TIMEOUT = 2.0
 """How long a cancelled task of the application may take to end, in seconds."""
 
@@ -127,30 +130,46 @@ async def limited(work: Awaitable[T], timeout: float, name: str) -> T:
     return task.result()
 
 
-async def in_thread(work: Callable[[], T]) -> T:
-    """Run blocking work in a thread of its own, which ends with the work.
+class Threads:
+    """Runs blocking work on a file, one piece at a time, each in a thread that ends with it.
 
-    The default executor of the loop would keep its thread. The thread goes on if the caller is cancelled.
+    The default executor of the loop would keep its thread. A thread goes on if the caller is cancelled. A disk may hang, so
+    at most ``MAX_THREADS`` threads are there.
     """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
 
-    def finish(result: T | None, error: BaseException | None) -> None:
-        if future.done():
-            return  # the caller was cancelled
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)  # type: ignore[arg-type]
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._free = threading.Semaphore(MAX_THREADS)
 
-    def run() -> None:
-        result, failure = None, None
+    async def run(self, work: Callable[[], T]) -> T:
+        """Run work and return its result. Raise an OSError if too many threads wait for the disk."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+
+        def finish(result: T | None, error: BaseException | None) -> None:
+            if future.done():
+                return  # the caller was cancelled
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(result)  # type: ignore[arg-type]
+
+        def run() -> None:
+            result, failure = None, None
+            try:
+                with self._lock:
+                    result = work()
+            except BaseException as error:
+                failure = error
+            self._free.release()
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                loop.call_soon_threadsafe(finish, result, failure)
+
+        if not self._free.acquire(blocking=False):
+            raise OSError(f"the disk does not answer: {MAX_THREADS} calls wait for it already")
         try:
-            result = work()
-        except BaseException as error:
-            failure = error
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-            loop.call_soon_threadsafe(finish, result, failure)
-
-    threading.Thread(target=run, name=f"{TASK_PREFIX}: file", daemon=True).start()
-    return await future
+            threading.Thread(target=run, name=f"{TASK_PREFIX}: file", daemon=True).start()
+        except BaseException:
+            self._free.release()
+            raise
+        return await future

@@ -6,18 +6,15 @@ import base64
 import contextlib
 import json
 import os
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from . import _files, _wire
-from ._aio import in_thread
+from ._aio import Threads
 
 _MIN_LIMIT = 64 << 10  # a smaller file is not worth a rewrite
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -71,14 +68,14 @@ class FileOutbox:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
-        self._lock = threading.Lock()
+        self._threads = Threads()
         self._content: OutboxContent | None = None
         self._size: float = 0  # of the file; infinite if the next change must replace it
         self._limit = 0  # the size from which on the file is replaced
 
     async def load(self) -> OutboxContent:
         """Return what the outbox has."""
-        return await self._locked(self._read)
+        return await self._threads.run(self._read)
 
     async def set_base(self, base: int) -> None:
         """Keep the base."""
@@ -93,14 +90,7 @@ class FileOutbox:
         await self._change({"removed": number})
 
     async def _change(self, line: dict[str, Any]) -> None:
-        await self._locked(lambda: self._write(line))
-
-    async def _locked(self, work: Callable[[], T]) -> T:
-        def run() -> T:
-            with self._lock:
-                return work()
-
-        return await in_thread(run)
+        await self._threads.run(lambda: self._write(line))
 
     def _read(self) -> OutboxContent:
         self._content = None  # another client may have changed the file

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from . import _files
-from ._aio import in_thread
+from ._aio import Threads
 
 
 class Store(Protocol):
@@ -37,21 +36,17 @@ class FileStore:
             raise ValueError("remember must be at least 1")
         self._path = Path(path)
         self._remember = remember
-        self._lock = threading.Lock()
+        self._threads = Threads()
         self._ids: dict[int, None] | None = None  # the newest ids of the file, oldest first
         self._lines = 0
 
     async def load(self) -> Sequence[int]:
         """Return the saved ids, oldest first."""
-        return await in_thread(self._load)
+        return await self._threads.run(lambda: list(self._open()))
 
     async def add(self, ids: Sequence[int]) -> None:
         """Append ids, and sync the file."""
-        await in_thread(lambda: self._add(ids))
-
-    def _load(self) -> Sequence[int]:
-        with self._lock:
-            return list(self._open())
+        await self._threads.run(lambda: self._add(ids))
 
     def _open(self) -> dict[int, None]:
         """Read the file, if that is not done, and leave it in good order."""
@@ -79,19 +74,18 @@ class FileStore:
             del ids[next(iter(ids))]
 
     def _add(self, new: Sequence[int]) -> None:
-        with self._lock:
-            ids = dict(self._open())
-            for id in new:
-                self._note(ids, id)
-            try:
-                if self._lines + len(new) > 2 * self._remember:
-                    self._rewrite(ids)
-                else:
-                    self._append(new)
-            except BaseException:
-                self._ids = None  # the file may have a part of the ids: read it again
-                raise
-            self._ids = ids
+        ids = dict(self._open())
+        for id in new:
+            self._note(ids, id)
+        try:
+            if self._lines + len(new) > 2 * self._remember:
+                self._rewrite(ids)
+            else:
+                self._append(new)
+        except BaseException:
+            self._ids = None  # the file may have a part of the ids: read it again
+            raise
+        self._ids = ids
 
     def _append(self, ids: Sequence[int]) -> None:
         _files.append(self._path, _lines(ids))
