@@ -463,6 +463,7 @@ func playMaxBodyOfServer(w *world) {
 	c.publish(4, 2)
 	c.connect()
 	conn := s.sessionWith(authReply{MaxBody: most, Heartbeat: 0.05})
+	c.state("live")
 	e := c.next("published", "a published event", nil)
 	if e.Number != 1 || e.Code != "denied" || e.ServerCode != "too_large" || e.Message == "" {
 		w.Errorf("the published event is of message %d with the code %q, the server's word %q and %q; want 1, denied, too_large and a text",
