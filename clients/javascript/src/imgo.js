@@ -184,6 +184,7 @@ export class ImgoClient {
       this.#moved = false;
       this.#renewed = false;
       this.#route = [];
+      this.#inbox.forget();
       this.#outbox.forget();
       this.#watchBrowser();
       this.#dial();

@@ -62,7 +62,7 @@ class BoundedSet {
 export class Inbox {
   #settings;
   #host;
-  #loaded;
+  #loaded = false;
   /** Handled ids. @type {BoundedSet} */
   #handled;
   /** Handled ids that the store does not have yet. @type {BoundedSet} */
@@ -91,7 +91,6 @@ export class Inbox {
   constructor(settings, host) {
     this.#settings = settings;
     this.#host = host;
-    this.#loaded = settings.store === undefined;
     this.#handled = new BoundedSet(settings.remember);
     const due = Math.max(settings.remember, MIN_DUE);
     this.#unsaved = new BoundedSet(due);
@@ -108,13 +107,19 @@ export class Inbox {
     return this.#queue.length >= this.#settings.queue;
   }
 
-  /** Loads the ids of the store, once. It rejects with an ImgoError if the store fails. */
+  /** Loads the ids of the store again at the next time. Another client may have added some. */
+  forget() {
+    this.#loaded = false;
+  }
+
+  /** Loads the ids of the store, unless that is done. It rejects with an ImgoError if the store fails. */
   async load() {
-    if (this.#loaded) return;
+    const { store } = this.#settings;
+    if (this.#loaded || !store) return;
     try {
-      const ids = await this.#settings.store?.load();
+      const ids = await store.load();
       if (!Array.isArray(ids)) throw new Error('load() must return an array of ids');
-      for (const id of ids.slice(-this.#settings.remember)) this.#handled.add(String(id));
+      for (const id of [...ids.slice(-this.#settings.remember), ...this.#unsaved.oldest()]) this.#handled.add(String(id));
     } catch (cause) {
       throw new ImgoError('storage', `cannot load the handled ids: ${textOf(cause)}`, { cause });
     }

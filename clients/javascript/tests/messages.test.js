@@ -433,6 +433,25 @@ describe('a store', () => {
     assert.deepEqual(store.ids, ['1', '2']);
   });
 
+  test('that another client has used since close() is read anew', async () => {
+    const store = new MemoryStore();
+    const first = await live({ store });
+    FakeWebSocket.last().push(1);
+    await tick(50);
+    const closed = first.c.close();
+    await tick(2000);
+    await closed;
+    store.ids.push('2'); // of another client
+    first.c.connect();
+    await settle();
+    const ws = FakeWebSocket.last();
+    ws.accept();
+    for (const id of [1, 2, 3]) ws.push(id);
+    await tick(50);
+    assert.deepEqual(first.got, ['1', '3']);
+    assert.deepEqual(ws.acked, ['1', '2', '3']);
+  });
+
   test('has the ids before they are acknowledged, also if it takes its time', async () => {
     const store = new MemoryStore();
     const gates = [];

@@ -1040,6 +1040,23 @@ async def test_ids_are_saved_before_they_are_acknowledged() -> None:
         assert store.ids == [7, 8]
 
 
+async def test_a_store_that_another_client_has_used_is_read_anew() -> None:
+    store = Memory()
+    async with serving() as server, watching(server.address, store=store) as watched:
+        for id in (1, 3):
+            connecting = asyncio.ensure_future(watched.client.connect())
+            peer = await server.accept()
+            await within(connecting)
+            for known in range(1, id + 1):
+                peer.message(known)
+            await peer.acks(*range(1, id + 1))
+            closing = asyncio.ensure_future(watched.client.close())
+            await peer.rest()
+            await closing
+            store.ids.append(2)  # of another client
+        assert watched.ids == [1, 3]
+
+
 async def test_a_store_that_fails() -> None:
     store = Memory()
     store.failures = 2  # one load, and one add

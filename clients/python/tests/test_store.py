@@ -24,6 +24,13 @@ async def test_ids_survive_a_restart(tmp_path: Path) -> None:
     assert path.read_text() == f"3\n1\n2\n{(1 << 64) - 1}\n"
 
 
+async def test_load_reads_what_another_store_has_added(tmp_path: Path) -> None:
+    store = FileStore(tmp_path / "ids")
+    await store.add([1])
+    await FileStore(tmp_path / "ids").add([2])
+    assert await store.load() == [1, 2]
+
+
 async def test_add_without_load(tmp_path: Path) -> None:
     path = tmp_path / "ids"
     await FileStore(path).add([1])

@@ -129,7 +129,7 @@ class Client:
         if target.websocket:
             _need_websockets()
         self._inbox = Inbox(remember, saves=store is not None)
-        self._loaded = store is None
+        self._loaded = False
         self._rooms = set(self._options.rooms)
         self._state = State.IDLE
         self._refused: Close | None = None  # why the server refused the client for good
@@ -370,6 +370,7 @@ class Client:
     def _start(self) -> None:
         self._stopping, self._refused = False, None
         self._publisher.forget()
+        self._loaded = False  # another client may have added ids
         self._hurry.clear()
         self._due.set()
         self._acknowledging = _aio.start(self._acknowledge(), "acknowledge")
@@ -482,7 +483,7 @@ class Client:
             await session.serve()  # until _close cancels it
 
     async def _load(self) -> None:
-        """Load the ids of the store, once."""
+        """Load the ids of the store, unless that is done."""
         store = self._options.store
         if self._loaded or store is None:
             return

@@ -42,14 +42,18 @@ class FileStore:
 
     async def load(self) -> Sequence[int]:
         """Return the saved ids, oldest first."""
-        return await self._threads.run(lambda: list(self._open()))
+        return await self._threads.run(self._load)
 
     async def add(self, ids: Sequence[int]) -> None:
         """Append ids, and sync the file."""
         await self._threads.run(lambda: self._add(ids))
 
+    def _load(self) -> Sequence[int]:
+        self._ids = None  # another client may have changed the file
+        return list(self._open())
+
     def _open(self) -> dict[int, None]:
-        """Read the file, if that is not done, and leave it in good order."""
+        """Read the file, unless its ids are known, and leave it in good order."""
         if self._ids is not None:
             return self._ids
         data = _files.read(self._path)
