@@ -99,6 +99,7 @@ export class ImgoClient {
     this.#rooms = new Set(this.#settings.rooms);
     this.#inbox = new Inbox(this.#settings, {
       listeners: () => [...(this.#listeners.get('message') ?? [])],
+      maxBody: () => this.#session?.maxBody ?? Infinity,
       sendAcks: (ids) => this.#sendAcks(ids),
       spacious: () => this.#session?.resume(),
       error: (error) => this.#emitError(error),
@@ -301,7 +302,9 @@ export class ImgoClient {
     if (list.length === 0 && id === undefined) throw new ImgoError('invalid', 'ids or upTo must name a message');
     if (list.length > MAX_READ) throw new ImgoError('invalid', `ids must have at most ${MAX_READ} ids: upTo names older ones`);
     const what = 'tell what was read';
-    await this.#liveSession(what).call(Op.read, Op.readReply, list, what, id);
+    const session = this.#liveSession(what);
+    if (tooLarge(list, session.maxBody)) throw new ImgoError('invalid', `ids are too many: the server takes ${session.maxBody} bytes`);
+    await session.call(Op.read, Op.readReply, list, what, id);
   }
 
   /**

@@ -4,7 +4,8 @@ import { Timers } from './timers.js';
 /** @import { ImgoCounts, ImgoEvents, ImgoMessage, Settings } from './types.js' */
 
 const MIN_DUE = 8192; // ids that may wait for the store or a connection, also if fewer are remembered
-const ACK_BATCH = 500; // ids in a packet: 12 KiB, well below the server's body limit of 64 KiB
+const ACK_BATCH = 500; // ids in a packet, at most
+const ID_BYTES = 24; // of an id in a list, at most
 
 /** A set of strings that forgets the oldest ones. */
 class BoundedSet {
@@ -49,6 +50,7 @@ class BoundedSet {
  * The client of an inbox.
  * @typedef {object} Host
  * @property {() => ImgoEvents['message'][]} listeners The message listeners.
+ * @property {() => number} maxBody The largest body that the server takes, in bytes.
  * @property {(ids: string[]) => boolean} sendAcks Writes one packet and reports whether it was written.
  * @property {() => void} spacious The queue was full, and is half empty now.
  * @property {(error: ImgoError) => void} error
@@ -278,8 +280,9 @@ export class Inbox {
   }
 
   #send() {
+    const most = Math.max(1, Math.min(ACK_BATCH, Math.floor(this.#host.maxBody() / ID_BYTES)));
     while (this.#acks.size > 0) {
-      const batch = this.#acks.oldest(ACK_BATCH);
+      const batch = this.#acks.oldest(most);
       if (!this.#host.sendAcks(batch)) return;
       this.#counts.acked += batch.length;
       this.#acks.deleteAll(batch);

@@ -145,6 +145,25 @@ describe('acknowledgements', () => {
     assert.equal(c.counts.acked, 1001);
   });
 
+  test('are never larger than the server takes', async () => {
+    const c = new ImgoClient({ url: 'ws://h/sub', token: 't', WebSocket: FakeWebSocket });
+    c.on('message', () => {});
+    c.connect();
+    await settle();
+    const ws = FakeWebSocket.last();
+    ws.accept({ max_body: 100 });
+    for (let i = 1; i <= 9; i++) ws.push(i);
+    await tick(50);
+    assert.deepEqual(
+      ws.of(18).map((frame) => frame.body.length),
+      [4, 4, 1],
+    );
+    const ids = Array.from({ length: 25 }, (_, i) => String(i + 1));
+    await assert.rejects(c.read({ ids }), { code: 'invalid', message: /100 bytes/ });
+    assert.equal(c.state, 'live');
+    await c.close();
+  });
+
   test('are all sent, also if there are more of them than ids that are remembered', async () => {
     await live({ remember: 3 });
     const ws = FakeWebSocket.last();

@@ -229,6 +229,22 @@ async def test_large_ids() -> None:
         await within(connecting)
 
 
+async def test_acknowledgements_are_no_larger_than_the_server_takes() -> None:
+    async with serving() as server, watching(server.address) as watched:
+        connecting = asyncio.ensure_future(watched.client.connect())
+        peer = await server.accept(max_body=20)
+        for id in range(1, 6):
+            peer.message(id)
+        sizes = []
+        while len(peer.acked) < 5:
+            sizes.append(len((await peer.next(_wire.OP_ACK)).body))
+        assert max(sizes) <= 20, sizes
+        await within(connecting)
+        with pytest.raises(ImgoError, match="takes 20 bytes") as caught:
+            await watched.client.read([1, 2, 3])
+        assert caught.value.code == "invalid"
+
+
 async def test_half_frames() -> None:
     async with serving() as server, watching(server.address) as watched:
         connecting = asyncio.ensure_future(watched.client.connect())

@@ -285,7 +285,11 @@ class Client:
             for id in numbers:
                 if not isinstance(id, int) or isinstance(id, bool) or not least <= id <= _wire.MAX_ID:
                     raise ImgoError("invalid", f"{option} has {id!r}, which is no id of a message")
-        await self._needed_session("read").call(_wire.OP_READ, _wire.ack_body(all_ids), up_to)
+        session = self._needed_session("read")
+        body = _wire.ack_body(all_ids)
+        if len(body) > session.max_body:
+            raise ImgoError("invalid", f"ids has {len(all_ids)} ids: the server takes {session.max_body} bytes")
+        await session.call(_wire.OP_READ, body, up_to)
 
     def _check_message(self, op: int, body: bytes) -> None:
         if op != _wire.OP_SEND and not _wire.FIRST_CUSTOM_OP <= op <= _wire.MAX_OP:

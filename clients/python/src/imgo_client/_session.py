@@ -15,6 +15,7 @@ from ._wire import AuthReply, Close, Packet, RoomChange
 
 MAX_CALLS = 256
 ACK_BATCH = 500
+_ID_BYTES = 8  # of an id in an acknowledgement
 """The ids in one ack packet. They take 4 KB, well below the body limit of every server."""
 
 _REPLIES = {
@@ -67,6 +68,11 @@ class Session:
     def max_body(self) -> float:
         """The largest body that the server takes, in bytes. It is infinite if the server has not named it."""
         return (self.reply.max_body if self.reply is not None else 0) or math.inf
+
+    @property
+    def _ack_batch(self) -> int:
+        """How many ids the server takes in an acknowledgement."""
+        return int(max(1, min(ACK_BATCH, self.max_body / _ID_BYTES)))
 
     # The calls of the link.
 
@@ -189,7 +195,7 @@ class Session:
         while self.live:
             if not await self._link.writable(self._request_timeout) or not self.live:
                 return
-            ids = take(ACK_BATCH)
+            ids = take(self._ack_batch)
             if not ids:
                 return
             self._link.write(Packet(_wire.OP_ACK, body=_wire.ack_body(ids)))
@@ -204,7 +210,7 @@ class Session:
         future: asyncio.Future[Packet | ImgoError] = self._loop.create_future()
         try:
             while self.live and await self._link.writable(max(until - self._loop.time(), 0)):
-                ids = take(ACK_BATCH)
+                ids = take(self._ack_batch)
                 if not ids:
                     break
                 self._calls.pop(seq, None)
