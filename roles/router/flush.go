@@ -27,7 +27,8 @@ type writeBehind struct {
 	// not be applied again over what later records did, so the stored position may not
 	// be before it.
 	whole bool
-	// bytes is about how much the next flush writes.
+	// bytes is about how much the next flush writes. What is being written counts
+	// until the store has it.
 	bytes int
 	// failing is since when flushes fail; zero: the last one did not.
 	failing time.Time
@@ -71,11 +72,12 @@ func (w *writeBehind) drop() {
 	w.owe(-w.bytes)
 }
 
-// full reports whether more than FlushBytes are to be written.
-func (w *writeBehind) full() bool {
+// full reports whether more than FlushBytes are to be written, and whether the
+// last flush failed.
+func (w *writeBehind) full() (full, failing bool) {
 	w.p.mu.Lock()
 	defer w.p.mu.Unlock()
-	return w.bytes > w.p.cfg.FlushBytes
+	return w.bytes > w.p.cfg.FlushBytes, !w.failing.IsZero()
 }
 
 // taken is what a flush takes from one account. It stays in memory until the
@@ -121,7 +123,7 @@ func (w *writeBehind) flush(everything bool) error {
 	}
 	position := envelope.ID(p.position.generation, upTo-1)
 	b := p.store.Batch(p.index)
-	now := p.now()
+	now, owed := p.now(), w.bytes
 	batch := w.collectLocked(b, position, now)
 	claims := p.claims.collect()
 	p.rebuild.claimsStored = p.rebuild.claimsStored || len(claims) > 0
@@ -147,6 +149,7 @@ func (w *writeBehind) flush(everything bool) error {
 		}
 		return err
 	}
+	w.owe(-owed)
 	w.failing = time.Time{}
 	w.storedNext = upTo
 	for i := range batch {
@@ -233,7 +236,6 @@ func (w *writeBehind) collectLocked(b *store.MailboxBatch, position uint64, now 
 		out = append(out, taken{a, c})
 	}
 	w.dirty = later
-	w.owe(-w.bytes)
 	return out
 }
 
@@ -251,7 +253,10 @@ const backpressureFactor = 16
 // backpressure bounds what waits to be written when the flushes do not keep up.
 func (w *writeBehind) backpressure() error {
 	p := w.p
-	if p.unflushed.Load() < backpressureFactor*int64(p.cfg.FlushBytes) || !w.full() {
+	if p.unflushed.Load() < backpressureFactor*int64(p.cfg.FlushBytes) {
+		return nil
+	}
+	if full, _ := w.full(); !full {
 		return nil
 	}
 	return w.flush(true)
@@ -272,7 +277,8 @@ func (r *Router) flushLoop(ctx context.Context) error {
 			urgent = true
 		}
 		for _, p := range r.parts.local() {
-			if urgent && !p.writes.full() {
+			// A store that refuses is asked again at the next tick, not for each record.
+			if full, failing := p.writes.full(); urgent && (!full || failing) {
 				continue
 			}
 			begin := time.Now()

@@ -253,6 +253,8 @@ func (p *partition) run(ctx context.Context) error {
 		p.log.Error().Err(ferr).Msg("the last changes were not written: they are read from the log again")
 	}
 	p.accounts.loads.Wait()
+	p.writes.slot <- struct{}{} // no flush is under way from now on
+	defer func() { <-p.writes.slot }()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	// A call that still holds the partition must not hold its mailboxes.

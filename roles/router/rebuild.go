@@ -130,10 +130,10 @@ func (f follower) run(ctx context.Context) error {
 		switch {
 		case err == nil:
 			pauses.Reset()
-			f.setErr(nil)
-			if err := f.writes.backpressure(); err != nil {
+			for err = f.writes.backpressure(); err != nil && ctx.Err() == nil; err = f.writes.backpressure() {
 				pause(err)
 			}
+			f.setErr(nil)
 			continue
 		case ctx.Err() != nil, errors.Is(err, envelope.ErrClosed):
 			return nil

@@ -123,7 +123,8 @@ type resources struct {
 	readSlots chan struct{}
 	// flushNow asks for a flush before the interval is over.
 	flushNow wait.Signal
-	// unflushed is about how many bytes wait to be written, of all partitions.
+	// unflushed is about how many bytes wait to be written, or are being written, of
+	// all partitions.
 	unflushed atomic.Int64
 	// cacheShare is how many bytes of bodies each partition may hold.
 	cacheShare atomic.Int64

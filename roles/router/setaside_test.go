@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -105,29 +106,64 @@ func TestRecordsThatCannotBeApplied(t *testing.T) {
 	}
 }
 
-// brokenStore cannot be written to, in one of its partitions.
+// brokenStore cannot be written to until it is mended.
 type brokenStore struct {
 	router.Store
-	db *store.DB
+	closed *store.DB
+	mended *atomic.Bool
 }
 
 func (b brokenStore) Batch(partition int32) *store.MailboxBatch {
-	return store.NewMailboxes(b.db).Batch(partition)
+	if b.mended.Load() {
+		return b.Store.Batch(partition)
+	}
+	return store.NewMailboxes(b.closed).Batch(partition)
+}
+
+// breakStore starts the router again with a store that cannot be written to until mended is set.
+func (w *world) breakStore() (mended *atomic.Bool) {
+	w.t.Helper()
+	closed, err := store.Open(store.Options{Dir: w.t.TempDir(), Reserve: -1})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if err := closed.Close(); err != nil {
+		w.t.Fatal(err)
+	}
+	mended = new(atomic.Bool)
+	w.stop()
+	w.store = func(s router.Store) router.Store { return brokenStore{s, closed, mended} }
+	w.start()
+	return mended
+}
+
+// A router whose store takes nothing does not apply records without bound. It goes on once the store takes them.
+func TestRecordsAreNotAppliedWithoutBoundWhileNothingIsWritten(t *testing.T) {
+	const flushBytes, records = 1 << 10, 200
+	w := newWorld(t, func(c *router.Config) { c.FlushInterval, c.FlushBytes = time.Millisecond, flushBytes })
+	mended := w.breakStore()
+	w.kept.inChunks(1)
+	var last uint64
+	for range records {
+		last = w.push("u", strings.Repeat("x", flushBytes/2))
+	}
+	applied := func() float64 { return w.counter("imgo_router_applied_records_total") }
+	eventually(t, "the records wait for the store", func() bool {
+		return applied() >= records || w.r.Ready() != nil
+	})
+	if n := applied(); n > 2*17 {
+		t.Errorf("%v records of half of FlushBytes each were applied", n)
+	}
+	mended.Store(true)
+	eventually(t, "the router is ready again", func() bool { return w.r.Ready() == nil })
+	w.applied("u", last)
+	eventually(t, "all is written", func() bool { return metric(w, "imgo_router_unflushed_bytes") == 0 })
 }
 
 // A router whose store takes nothing for long says that it is not ready.
 func TestNotReadyWhileNothingIsWritten(t *testing.T) {
-	closed, err := store.Open(store.Options{Dir: t.TempDir(), Reserve: -1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := closed.Close(); err != nil {
-		t.Fatal(err)
-	}
 	w := newWorld(t, func(c *router.Config) { c.FlushInterval = time.Millisecond })
-	w.stop()
-	w.store = func(s router.Store) router.Store { return brokenStore{s, closed} }
-	w.start()
+	w.breakStore()
 	w.applied("u", w.push("u", "a"))
 	eventually(t, "the router is not ready", func() bool {
 		w.clock.add(time.Second)
