@@ -3,6 +3,7 @@ package comet
 import (
 	"context"
 	"maps"
+	"slices"
 	"sync/atomic"
 
 	"imgo/envelope"
@@ -67,13 +68,14 @@ func (a *announcer) announce() {
 }
 
 // announceSessions sends the sessions of the partitions in changed, a chunk with
-// each request. A partition whose owner changes again meanwhile is left to the next
-// announcement.
+// each request. A session that ends before its chunk is sent is left out: its owner
+// may know of the end already. A partition whose owner changes again meanwhile is left
+// to the next announcement.
 func (a *announcer) announceSessions(req *envelope.AnnounceRequest, changed map[uint32]uint64) {
-	for sessions := a.sessionsOf(changed); len(sessions) > 0; {
-		n := min(len(sessions), announceChunk)
-		req.Sessions = sessions[:n]
-		sessions = sessions[n:]
+	for chunk := range slices.Chunk(a.sessionsOf(changed), announceChunk) {
+		if req.Sessions = describeLive(chunk); len(req.Sessions) == 0 {
+			continue
+		}
 		reply, ok := a.call(req)
 		if !ok {
 			return
@@ -87,15 +89,24 @@ func (a *announcer) announceSessions(req *envelope.AnnounceRequest, changed map[
 	maps.Copy(a.told, changed)
 }
 
-func (a *announcer) sessionsOf(partitions map[uint32]uint64) []*envelope.SessionInfo {
-	var list []*envelope.SessionInfo
+func (a *announcer) sessionsOf(partitions map[uint32]uint64) (list []*session) {
 	a.comet.table.each(func(s *session) {
-		s.out.Lock()
-		defer s.out.Unlock()
-		if _, ok := partitions[a.comet.table.partitionOf(s)]; ok && s.state == stateLive {
-			list = append(list, s.describeLocked())
+		if _, ok := partitions[a.comet.table.partitionOf(s)]; ok {
+			list = append(list, s)
 		}
 	})
+	return list
+}
+
+// describeLive describes those of the sessions that are live.
+func describeLive(sessions []*session) (list []*envelope.SessionInfo) {
+	for _, s := range sessions {
+		s.out.Lock()
+		if s.state == stateLive {
+			list = append(list, s.describeLocked())
+		}
+		s.out.Unlock()
+	}
 	return list
 }
 

@@ -2,6 +2,7 @@ package comet_test
 
 import (
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -132,6 +133,53 @@ func TestAnnounceInChunks(t *testing.T) {
 		}
 		if len(seen) != n || chunks != 2 {
 			t.Fatalf("%d sessions in %d announcements", len(seen), chunks)
+		}
+	})
+}
+
+// TestAnnounceWithoutEndedSessions checks that a session is not announced if it ends while other sessions
+// are announced: its owner would put it back after it was told of the end.
+func TestAnnounceWithoutEndedSessions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 1500
+		var all atomic.Pointer[[]*client]
+		closed := "" // of the announcer, until the sleep is over
+		logic := &fakeLogic{announce: func(r *envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {
+			clients := all.Load()
+			if clients == nil {
+				return &envelope.AnnounceReply{}, nil
+			}
+			if closed == "" && len(r.Sessions) > 0 {
+				for i, c := range *clients {
+					closed = fmt.Sprint("u", i)
+					if !slices.ContainsFunc(r.Sessions, func(s *envelope.SessionInfo) bool { return s.User == closed }) {
+						_ = c.Close()
+						break
+					}
+				}
+				synctest.Wait()
+			}
+			return &envelope.AnnounceReply{Epochs: map[uint32]uint64{7: 1}}, nil
+		}}
+		s := start(t, logic, func(cfg *comet.Config) { cfg.AnnounceInterval = time.Second })
+		clients := make([]*client, n)
+		for i := range clients {
+			clients[i] = s.dialPipe(pipe.Options{Buffer: 1 << 10})
+			clients[i].send(1, protocol.OpAuth, 1, fmt.Sprint("u", i))
+		}
+		synctest.Wait()
+		all.Store(&clients)
+		time.Sleep(2500 * time.Millisecond)
+		synctest.Wait()
+		announced := 0
+		for _, r := range logic.since(0) {
+			announced += len(r.Sessions)
+			if slices.ContainsFunc(r.Sessions, func(s *envelope.SessionInfo) bool { return s.User == closed }) {
+				t.Errorf("%s was announced after its end", closed)
+			}
+		}
+		if announced != n-1 {
+			t.Errorf("%d sessions were announced, want %d", announced, n-1)
 		}
 	})
 }

@@ -49,10 +49,10 @@ type cometState struct {
 	mismatches map[uint32]mismatch
 }
 
-// mismatch is a count of sessions that differs from the table's, in so many
-// announcements in a row.
+// mismatch is by how much a count of sessions differs from the table's, in so many
+// announcements in a row. Both counts may change meanwhile: sessions come and go.
 type mismatch struct {
-	want, have uint32
+	difference int64
 	times      int
 }
 
@@ -140,14 +140,14 @@ func (t *cometTable) beginReview(comet string, now time.Time) {
 }
 
 // miscounted reports whether the number of a comet's sessions in a partition
-// differed from the table's in enough announcements in a row. want is the
+// differed from the table's by the same in enough announcements in a row. want is the
 // comet's number, have the table's.
 func (t *cometTable) miscounted(comet string, partition, want, have uint32, now time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	c := t.getLocked(comet, now)
-	next := mismatch{want, have, 1}
-	if last := c.mismatches[partition]; last.want == want && last.have == have {
+	next := mismatch{int64(want) - int64(have), 1}
+	if last := c.mismatches[partition]; last.difference == next.difference {
 		next.times = last.times + 1
 	}
 	if want == have || next.times >= mismatchLimit {
@@ -250,9 +250,10 @@ func (pr *presence) compare(req *envelope.AnnounceRequest, now time.Time) {
 		}
 		i := uint32(p.index)
 		p.mu.Lock()
-		have := uint32(len(p.sessions.byComet[req.Comet]))
+		here, have := p.hereLocked() == nil, uint32(len(p.sessions.byComet[req.Comet]))
 		p.mu.Unlock()
-		if pr.comets.miscounted(req.Comet, i, req.Partitions[i], have, now) {
+		// A partition that has yet to find its place takes no sessions.
+		if here && pr.comets.miscounted(req.Comet, i, req.Partitions[i], have, now) {
 			miscounted = true
 		}
 	}

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"imgo/envelope"
+	"imgo/roles/router"
 )
 
 func (w *world) announce(
@@ -156,6 +158,51 @@ func TestCountsThatDifferAreMended(t *testing.T) {
 			t.Fatal("asked again though the counts agree")
 		}
 	}
+}
+
+// A partition that has yet to find its place in the log has no sessions, whatever a comet counts there. So it
+// is no reason to doubt the sessions of the others.
+func TestCountsOfAPartitionThatHasNotBegun(t *testing.T) {
+	here, waiting := userOf(0), userOf(1)
+	ring := newRing(0)
+	wait := make(chan struct{})
+	release := sync.OnceFunc(func() { close(wait) })
+	w := newOwner(t, nil, ring, nil)
+	t.Cleanup(release)
+	w.stop()
+	w.store = func(s router.Store) router.Store { return lateStore{s, 1, wait} }
+	w.start()
+	s := session("c", 1<<32|1, here, "")
+	w.attach(s)
+	counts := map[uint32]uint32{0: 1, 1: 1}
+	epoch := w.announce("c", 1, counts).Epochs[0]
+	ring.set(0, 1)
+	eventually(t, "the partition is here", func() bool { return errors.Is(w.r.Ready(), envelope.ErrNotReady) })
+	for range 20 {
+		if e := w.announce("c", 1, counts).Epochs; e[0] != epoch || len(e) != 1 {
+			t.Fatalf("epochs %v, want %d of partition 0 only", e, epoch)
+		}
+	}
+	release()
+	eventually(t, "the partition has found its place", func() bool { return len(w.announce("c", 1, counts).Epochs) == 2 })
+	w.announce("c", 1, counts, session("c", 1<<32|2, waiting, ""))
+	if n := w.online(here) + w.online(waiting); n != 2 {
+		t.Errorf("%d sessions, want 2", n)
+	}
+}
+
+// lateStore is a store that gives the position of one partition only once release is closed.
+type lateStore struct {
+	router.Store
+	partition int32
+	release   chan struct{}
+}
+
+func (s lateStore) Position(partition int32) (id uint64, version uint32, ok bool, err error) {
+	if partition == s.partition {
+		<-s.release
+	}
+	return s.Store.Position(partition)
 }
 
 func TestRoomTotals(t *testing.T) {

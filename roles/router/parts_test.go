@@ -242,7 +242,8 @@ func TestCometTable(t *testing.T) {
 	for i, c := range []struct {
 		want, have uint32
 		miscounted bool
-	}{{1, 2, false}, {1, 2, false}, {2, 2, false}, {1, 2, false}, {1, 3, false}, {1, 3, false}, {1, 3, true}, {1, 3, false}} {
+	}{{1, 2, false}, {1, 2, false}, {2, 2, false}, {1, 2, false}, {1, 3, false}, {1, 3, false}, {1, 3, true}, {1, 3, false},
+		{2, 2, false}, {5, 6, false}, {9, 10, false}, {10, 9, false}, {6, 7, false}, {7, 8, false}, {2, 3, true}} {
 		if got := table.miscounted("c", 0, c.want, c.have, now); got != c.miscounted {
 			t.Errorf("%d: %+v: %v", i, c, got)
 		}
