@@ -24,12 +24,14 @@ type cometTable struct {
 	started uint64
 	mu      sync.Mutex
 	comets  map[string]*cometState
+	// rooms has the sessions of all comets in each room.
+	rooms map[string]uint32
 	// forgottenDrops is what the drops of a comet that is met begin at.
 	forgottenDrops uint64
 }
 
 func newCometTable() *cometTable {
-	return &cometTable{started: rand.Uint64(), comets: make(map[string]*cometState)}
+	return &cometTable{started: rand.Uint64(), comets: make(map[string]*cometState), rooms: make(map[string]uint32)}
 }
 
 // cometState is what a router knows of one comet.
@@ -81,17 +83,26 @@ func (t *cometTable) announced(req *envelope.AnnounceRequest, now time.Time) (ro
 	}
 	c.seen = now
 	if req.Rooms != nil {
-		c.rooms = req.Rooms
+		t.setRoomsLocked(c, req.Rooms)
 	}
 	rooms = make(map[string]uint32, len(req.Rooms))
 	for room := range req.Rooms {
-		var n uint32
-		for _, o := range t.comets {
-			n += o.rooms[room]
-		}
-		rooms[room] = n
+		rooms[room] = t.rooms[room]
 	}
 	return rooms, restarted
+}
+
+// setRoomsLocked replaces the numbers of a comet's sessions in rooms.
+func (t *cometTable) setRoomsLocked(c *cometState, rooms map[string]uint32) {
+	for room, n := range c.rooms {
+		if t.rooms[room] -= n; t.rooms[room] == 0 {
+			delete(t.rooms, room)
+		}
+	}
+	for room, n := range rooms {
+		t.rooms[room] += n
+	}
+	c.rooms = rooms
 }
 
 // epoch returns what a comet compares to know whether this router still has the
@@ -109,7 +120,7 @@ func (t *cometTable) forget(comet string) {
 	defer t.mu.Unlock()
 	if c := t.comets[comet]; c != nil {
 		c.drops++
-		c.rooms = nil
+		t.setRoomsLocked(c, nil)
 	}
 }
 
@@ -174,12 +185,14 @@ func (t *cometTable) expire(present map[string]struct{}, timeout time.Duration, 
 		case d > forgetAfter:
 			// Its epochs must not come back with it.
 			t.forgottenDrops = max(t.forgottenDrops, c.drops+1)
+			t.setRoomsLocked(c, nil)
 			delete(t.comets, name)
 		case d > timeout && now.Sub(c.expired) > timeout:
 			silent = append(silent, name)
 			// The comet may come back in the same incarnation.
 			c.drops++
-			c.rooms, c.expired = nil, now
+			c.expired = now
+			t.setRoomsLocked(c, nil)
 		}
 	}
 	return silent

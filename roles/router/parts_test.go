@@ -221,6 +221,16 @@ func TestCometTable(t *testing.T) {
 	if len(rooms) != 1 || rooms["r"] != 5 || !restarted {
 		t.Errorf("rooms %v, restarted %v", rooms, restarted)
 	}
+	totals := func(want string) {
+		t.Helper()
+		if got := fmt.Sprint(table.rooms); got != want {
+			t.Errorf("the rooms have %s, want %s", got, want)
+		}
+	}
+	if rooms, _ := announce(1, map[string]uint32{"r": 1, "t": 4}); rooms["r"] != 3 || rooms["t"] != 4 {
+		t.Errorf("rooms %v", rooms)
+	}
+	totals("map[r:3 s:1 t:4]")
 	epoch := table.epoch("c", now)
 	if _, restarted := announce(1, nil); restarted || table.epoch("c", now) != epoch {
 		t.Error("a comet that lives gets another epoch")
@@ -237,6 +247,7 @@ func TestCometTable(t *testing.T) {
 	grows("a restart")
 	table.forget("c")
 	grows("forgotten")
+	totals("map[r:2 s:1]")
 
 	// A count that differs in the same way for long enough is believed.
 	for i, c := range []struct {
@@ -273,11 +284,14 @@ func TestCometTable(t *testing.T) {
 		t.Errorf("expired %v again at once", silent)
 	}
 	grows("silence")
+	totals("map[]")
+	announce(2, map[string]uint32{"r": 1})
 	now = now.Add(forgetAfter + time.Second)
 	table.expire(nil, time.Second, now)
 	if len(table.comets) != 0 {
 		t.Errorf("%d comets are known", len(table.comets))
 	}
+	totals("map[]")
 	grows("forgotten for good")
 }
 
