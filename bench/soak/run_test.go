@@ -147,7 +147,7 @@ func (r *run) run(ctx context.Context) error {
 			"--limits-pending-bytes", "64KiB",
 			fmt.Sprintf("--comet-epoll=%t", !r.cfg.Goroutines),
 		},
-		Env: []string{"IMGO_COMET_HEARTBEAT=5s"},
+		Env: []string{"IMGO_PROTOCOL_HEARTBEAT=5s"},
 	}
 	defer func() { _ = r.server.Kill() }() // the server still runs only after an error
 	if err := r.start(ctx); err != nil {
@@ -374,7 +374,7 @@ func complaints(log string) ([]string, error) {
 	}
 	var found []string
 	for line := range bytes.Lines(data) {
-		for _, bad := range []string{"panic", "fatal error", "DATA RACE", `"level":"error"`, `"level":"fatal"`} {
+		for _, bad := range []string{"panic", "fatal error", "DATA RACE", "is not read by imgo", `"level":"error"`, `"level":"fatal"`} {
 			if bytes.Contains(line, []byte(bad)) {
 				found = append(found, strings.TrimSpace(string(line)))
 				break
