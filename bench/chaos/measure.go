@@ -117,12 +117,16 @@ func (st *stage) measure(ctx context.Context, stdout io.Writer) error {
 	return f.store(s.out, "cluster", f.String(), f)
 }
 
-// verifyAt runs verify for a while, which pushes kept messages to devices.
-func (st *stage) verifyAt(ctx context.Context, users int, rate float64, callers int) (*verify.Report, error) {
+// verifyAt runs verify for a while, which pushes kept messages to devices. onPhase, if
+// not nil, is called at the start of each phase after the connecting.
+func (st *stage) verifyAt(
+	ctx context.Context, users int, rate float64, callers int, onPhase func(context.Context, string) error,
+) (*verify.Report, error) {
 	cfg := verify.DefaultConfig()
 	cfg.API, cfg.Clients = st.c.at("logic", httpPort), st.c.at("comet", tcpPort)
 	cfg.Users, cfg.Devices, cfg.Rate, cfg.Callers = users, 1, rate, callers
 	cfg.NotKept, cfg.Keyless, cfg.Churn, cfg.Body, cfg.Duration = 0, 1, 0, 150, measureTime
+	cfg.OnPhase = onPhase
 	v, err := verify.New(cfg)
 	if err != nil {
 		return nil, err
@@ -139,7 +143,7 @@ func (st *stage) verifyAt(ctx context.Context, users int, rate float64, callers 
 
 // latency measures the time from an HTTP push to its receipt by a client.
 func (st *stage) latency(ctx context.Context, f *figures) error {
-	r, err := st.verifyAt(ctx, 200, latencyRate, callers)
+	r, err := st.verifyAt(ctx, 200, latencyRate, callers, nil)
 	if err != nil {
 		return err
 	}
@@ -151,10 +155,14 @@ func (st *stage) latency(ctx context.Context, f *figures) error {
 func ms(d verify.Millis) float64 { return float64(time.Duration(d).Microseconds()) / 1000 }
 
 // connected measures the rate of accepted pushes and their CPU cost while every user
-// is connected and acknowledges.
+// is connected and acknowledges. The CPU time is that of the pushing: without tokens,
+// connecting and the look at the result.
 func (st *stage) connected(ctx context.Context, f *figures) error {
-	before := st.cpu()
-	r, err := st.verifyAt(ctx, st.s.users, 1e6, callers)
+	at := make(map[string]map[string]time.Duration) // by phase and role
+	r, err := st.verifyAt(ctx, st.s.users, 1e6, callers, func(_ context.Context, phase string) error {
+		at[phase] = st.cpu()
+		return nil
+	})
 	if err != nil {
 		return err
 	}
@@ -163,7 +171,7 @@ func (st *stage) connected(ctx context.Context, f *figures) error {
 	f.add(name+", 64 callers", "a second", n/time.Duration(r.Pushed).Seconds())
 	f.add(name+": push to receipt p50", "ms", ms(r.Deliveries.P50))
 	f.add(name+": push to receipt p99", "ms", ms(r.Deliveries.P99))
-	st.spent(f, name, before, n)
+	f.addCPU(name, at[verify.PhasePushing], at[verify.PhaseSettling], n)
 	return nil
 }
 
@@ -176,7 +184,7 @@ func (st *stage) away(ctx context.Context, f *figures, p *pusher) error {
 	const name = "kept pushes, users away"
 	n := float64(p.accepted.Load() - was)
 	f.add(name+", 64 callers", "a second", n/time.Since(began).Seconds())
-	st.spent(f, name, before, n)
+	f.addCPU(name, before, st.cpu(), n)
 	return nil
 }
 
@@ -189,11 +197,10 @@ func (st *stage) cpu() map[string]time.Duration {
 	return all
 }
 
-// spent adds the CPU time of each role for one of n messages since before.
-func (st *stage) spent(f *figures, name string, before map[string]time.Duration, n float64) {
-	now := st.cpu()
+// addCPU adds the CPU time of each role for one of n messages, from before to after.
+func (f *figures) addCPU(name string, before, after map[string]time.Duration, n float64) {
 	for _, role := range roleNames {
-		f.add(name+": CPU of "+role, "ms a message", float64((now[role]-before[role]).Microseconds())/1000/n)
+		f.add(name+": CPU of "+role, "ms a message", float64((after[role]-before[role]).Microseconds())/1000/n)
 	}
 }
 
