@@ -256,7 +256,8 @@ func (c *scaled) cpuByRole() (map[string]time.Duration, error) {
 }
 
 // broadcastAll pushes to everyone several times, each time after the previous broadcast
-// has reached all clients. cost is the CPU time of all nodes for each delivery, in µs.
+// has reached all clients. cost is the CPU time of all nodes for each delivery, in µs:
+// from each push to its last receipt, without the pauses between them.
 func (c *scaled) broadcastAll(ctx context.Context, api *server) (cost float64, took time.Duration, err error) {
 	n := int64(len(c.clients) * c.perComet)
 	caller, err := load.DialCaller(ctx, api.HTTP)
@@ -268,45 +269,52 @@ func (c *scaled) broadcastAll(ctx context.Context, api *server) (cost float64, t
 	if err != nil {
 		return 0, 0, err
 	}
-	cpu, err := c.cpu()
-	if err != nil {
-		return 0, 0, err
-	}
 	var all load.Histogram
+	var used time.Duration
 	call := load.AllCall()
 	for i := range int64(scaleBroadcasts) {
+		cpu, err := c.cpu()
+		if err != nil {
+			return 0, 0, err
+		}
 		begun := time.Now()
 		if ok, why, err := caller.Do(&call); err != nil {
 			return 0, 0, err
 		} else if !ok {
 			return 0, 0, errors.New(why)
 		}
-		for last, since := int64(-1), begun; ; time.Sleep(min(max(scaleLook, time.Since(begun)/20), 100*scaleLook)) {
-			now, err := c.packets()
-			if err != nil {
-				return 0, 0, err
-			}
-			if now-before >= (i+1)*n {
-				break
-			}
-			if now != last {
-				last, since = now, time.Now()
-			}
-			if time.Since(since) > scaleTimeout {
-				return 0, 0, fmt.Errorf("broadcast %d of %d: %d deliveries of %d did not come", i+1, scaleBroadcasts, (i+1)*n-(now-before), n)
-			}
+		if err := c.awaitPackets(before+(i+1)*n, begun); err != nil {
+			return 0, 0, fmt.Errorf("broadcast %d of %d, %d deliveries each: %w", i+1, scaleBroadcasts, n, err)
 		}
 		all.Add(time.Since(begun))
+		after, err := c.cpu()
+		if err != nil {
+			return 0, 0, err
+		}
+		used += after - cpu
 		load.Sleep(ctx, min(scalePause, c.duration))
-	}
-	after, err := c.cpu()
-	if err != nil {
-		return 0, 0, err
 	}
 	if got, err := c.packets(); err == nil && got-before > scaleBroadcasts*n {
 		c.note("%d deliveries came twice", got-before-scaleBroadcasts*n)
 	}
-	return us(after-cpu) / float64(scaleBroadcasts*n), all.Quantile(0.5), nil
+	return us(used) / float64(scaleBroadcasts*n), all.Quantile(0.5), nil
+}
+
+// awaitPackets waits until the clients have received so many messages. The last push
+// began at begun.
+func (c *scaled) awaitPackets(want int64, begun time.Time) error {
+	for last, since := int64(-1), begun; ; time.Sleep(min(max(scaleLook, time.Since(begun)/20), 100*scaleLook)) {
+		now, err := c.packets()
+		if err != nil || now >= want {
+			return err
+		}
+		if now != last {
+			last, since = now, time.Now()
+		}
+		if time.Since(since) > scaleTimeout {
+			return fmt.Errorf("%d deliveries did not come", want-now)
+		}
+	}
 }
 
 // lineIn records a line for a separate plot.
