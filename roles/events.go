@@ -61,7 +61,7 @@ func (t *eventTopics) opened(generation uint16, log eventsLog) eventsLog {
 
 // Events returns events that a caller of the API asks for.
 func (s service) Events(ctx context.Context, q events.Query) (*events.Page, error) {
-	return events.NewWindow(&s.n.topics).Read(ctx, q)
+	return s.n.events.Read(ctx, q)
 }
 
 // Explain says what became of a message: what the log, the owner, the events topic and the hooks know.

@@ -21,6 +21,7 @@ import (
 
 	"imgo/cluster/growth"
 	"imgo/config"
+	"imgo/internal/events"
 	"imgo/roles/comet"
 	"imgo/roles/job/hooks"
 )
@@ -60,6 +61,7 @@ type Node struct {
 	cores   cores
 	comet   *comet.Comet // nil: this process runs no comet
 	topics  eventTopics
+	events  *events.Window
 	hooks   *hooks.Hooks // nil: there are no hooks here
 
 	killed  chan struct{} // closed by Kill
@@ -96,6 +98,7 @@ func New(ctx context.Context, cfg config.Config, opts RunOptions) (_ *Node, err 
 	}
 	n.http.Node, n.stores.process, n.records.Node, n.cores.Node = n, n.process, n, n
 	n.topics = eventTopics{Node: n, older: make(map[uint16]eventsLog)}
+	n.events = events.NewWindow(&n.topics)
 	if n.log, err = newLogger(cfg.Logging, opts); err != nil {
 		return nil, err
 	}

@@ -29,6 +29,8 @@ type memLog struct {
 	begins     []int64
 	closed     bool
 	grown      chan struct{}
+	// arrive, unless nil, is told of a read, as far as it has room. All reads wait for proceed.
+	arrive, proceed chan struct{}
 }
 
 func newLog(generation uint16, partitions int) *memLog {
@@ -47,6 +49,17 @@ func (l *memLog) Bounds(_ context.Context, p int32) (begin, end int64, err error
 }
 
 func (l *memLog) Read(ctx context.Context, p int32, from int64, _ int) ([]envelope.Entry, error) {
+	if l.arrive != nil {
+		select {
+		case l.arrive <- struct{}{}:
+		default:
+		}
+		select {
+		case <-l.proceed:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 	for {
 		l.mu.Lock()
 		begin, list, closed, grown := l.begins[p], l.parts[p], l.closed, l.grown
@@ -336,10 +349,46 @@ func TestWindowSkipsADeletedGeneration(t *testing.T) {
 	}
 }
 
+// The ends of all partitions are looked for side by side: a read may wait for a server far away.
+func TestWindowFindsTheEndsSideBySide(t *testing.T) {
+	const partitions = 8
+	l := newLog(1, partitions)
+	for i := range int64(200) {
+		l.add(fmt.Sprint("u", i), i, 0)
+	}
+	l.arrive = make(chan struct{}, partitions)
+	l.proceed = make(chan struct{})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	go func() {
+		defer close(l.proceed)
+		for range partitions {
+			select {
+			case <-l.arrive:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	page, err := events.NewWindow(&topics{logs: []*memLog{l}}).Read(ctx, events.Query{Limit: 10, Now: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for p, list := range l.parts {
+		last := list[len(list)-1]
+		h, err := events.ParseHeader(last.Value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := (events.Position{Offset: last.Offset + 1, Last: h.ID}); page.Next.At[int32(p)] != want {
+			t.Errorf("partition %d ends at %v, want %v", p, page.Next.At[int32(p)], want)
+		}
+	}
+}
+
 func TestWindowWaits(t *testing.T) {
 	l := newLog(1, 2)
-	s := &topics{logs: []*memLog{l}}
-	w := events.NewWindow(s)
+	w := events.NewWindow(&topics{logs: []*memLog{l}})
 	l.add("a", 1, 0)
 	page, err := w.Read(t.Context(), events.Query{Limit: 10, Now: true})
 	if err != nil || len(page.Records) != 0 {

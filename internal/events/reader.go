@@ -49,11 +49,11 @@ func NewReader(log envelope.Log, partition int32, at Position) *Reader {
 // ResumeReader returns a reader that goes on at an offset, as a consumer group has committed it.
 // It reads the entries before the offset for the highest id. It returns an error if the log cannot be read.
 func ResumeReader(ctx context.Context, log envelope.Log, partition int32, offset int64) (*Reader, error) {
-	last, err := highest(ctx, log, partition, offset)
+	at, err := lastPosition(ctx, log, partition, offset)
 	if err != nil {
 		return nil, err
 	}
-	return NewReader(log, partition, Position{Offset: offset, Last: last}), nil
+	return NewReader(log, partition, Position{Offset: offset, Last: at.Last}), nil
 }
 
 // Position returns where the reader goes on.
@@ -128,29 +128,31 @@ func (r *Reader) skip(ctx context.Context) error {
 // Highest returns the highest id that a partition has; the zero ID if it is empty. All events with lower ids are in
 // the topic too. It returns an error if the log cannot be read.
 func Highest(ctx context.Context, log envelope.Log, partition int32) (ID, error) {
-	return highest(ctx, log, partition, math.MaxInt64)
+	at, err := lastPosition(ctx, log, partition, math.MaxInt64)
+	return at.Last, err
 }
 
-// highest returns the highest id among the last entries before an offset.
-func highest(ctx context.Context, log envelope.Log, partition int32, end int64) (last ID, err error) {
-	begin, have, err := log.Bounds(ctx, partition)
+// lastPosition returns the end of a partition, or offset if that is lower, with the highest id among the last entries
+// before it.
+func lastPosition(ctx context.Context, log envelope.Log, partition int32, offset int64) (at Position, err error) {
+	begin, end, err := log.Bounds(ctx, partition)
 	if err != nil {
-		return last, fmt.Errorf("find the bounds of the events of partition %d: %w", partition, err)
+		return at, fmt.Errorf("find the bounds of the events of partition %d: %w", partition, err)
 	}
-	end = min(end, have)
-	for from := max(begin, end-tailEntries); from < end; {
+	at.Offset = min(offset, end)
+	for from := max(begin, at.Offset-tailEntries); from < at.Offset; {
 		entries, err := log.Read(ctx, partition, from, readBytes)
 		if err != nil {
-			return last, fmt.Errorf("read the last events of partition %d: %w", partition, err)
+			return at, fmt.Errorf("read the last events of partition %d: %w", partition, err)
 		}
 		for _, e := range entries {
-			if from = e.Offset + 1; e.Offset >= end {
+			if from = e.Offset + 1; e.Offset >= at.Offset {
 				break
 			}
-			if id, err := parseID(e.Value); err == nil && id.After(last) {
-				last = id
+			if id, err := parseID(e.Value); err == nil && id.After(at.Last) {
+				at.Last = id
 			}
 		}
 	}
-	return last, nil
+	return at, nil
 }

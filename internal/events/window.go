@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"sync"
 	"time"
 
@@ -55,19 +56,27 @@ const (
 	maxPageBytes = 4 << 20
 	// boundsAtOnce is how many partitions are asked for their ends side by side.
 	boundsAtOnce = 16
+	// tailsAtOnce is how many tails of partitions all calls together read side by side.
+	tailsAtOnce = 16
 )
 
 // Window reads pages of the topic. Safe for concurrent use.
-type Window struct{ topics Topics }
+type Window struct {
+	topics Topics
+	// tails has a place for each tail that is being read.
+	tails chan struct{}
+}
 
 // NewWindow returns a window on the topics.
-func NewWindow(topics Topics) *Window { return &Window{topics} }
+func NewWindow(topics Topics) *Window {
+	return &Window{topics, make(chan struct{}, tailsAtOnce)}
+}
 
 // Read returns the events that a query asks for. It waits for the first one, for Query.Wait.
 func (w *Window) Read(ctx context.Context, q Query) (*Page, error) {
 	waiting, cancel := context.WithTimeout(ctx, q.Wait)
 	defer cancel()
-	r := &pageReader{topics: w.topics, q: q, at: Cursor{Generation: q.After.Generation, Turn: q.After.Turn, At: maps.Clone(q.After.At)}}
+	r := &pageReader{Window: w, q: q, at: Cursor{Generation: q.After.Generation, Turn: q.After.Turn, At: maps.Clone(q.After.At)}}
 	if r.at.At == nil {
 		r.at.At = make(map[int32]Position)
 	}
@@ -95,7 +104,7 @@ func (w *Window) Read(ctx context.Context, q Query) (*Page, error) {
 
 // pageReader makes one page.
 type pageReader struct {
-	topics  Topics
+	*Window
 	q       Query
 	log     envelope.Log
 	at      Cursor
@@ -165,17 +174,29 @@ func (r *pageReader) ends(ctx context.Context, partitions []int32) ([]int64, err
 // toEnd puts the cursor at the end of the topic.
 func (r *pageReader) toEnd(ctx context.Context) error {
 	partitions := r.own()
-	ends, err := r.ends(ctx, partitions)
+	ends := make([]Position, len(partitions))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(tailsAtOnce)
 	for i, p := range partitions {
-		if err != nil {
+		g.Go(func() (err error) {
+			select {
+			case r.tails <- struct{}{}:
+				defer func() { <-r.tails }()
+			case <-gctx.Done():
+				return gctx.Err()
+			}
+			ends[i], err = lastPosition(gctx, r.log, p, math.MaxInt64)
 			return err
-		}
-		var last ID
-		last, err = highest(ctx, r.log, p, ends[i])
-		r.at.At[p] = Position{Offset: ends[i], Last: last}
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for i, p := range partitions {
+		r.at.At[p] = ends[i]
 	}
 	r.q.Now = false
-	return err
+	return nil
 }
 
 // partitions reads all partitions up to their present ends.

@@ -17,7 +17,7 @@ const (
 	maxEvents = 1000
 	// maxWait is the longest time that a call waits for an event.
 	maxWait = 50 * time.Second
-	// maxWaiting bounds the calls that wait at the same time.
+	// maxWaiting bounds the calls that wait, or look for the end of the topic, at the same time.
 	maxWaiting = 256
 )
 
@@ -26,7 +26,7 @@ type eventHandlers struct {
 	service Events
 	// ends is done when calls must not wait any more.
 	ends context.Context
-	// waiting has a place for each call that waits for events.
+	// waiting has a place for each call that waits for events, or looks for the end of the topic.
 	waiting chan struct{}
 }
 
@@ -38,7 +38,7 @@ func (h eventHandlers) list(c *call) error {
 		return err
 	}
 	ctx := c.Ctx
-	if q.Wait > 0 {
+	if q.Wait > 0 || q.Now {
 		select {
 		case h.waiting <- struct{}{}:
 			defer func() { <-h.waiting }()
