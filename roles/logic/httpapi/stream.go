@@ -138,7 +138,9 @@ func (s *pushStream) finish() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
-	// net/http reads a little of the rest before it closes the connection.
+	// net/http still writes the end of the answer, and reads a little of the rest before it closes
+	// the connection.
+	_ = s.conn.SetWriteDeadline(time.Now().Add(streamStall))
 	_ = s.conn.SetReadDeadline(time.Now().Add(streamLinger))
 }
 

@@ -738,6 +738,28 @@ func TestStreamUnreadResults(t *testing.T) {
 	})
 }
 
+// TestStreamUnreadEnd checks that the connection ends of a caller that reads all results, and not the end of the answer.
+func TestStreamUnreadEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dial, stop := pipeServer(t, newHarness(t, httpapi.Config{}, nil).handler)
+		defer stop()
+		conn := dial()
+		defer conn.Close() //nolint:errcheck // a pipe
+		line := `{"user":"alice","body":1}` + "\n"
+		fmt.Fprintf(conn, "POST /v1/push/stream HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s", len(line), line)
+		for r, last := bufio.NewReader(conn), ""; !strings.Contains(last, `"status":202`); {
+			var err error
+			if last, err = r.ReadString('\n'); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(31 * time.Second)
+		if rest, err := io.ReadAll(conn); err != nil || len(rest) > 0 {
+			t.Errorf("the server still writes %q, %v", rest, err)
+		}
+	})
+}
+
 // TestStreamMemory checks that a long stream needs no more memory than a short one.
 func TestStreamMemory(t *testing.T) {
 	service := &fakeService{}
