@@ -63,14 +63,16 @@ func (p deviceRecords) ensure(ctx context.Context, user, device string) error {
 	}
 	var replaced []string
 	if !known {
-		replaced, err = p.makeRoomLocked(a)
+		replaced, err = p.makeRoomLocked(a, device)
 	}
 	p.mu.Unlock()
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
-	}
-	if len(replaced) > 0 {
+	case len(replaced) > 0:
 		defer p.unmark(a, replaced)
+	case !known:
+		defer p.unmarkComing(a, device)
 	}
 	id, err := p.appendDevice(ctx, p.index, &envelope.Device{
 		User: user, Device: device, SeenMs: now.UnixMilli(), Since: since, Replaced: replaced,
@@ -82,9 +84,12 @@ func (p deviceRecords) ensure(ctx context.Context, user, device string) error {
 }
 
 // makeRoomLocked returns the device that has to go so that a user gets another one,
-// if any has to. Until unmark, nobody may use that device.
-func (p deviceRecords) makeRoomLocked(a *account) (replaced []string, err error) {
-	if len(a.Meta().Devices) < p.cfg.DevicesPerUser {
+// if any has to. Until unmark, nobody may use that device. If none has to go, the
+// place is the new device's until unmarkComing.
+func (p deviceRecords) makeRoomLocked(a *account, device string) (replaced []string, err error) {
+	n := a.knownOrComing(device)
+	if n < p.cfg.DevicesPerUser {
+		a.markComing(device)
 		return nil, nil
 	}
 	if p.cfg.DevicesPolicy == ReplaceDevice {
@@ -95,7 +100,13 @@ func (p deviceRecords) makeRoomLocked(a *account) (replaced []string, err error)
 		}
 	}
 	return nil, envelope.Errorf(envelope.CodeTooManyDevices,
-		"the user has %d devices, as many as are allowed; one of them has to be forgotten first", len(a.Meta().Devices))
+		"the user has %d devices, as many as are allowed; one of them has to be forgotten first", n)
+}
+
+func (p deviceRecords) unmarkComing(a *account, device string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	a.unmarkComing(device)
 }
 
 func (p deviceRecords) unmark(a *account, devices []string) {

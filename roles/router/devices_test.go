@@ -3,7 +3,9 @@ package router_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -78,6 +80,49 @@ func TestRebuildFromAShortenedLog(t *testing.T) {
 	w.start()
 	if rebuilt := w.state([]string{u}); rebuilt != resumed {
 		t.Fatalf("resumed:\n%s\nrebuilt:\n%s", resumed, rebuilt)
+	}
+}
+
+// New devices of a user that come at the same time are not more than are allowed.
+func TestDevicesThatComeAtOnceAreLimited(t *testing.T) {
+	for policy, known := range map[router.DevicesPolicy]int{router.RefuseDevice: 0, router.ReplaceDevice: 1} {
+		t.Run(string(policy), func(t *testing.T) {
+			const user, limit, coming = "u", 2, 5
+			w := newWorld(t, func(c *router.Config) { c.DevicesPerUser, c.DevicesPolicy = limit, policy })
+			for i := range known {
+				s := session("c", uint64(100+i), user, fmt.Sprint("old", i))
+				w.attach(s)
+				w.detach(s)
+			}
+			w.applied(user, w.push(user, "a"))
+			p := envelope.Partition(user, 2)
+			w.kept.stick(p, w.kept.End(p))
+			unstick := sync.OnceFunc(func() { w.kept.stick(p, 0) })
+			defer unstick()
+			errs := make(chan error, coming)
+			for i := range coming {
+				go func() {
+					_, err := w.r.Attach(context.Background(), &envelope.AttachRequest{Session: session("c", uint64(i), user, fmt.Sprint("d", i))})
+					errs <- err
+				}()
+			}
+			eventually(t, "each is in the log or refused", func() bool { return len(w.devices(user))-known+len(errs) == coming })
+			unstick()
+			refused := 0
+			for range coming {
+				if err := <-errs; errors.Is(err, envelope.ErrTooManyDevices) {
+					refused++
+				} else if err != nil {
+					t.Error(err)
+				}
+			}
+			if refused != coming-limit {
+				t.Errorf("%d of %d were refused, with a limit of %d", refused, coming, limit)
+			}
+			if reply, err := w.r.User(context.Background(), &envelope.UserRequest{User: user}); err != nil || len(reply.Devices) != limit {
+				t.Errorf("the user has the devices %v, %v", reply.GetDevices(), err)
+			}
+		})
 	}
 }
 
