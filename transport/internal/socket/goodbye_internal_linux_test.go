@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"testing"
@@ -135,4 +136,41 @@ func TestGoodbyeWaitsForRoom(t *testing.T) {
 		}()
 		arrives(t, client)
 	})
+}
+
+// TestUnwatchedConnectionIsClosed checks that a connection that epoll does not take ends like any other:
+// the reader gets an error, the last frame and FIN arrive, and what is unacknowledged is known.
+func TestUnwatchedConnectionIsClosed(t *testing.T) {
+	a, c := goodbyeListener(t, transport.ListenConfig{})
+	p := &Polled{}
+	if err := a.NextPolled(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	p.Watch(newBlocking())
+	// A socket that is there already cannot be added.
+	ev := unix.EpollEvent{Fd: int32(p.slot), Pad: -1}
+	if err := unix.EpollCtl(a.poller.fd, unix.EPOLL_CTL_ADD, int(p.fd), &ev); err != nil {
+		t.Fatal(err)
+	}
+	if p.Park() {
+		t.Fatal("the reader is parked, and nothing would wake it")
+	}
+	if err := p.Fill(1); !errors.Is(err, errUnwatched) {
+		t.Errorf("reading: %v", err)
+	}
+	if !p.CloseWith([]byte("goodbye")) {
+		t.Error("the connection counts as closed before it was closed")
+	}
+	released := make(chan struct{})
+	go func() {
+		defer close(released)
+		p.Release()
+	}()
+	if got, err := io.ReadAll(c); err != nil || string(got) != "goodbye" {
+		t.Errorf("the client got %q, %v", got, err)
+	}
+	<-released
+	if p.out.final < 0 {
+		t.Error("it is not known what was unacknowledged at the end")
+	}
 }

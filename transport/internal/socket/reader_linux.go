@@ -37,6 +37,7 @@ type pollReader struct {
 	hung     bool   // the peer ended its side: what a short read leaves is the end
 	expired  bool   // the read deadline has passed
 	evicted  bool   // its incomplete packet is over the budget
+	lost     bool   // epoll does not watch it, so nothing would wake the reader
 	closing  bool   // CloseWith or Abort was called
 	gone     bool   // the peer ended or reset the stream
 	attached bool   // it outlives the listener's handler
@@ -131,7 +132,7 @@ func (r *pollReader) parkLocked() bool {
 		return false
 	}
 	if r.watchLocked(pollRead) != nil {
-		r.closing = true
+		r.lost = true
 		return false
 	}
 	r.parked = true
@@ -247,8 +248,12 @@ func (r *pollReader) Evict() {
 	r.unlockAndNotify(r.wakeLocked())
 }
 
+// errUnwatched is the error of reading from a connection that epoll does not watch.
+// Its user closes it.
+var errUnwatched = errors.New("the connection cannot be watched")
+
 // Err implements Input: the connection is closed here, the read deadline has
-// passed, or the connection was evicted.
+// passed, or the connection was evicted or cannot be watched.
 func (r *pollReader) Err() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -261,6 +266,8 @@ func (r *pollReader) errLocked() error {
 		return net.ErrClosed
 	case r.evicted:
 		return transport.ErrOverBudget
+	case r.lost:
+		return errUnwatched
 	case r.expired:
 		return os.ErrDeadlineExceeded
 	}

@@ -54,7 +54,9 @@ type Input interface {
 	Err() error
 	// Sign notes a sign of life.
 	Sign()
-	// Urgent sends a few bytes of framing, such as a pong, without waiting.
+	// Urgent sends a few bytes of framing, such as a pong. It does not wait for a
+	// Send under way. A Socket blocks for up to urgentTimeout if the kernel has no
+	// room. A Polled never blocks.
 	Urgent(b []byte)
 	// CloseWith ends the connection. last is sent if that needs no wait.
 	CloseWith(last []byte) bool

@@ -136,7 +136,8 @@ func (s *Socket) wroteLocked(n int64, err error) error {
 
 // Urgent sends b, a few bytes of framing such as a pong. It does not wait for a
 // Send under way, which sends b at its end. Of several that wait only the newest
-// is sent. b is kept until then.
+// is sent. b is kept until then. Without a Send under way it blocks for up to
+// urgentTimeout if the kernel has no room.
 func (s *Socket) Urgent(b []byte) {
 	s.pmu.Lock()
 	s.urgent = b
