@@ -396,11 +396,15 @@ func (h *holder) advance(c *heldConn, i int) error {
 	if err != nil || n == 0 {
 		return err
 	}
-	admitted, err := c.stream.admission(h.buf[:n], &h.counts.packets)
+	admitted, ids, err := c.stream.admission(h.buf[:n], &h.counts.packets)
 	if err != nil || !admitted {
 		return err
 	}
-	return h.admitted(c)
+	if err := h.admitted(c); err != nil {
+		return err
+	}
+	h.ack(c, ids)
+	return nil
 }
 
 // dialed handles the end of connect(2), which may have failed.
@@ -491,16 +495,36 @@ func (h *holder) read(c *heldConn) {
 		h.drop(c)
 		return
 	}
+	h.ack(c, ids)
+}
+
+// ack acknowledges messages, if the clients do that.
+func (h *holder) ack(c *heldConn, ids []byte) {
+	if !h.req.Ack {
+		return
+	}
 	const most = 8 * 1000 // bytes of ids in one packet
-	for len(ids) > 0 {
+	for len(ids) > 0 && c.phase == live {
 		k := min(len(ids), most)
-		if _, err := unix.Write(c.fd, Request(h.req.Kind, protocol.OpAck, ids[:k])); err != nil {
-			h.counts.acksLost.Add(int64(k / 8))
-		} else {
+		if h.write(c, Request(h.req.Kind, protocol.OpAck, ids[:k])) {
 			h.counts.acks.Add(int64(k / 8))
+		} else {
+			h.counts.acksLost.Add(int64(k / 8))
 		}
 		ids = ids[k:]
 	}
+	h.counts.acksLost.Add(int64(len(ids) / 8))
+}
+
+// write sends a packet, and reports whether all of it was sent. It does not wait for
+// room. After a part of a packet the server cannot read what follows, so the connection
+// is dropped.
+func (h *holder) write(c *heldConn, packet []byte) bool {
+	n, err := unix.Write(c.fd, packet)
+	if n > 0 && n < len(packet) {
+		h.drop(c)
+	}
+	return err == nil && n == len(packet)
 }
 
 // countMessages counts messages. It returns the ids to acknowledge.
@@ -569,7 +593,7 @@ func (b *beats) send(now time.Time) {
 		if c.phase == live {
 			// A connection whose socket is full needs no heartbeat: it has shown other signs of
 			// life.
-			_, _ = unix.Write(c.fd, b.packet)
+			b.h.write(c, b.packet)
 		}
 	}
 }

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"imgo/protocol"
 	"imgo/transport"
 )
@@ -120,6 +122,42 @@ func FuzzStream(f *testing.F) {
 			t.Fatalf("whole: %q, %v; in pieces: %q, %v", whole, err, pieces, pieceErr)
 		}
 	})
+}
+
+// TestHolderAcknowledges checks that messages that arrive with the answer to the auth packet are acknowledged, and that
+// a connection is lost if only a part of a packet was sent.
+func TestHolderAcknowledges(t *testing.T) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := fds[1]
+	defer unix.Close(server) //nolint:errcheck // the end of the test
+	h := &holder{req: HoldRequest{Kind: TCP, Ack: true}, buf: make([]byte, 4<<10), started: time.Now()}
+	c := &heldConn{fd: fds[0], phase: authenticating}
+	answer := slices.Concat(transport.AppendPacket(nil, 2, protocol.HeaderV2, protocol.OpAuthReply, 0, 0, nil), packets("one", "two"))
+	if _, err := unix.Write(server, answer); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.advance(c, 0); err != nil || c.phase != live {
+		t.Fatalf("phase %v, %v", c.phase, err)
+	}
+	got := make([]byte, 1<<10)
+	n, err := unix.Read(server, got)
+	want := Request(TCP, protocol.OpAck, binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, 1), 2))
+	if err != nil || !bytes.Equal(got[:max(n, 0)], want) {
+		t.Errorf("the server got %x, %v; want %x", got[:max(n, 0)], err, want)
+	}
+	if acks, packets := h.counts.acks.Load(), h.counts.packets.Load(); acks != 2 || packets != 2 {
+		t.Errorf("%d messages, %d acknowledged", packets, acks)
+	}
+	if h.write(c, make([]byte, 16<<20)) || c.phase != gone {
+		t.Errorf("phase %v after a part of a packet", c.phase)
+	}
+	h.ack(c, want[len(want)-16:])
+	if lost := h.counts.acksLost.Load(); lost != 2 {
+		t.Errorf("%d acknowledgements are lost, want 2", lost)
+	}
 }
 
 func TestStamp(t *testing.T) {

@@ -126,7 +126,7 @@ func (h *tlsHolder) dial(ctx context.Context, i int) (_ net.Conn, _ *stream, err
 		if err != nil {
 			return nil, nil, fmt.Errorf("authenticate: %w", err)
 		}
-		if admitted, err = s.admission(buf[:n], &h.counts.packets); err != nil {
+		if admitted, _, err = s.admission(buf[:n], &h.counts.packets); err != nil {
 			return nil, nil, err
 		}
 	}

@@ -88,8 +88,8 @@ func (s *stream) feed(b []byte, packet func(transport.Packet)) error {
 }
 
 // admission takes what arrives before a client is admitted. admitted reports whether the server has accepted the
-// client. Messages that arrived with the answer are counted.
-func (s *stream) admission(b []byte, messages *atomic.Int64) (admitted bool, err error) {
+// client. Messages that arrived with the answer are counted, and ids are those to acknowledge.
+func (s *stream) admission(b []byte, messages *atomic.Int64) (admitted bool, ids []byte, err error) {
 	var refused []byte
 	err = s.feed(b, func(p transport.Packet) {
 		switch p.Op {
@@ -99,15 +99,18 @@ func (s *stream) admission(b []byte, messages *atomic.Int64) (admitted bool, err
 			refused = bytes.Clone(p.Body)
 		case protocol.OpMessage:
 			messages.Add(1)
+			if p.ID != 0 {
+				ids = binary.BigEndian.AppendUint64(ids, p.ID)
+			}
 		}
 	})
 	if refused != nil {
 		err = fmt.Errorf("refused: %s", refused)
 	}
 	if err != nil {
-		return false, fmt.Errorf("authenticate: %w", err)
+		return false, nil, fmt.Errorf("authenticate: %w", err)
 	}
-	return admitted, nil
+	return admitted, ids, nil
 }
 
 // next removes the first packet or frame from b and returns the rest.
