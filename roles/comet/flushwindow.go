@@ -149,7 +149,10 @@ func (w *flushWindow) flushTo(s *session, ending *broadcasts, f *fanoutWorker) {
 }
 
 // onlyForLocked returns the list of broadcasts for the session, if all of that
-// list and nothing else is to be written to it: nil otherwise.
+// list and nothing else is to be written to it: nil otherwise. The session then has
+// all of the window that is for it: the window's other broadcasts are for rooms that
+// it is not in. So its broadcastSeq may become the number of the list's last message,
+// though the window has higher ones. Those of the next window are all higher.
 func (b *broadcasts) onlyForLocked(s *session) (only *broadcastList) {
 	if !s.out.ReadyLocked() || s.state != stateLive || s.broadcastSeq > b.first {
 		return nil

@@ -32,8 +32,9 @@ type writeBehind struct {
 	bytes int
 	// failing is since when flushes fail; zero: the last one did not.
 	failing time.Time
-	// seenNext is the position as the last flush saw it: what is older may be
-	// written. storedNext is the position that the store has.
+	// seenNext is the position as the last flush saw it: what is before it has had an
+	// interval to be acknowledged, and may be written. storedNext is the position that
+	// the store has.
 	seenNext, storedNext int64
 }
 
@@ -171,7 +172,11 @@ func (w *writeBehind) dueLocked(everything bool) bool {
 }
 
 // upToLocked returns the position up to which a flush writes. ok is false if
-// there is too little to write.
+// there is too little to write. Usually that is seenNext, the position at the flush
+// before: newer messages get an interval more to be acknowledged. It is the present
+// position if everything is asked for, if whole is set, or if too much waits. It is
+// compared with storedNext, so that a flush that would only move the stored position a
+// little is left out.
 func (w *writeBehind) upToLocked(everything bool) (upTo int64, ok bool) {
 	p := w.p
 	upTo = w.seenNext

@@ -23,8 +23,12 @@ type session struct {
 	since    int64
 	extra    *sessionExtra // nil: it has nothing of it
 	reminder *reminder     // nil: the watch has told it nothing
-	// suspect is set if the comet counts other sessions than the table has. This one
-	// goes unless the comet announces it again.
+	// suspect is set if the session may have ended without a word. Its comet counts
+	// other sessions than the table has (presence.compare), or another router owned
+	// the partition meanwhile (presenceRecorder.regainLocked). Each of the two has the
+	// comet announce its sessions again. A session that is announced replaces the
+	// suspect one. When the time is over, all that are still suspect go, also those
+	// that the other one marked. If such a session lives, its announcement is under way.
 	suspect bool
 }
 
