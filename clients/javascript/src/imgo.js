@@ -16,7 +16,7 @@ import { Inbox } from './inbox.js';
 import { checkedOptions, isCustomOp } from './options.js';
 import { Outbox } from './outbox.js';
 import { ImgoError, Op, TOKEN_EXPIRED, checkedName, deferred, readId, readIds, reconnects } from './protocol.js';
-import { sizeOf, textOf, tooLarge, within } from './protocol.js';
+import { textOf, tooLarge, within } from './protocol.js';
 import { ask, routeTo } from './route.js';
 import { Session, discard } from './session.js';
 import { Timers } from './timers.js';
@@ -99,7 +99,7 @@ export class ImgoClient {
     this.#rooms = new Set(this.#settings.rooms);
     this.#inbox = new Inbox(this.#settings, {
       listeners: () => [...(this.#listeners.get('message') ?? [])],
-      maxBody: () => this.#session?.maxBody ?? Infinity,
+      maxBody: () => this.#most(),
       sendAcks: (ids) => this.#sendAcks(ids),
       spacious: () => this.#session?.resume(),
       error: (error) => this.#emitError(error),
@@ -225,7 +225,7 @@ export class ImgoClient {
     this.#rooms.add(checkedName('room', room));
     if (!this.#session?.live || this.#closing) return;
     try {
-      await this.#session.call(Op.joinRoom, Op.joinRoomReply, room, `join room ${room}`);
+      await this.#session.join(room);
     } catch (error) {
       if (error instanceof ImgoError && error.code === 'denied') this.#rooms.delete(room);
       throw error;
@@ -241,7 +241,7 @@ export class ImgoClient {
   async leave(room) {
     this.#rooms.delete(checkedName('room', room));
     if (!this.#session?.live || this.#closing) return;
-    await this.#session.call(Op.leaveRoom, Op.leaveRoomReply, room, `leave room ${room}`);
+    await this.#session.leave(room);
   }
 
   /**
@@ -303,7 +303,7 @@ export class ImgoClient {
     if (list.length > MAX_READ) throw new ImgoError('invalid', `ids must have at most ${MAX_READ} ids: upTo names older ones`);
     const what = 'tell what was read';
     const session = this.#liveSession(what);
-    if (tooLarge(list, session.maxBody)) throw new ImgoError('invalid', `ids are too many: the server takes ${session.maxBody} bytes`);
+    this.#checkSize('ids', list);
     await session.call(Op.read, Op.readReply, list, what, id);
   }
 
@@ -321,11 +321,22 @@ export class ImgoClient {
     } catch (cause) {
       throw new ImgoError('invalid', `body must be a JSON value: ${textOf(cause)}`, { cause });
     }
-    const { maxBody } = this.#settings;
-    if (sizeOf(json) > maxBody) throw new ImgoError('invalid', `body must have at most ${maxBody} bytes (maxBody)`);
-    const most = this.#session?.maxBody ?? Infinity;
-    if (tooLarge(json, most)) throw new ImgoError('invalid', `body is too large: the server takes ${most} bytes`);
+    this.#checkSize('body', json);
     return json;
+  }
+
+  /** The largest body that may be sent, in bytes. */
+  #most() {
+    return Math.min(this.#settings.maxBody, this.#session?.maxBody ?? Infinity);
+  }
+
+  /**
+   * @param {string} what names the body
+   * @param {unknown} body
+   */
+  #checkSize(what, body) {
+    const most = this.#most();
+    if (tooLarge(body, most)) throw new ImgoError('invalid', `${what} is larger than ${most} bytes (maxBody)`);
   }
 
   /** Returns the live session, or throws `not_live`. @param {string} what names the call */
@@ -500,8 +511,7 @@ export class ImgoClient {
       if (!session.live) return; // the next session has the rooms
       const joined = this.#rooms.has(room);
       try {
-        if (joined) await session.call(Op.joinRoom, Op.joinRoomReply, room, `join room ${room}`);
-        else await session.call(Op.leaveRoom, Op.leaveRoomReply, room, `leave room ${room}`);
+        await (joined ? session.join(room) : session.leave(room));
       } catch (cause) {
         const { code, serverCode, message } = /** @type {ImgoError} */ (cause);
         if (joined && code === 'denied') this.#roomChanged({ room, joined: false, code: serverCode, reason: message });

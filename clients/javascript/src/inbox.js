@@ -50,7 +50,7 @@ class BoundedSet {
  * The client of an inbox.
  * @typedef {object} Host
  * @property {() => ImgoEvents['message'][]} listeners The message listeners.
- * @property {() => number} maxBody The largest body that the server takes, in bytes.
+ * @property {() => number} maxBody The largest body that may be sent, in bytes.
  * @property {(ids: string[]) => boolean} sendAcks Writes one packet and reports whether it was written.
  * @property {() => void} spacious The queue was full, and is half empty now.
  * @property {(error: ImgoError) => void} error
@@ -280,7 +280,7 @@ export class Inbox {
   }
 
   #send() {
-    const most = Math.max(1, Math.min(ACK_BATCH, Math.floor(this.#host.maxBody() / ID_BYTES)));
+    const most = Math.max(1, Math.min(ACK_BATCH, this.#host.maxBody() / ID_BYTES));
     while (this.#acks.size > 0) {
       const batch = this.#acks.oldest(most);
       if (!this.#host.sendAcks(batch)) return;

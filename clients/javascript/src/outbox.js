@@ -175,7 +175,7 @@ export class Outbox {
     const { maxBody } = this.#session;
     if (id <= this.#arrived) this.#outcome = { number: message.number, body: undefined };
     else if (id > MAX_ID) this.#refuse(message, 'all ids of the device are used');
-    else if (tooLarge(message.body, maxBody)) this.#refuse(message, `the server takes a body of ${maxBody} bytes`, 'too_large');
+    else if (tooLarge(message.body, maxBody)) this.#refuse(message, `the body is larger than ${maxBody} bytes`, 'too_large');
     else await this.#send(this.#session, message, String(id));
     return true;
   }

@@ -246,5 +246,5 @@ export function sizeOf(body) {
  * @param {number} limit in bytes
  */
 export function tooLarge(body, limit) {
-  return limit < Infinity && (sizeOf(body) > limit || new TextEncoder().encode(JSON.stringify(body)).length > 2 * limit);
+  return sizeOf(body) > limit || sizeOf([body]) > 2 * limit;
 }

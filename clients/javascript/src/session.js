@@ -33,6 +33,8 @@ const BYTES_PER_UNIT = 3;
  * One connection: its socket, authentication, heartbeats, and calls that wait for a reply.
  */
 export class Session {
+  /** The largest body that the server takes, in bytes. It is Infinity if the server has not named it. */
+  maxBody = Infinity;
   /** @type {WebSocketLike} */
   #ws;
   #settings;
@@ -45,7 +47,6 @@ export class Session {
   #over = false;
   #paused = false;
   #heartbeat = DEFAULT_HEARTBEAT;
-  #maxBody = Infinity;
   #failure = ''; // what the socket said before it closed
   /** @type {{ promise: Promise<void>, resolve: (value: void) => void }} */
   #socketClosed = deferred();
@@ -87,11 +88,6 @@ export class Session {
   /** Whether the server has accepted the client on this connection. */
   get live() {
     return this.#live && !this.#over;
-  }
-
-  /** The largest body that the server takes, in bytes. It is Infinity if the server has not named it. */
-  get maxBody() {
-    return this.#maxBody;
   }
 
   /** Whether this connection can stop reading. */
@@ -149,6 +145,16 @@ export class Session {
       this.#end({ code: 0, reason: `cannot write to the socket: ${textOf(cause)}` });
       return false;
     }
+  }
+
+  /** @param {string} room */
+  join(room) {
+    return this.call(Op.joinRoom, Op.joinRoomReply, room, `join room ${room}`);
+  }
+
+  /** @param {string} room */
+  leave(room) {
+    return this.call(Op.leaveRoom, Op.leaveRoomReply, room, `leave room ${room}`);
   }
 
   /**
@@ -305,7 +311,7 @@ export class Session {
     const seconds = Number(body?.heartbeat);
     if (seconds > 0 && seconds < MAX_HEARTBEAT) this.#heartbeat = seconds * 1000;
     this.#beatLater();
-    if (body?.max_body > 0) this.#maxBody = body.max_body;
+    if (body?.max_body > 0) this.maxBody = body.max_body;
     const rooms = Array.isArray(body?.rooms) ? body.rooms.map(String) : [];
     const info = {
       session: String(body?.session ?? ''),
