@@ -31,15 +31,12 @@ type accountExtra struct {
 	// leaving are devices that a record under way forgets. Nobody may use them
 	// before it is applied.
 	leaving map[string]struct{}
-	// coming are devices that a record under way makes known, while none goes for
-	// them. Each has the number of calls that make it known.
-	coming map[string]int
 }
 
 // ownExtra returns the account's extra, which it makes if there is none.
 func (a *account) ownExtra() *accountExtra {
 	if a.extra == nil {
-		a.extra = &accountExtra{leaving: make(map[string]struct{}), coming: make(map[string]int)}
+		a.extra = &accountExtra{leaving: make(map[string]struct{})}
 	}
 	return a.extra
 }
@@ -98,33 +95,6 @@ func (a *account) unmarkLeaving(devices []string) {
 	for _, d := range devices {
 		delete(a.ownExtra().leaving, d)
 	}
-}
-
-// markComing marks a device as coming.
-func (a *account) markComing(device string) { a.ownExtra().coming[device]++ }
-
-// unmarkComing takes markComing back. Most accounts need no extra then.
-func (a *account) unmarkComing(device string) {
-	x := a.extra
-	if x.coming[device]--; x.coming[device] == 0 {
-		delete(x.coming, device)
-	}
-	if len(x.coming)+len(x.leaving)+len(x.replaced) == 0 && x.standoff == (standoff{}) {
-		a.extra = nil
-	}
-}
-
-// knownOrComing counts the devices that are known, and those but device that are coming.
-func (a *account) knownOrComing(device string) int {
-	n := len(a.Meta().Devices)
-	if a.extra != nil {
-		for name := range a.extra.coming {
-			if name != device && a.Devices.Find(name) == nil {
-				n++
-			}
-		}
-	}
-	return n
 }
 
 func (a *account) isLeaving(device string) bool {
@@ -336,8 +306,8 @@ func (t *accountTable) evictLocked() {
 		if over <= 0 {
 			return
 		}
-		moving := a.extra != nil && len(a.extra.leaving)+len(a.extra.coming) > 0
-		if a.due.queued && a.due.at <= soon || len(a.sessions) > 0 || moving || a.Dirty() || p.writes.has(a) || p.presence.hasLocked(a) {
+		leaving := a.extra != nil && len(a.extra.leaving) > 0
+		if a.due.queued && a.due.at <= soon || len(a.sessions) > 0 || leaving || a.Dirty() || p.writes.has(a) || p.presence.hasLocked(a) {
 			continue
 		}
 		p.cache.release(a)

@@ -87,9 +87,9 @@ func (p deviceRecords) ensure(ctx context.Context, user, device string) error {
 // if any has to. Until unmark, nobody may use that device. If none has to go, the
 // place is the new device's until unmarkComing.
 func (p deviceRecords) makeRoomLocked(a *account, device string) (replaced []string, err error) {
-	n := a.knownOrComing(device)
+	n := p.knownOrComingLocked(a, device)
 	if n < p.cfg.DevicesPerUser {
-		a.markComing(device)
+		p.coming[comingDevice{a, device}]++
 		return nil, nil
 	}
 	if p.cfg.DevicesPolicy == ReplaceDevice {
@@ -103,10 +103,34 @@ func (p deviceRecords) makeRoomLocked(a *account, device string) (replaced []str
 		"the user has %d devices, as many as are allowed; one of them has to be forgotten first", n)
 }
 
+// comingDevice is a device that a record under way makes known.
+type comingDevice struct {
+	a    *account
+	name string
+}
+
+// knownOrComingLocked counts the devices of an account that are known, and those but
+// device that are coming.
+func (p deviceRecords) knownOrComingLocked(a *account, device string) int {
+	n := len(a.Meta().Devices)
+	if n+len(p.coming) < p.cfg.DevicesPerUser {
+		return n // there is room for all that are coming
+	}
+	for c := range p.coming {
+		if c.a == a && c.name != device && a.Devices.Find(c.name) == nil {
+			n++
+		}
+	}
+	return n
+}
+
 func (p deviceRecords) unmarkComing(a *account, device string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	a.unmarkComing(device)
+	c := comingDevice{a, device}
+	if p.coming[c]--; p.coming[c] == 0 {
+		delete(p.coming, c)
+	}
 }
 
 func (p deviceRecords) unmark(a *account, devices []string) {

@@ -46,6 +46,9 @@ type partition struct {
 	accounts accountTable
 	sessions sessionTable
 	claims   claims
+	// coming has the devices that records under way make known, while no other device
+	// goes for them, with the number of calls that make each known.
+	coming map[comingDevice]int
 	// rebuild is what helps to read the log back; empty once it was.
 	rebuild rebuild
 	cache   cache
@@ -66,6 +69,7 @@ func newPartition(res *resources, index int32, gain uint64, predecessor <-chan s
 		applied:  make(chan struct{}),
 		sessions: newSessionTable(&res.kinds, res.metrics.sessions),
 		cache:    cache{limit: &res.cacheShare},
+		coming:   make(map[comingDevice]int),
 	}
 	p.applier.p = p
 	p.events = newEmitter(p, res.eventsLog)
