@@ -144,10 +144,9 @@ func (a *account) unnoteReplaced(key envelope.AddressKey) {
 	x.replaced = slices.DeleteFunc(x.replaced, func(k envelope.AddressKey) bool { return k == key })
 }
 
-// loading is one read of an account from the store. Its fields are true once
-// done is closed.
+// loading is one read of an account from the store. err is set once done is closed.
 type loading struct {
-	done chan struct{}
+	done chan struct{} // nil: no other goroutine waits
 	err  error
 }
 
@@ -199,6 +198,9 @@ func (t *accountTable) openLocked(ctx context.Context, user string) (*account, e
 		if l == nil {
 			return t.loadLocked(user)
 		}
+		if l.done == nil {
+			l.done = make(chan struct{})
+		}
 		err := p.unlocked(func() error {
 			select {
 			case <-l.done:
@@ -216,8 +218,7 @@ func (t *accountTable) openLocked(ctx context.Context, user string) (*account, e
 // loadLocked reads a user's account from the store, and wakes the goroutines
 // that wait for it.
 func (t *accountTable) loadLocked(user string) (*account, error) {
-	l := &loading{done: make(chan struct{})}
-	defer close(l.done)
+	l := &loading{}
 	t.loading[user] = l
 	t.loads.Add(1)
 	defer t.loads.Done()
@@ -228,6 +229,9 @@ func (t *accountTable) loadLocked(user string) (*account, error) {
 		return nil
 	})
 	delete(t.loading, user)
+	if l.done != nil {
+		defer close(l.done)
+	}
 	switch {
 	case l.err != nil:
 		return nil, l.err
