@@ -110,6 +110,29 @@ func TestAdmissionBound(t *testing.T) {
 	}
 }
 
+// TestWaitingIsNoSilence checks that a client that waits for logic is not closed for a missing heartbeat: it need not
+// send anything before it is let in.
+func TestWaitingIsNoSilence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var away atomic.Bool
+		away.Store(true)
+		logic := &fakeLogic{connect: func(r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
+			if away.Load() {
+				return nil, envelope.ErrUnavailable
+			}
+			return admit(r)
+		}}
+		s := start(t, logic, func(cfg *comet.Config) { cfg.Heartbeat, cfg.ConnectWait = 5*time.Second, time.Minute })
+		s.authenticate(3)
+		time.Sleep(50 * time.Second)
+		away.Store(false)
+		time.Sleep(9 * time.Second)
+		if n := s.Sessions(); n != 3 {
+			t.Errorf("%d of 3 clients were let in", n)
+		}
+	})
+}
+
 // TestAdmissionConcurrency checks that a slow logic gets fewer calls at a time.
 func TestAdmissionConcurrency(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

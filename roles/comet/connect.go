@@ -171,7 +171,8 @@ func (c *Comet) newSession(conn transport.Conn, p transport.Packet, auth *authBo
 		s.setBehindLocked(true)
 		s.catchUp.sent(c.now(), 0) // Connect answers with the first backlog
 	}
-	s.heard.Store(int64(c.now()))
+	// A client that waits to be let in need not send anything. MaxWait of the admission ends that wait.
+	s.heard.Store(int64(c.now() + c.cfg.ConnectWait))
 	return s
 }
 

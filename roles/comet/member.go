@@ -90,6 +90,11 @@ func (m member) exitLocked(room string) bool {
 func (m member) leaveUngranted(room string) bool {
 	m.roomsMu().Lock()
 	defer m.roomsMu().Unlock()
+	return m.leaveUngrantedLocked(room)
+}
+
+// leaveUngrantedLocked is leaveUngranted while roomsMu is held.
+func (m member) leaveUngrantedLocked(room string) bool {
 	m.out.Lock()
 	stay := m.rooms.granted.has(room)
 	m.out.Unlock()
@@ -276,8 +281,8 @@ func (m member) tellRoom(room string, joined bool, code envelope.Code, reason st
 }
 
 // mayJoin asks logic whether the session, which has joined so many rooms by itself, may join a
-// room. It returns until when, in Unix milliseconds. 0 means for ever. A session that is in the room
-// already is not asked about, unless it has to leave the room at some time.
+// room. It returns until when, in Unix milliseconds. 0 means for ever. It does not ask about a session that
+// is in the room already and need not leave it at some time, and returns sameEnd.
 func (m member) mayJoin(room string, joined int) (untilMS int64, err error) {
 	m.out.Lock()
 	granted, in := m.rooms.granted.has(room), m.rooms.in.has(room)
@@ -285,7 +290,7 @@ func (m member) mayJoin(room string, joined int) (untilMS int64, err error) {
 	ruled := m.rooms.access.GetRuled()
 	m.out.Unlock()
 	if granted || in && !ends {
-		return 0, nil
+		return sameEnd, nil
 	}
 	if limit := m.comet.cfg.RoomsPerSession; !in && joined >= limit {
 		return 0, tooManyRooms(limit)

@@ -53,9 +53,9 @@ func newRoomOpener(c *Comet) *roomOpener {
 }
 
 // deny notes that a room has no member, so that job need not send its messages here,
-// and returns true. It returns false if the
-// room has members by now, after calling do for each of them, or if too many rooms
-// are denied, so that job is to go on sending.
+// and returns true. It returns false if job is to go on sending: the room has members
+// by now, for each of which deny calls do, or its opening is being written, or too many
+// rooms are denied.
 func (o *roomOpener) deny(room string, do func(*session)) bool {
 	rs := o.comet.table.room(room)
 	rs.mu.Lock()
@@ -66,8 +66,8 @@ func (o *roomOpener) deny(room string, do func(*session)) bool {
 		}
 		return false
 	}
-	if _, denied := rs.denied[room]; denied {
-		return true
+	if op, denied := rs.denied[room]; denied {
+		return op == nil // job may have read the opening already
 	}
 	if o.comet.metrics.denied.Add(1) > int64(o.comet.cfg.DeniedRooms) {
 		o.comet.metrics.denied.Add(-1)
@@ -119,7 +119,7 @@ func (o *roomOpener) open(room string, deadline time.Time) error {
 
 // begin returns the opening of a denied room that a session has joined, or nil if
 // the room is not denied. With lead the caller must write the opening and call end.
-// Until then the room has a member and cannot be denied again.
+// Until then the room is not denied again, even if its members leave.
 func (o *roomOpener) begin(room string) (op *opening, lead bool) {
 	rs := o.comet.table.room(room)
 	rs.mu.Lock()

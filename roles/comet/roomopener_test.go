@@ -132,6 +132,50 @@ func TestDeniedRoomIsOpenedBeforeTheAnswer(t *testing.T) {
 	}
 }
 
+// TestRoomThatIsBeingOpenedIsNotDenied checks that Push does not report a room as empty while its opening is being
+// written, though all its members have left meanwhile: job may have read the opening already, and would leave this
+// comet out for good.
+func TestRoomThatIsBeingOpenedIsNotDenied(t *testing.T) {
+	o := &openings{}
+	s := start(t, &fakeLogic{opened: o.opened}, nil)
+	s.client("ann")
+	eventually(t, "the start is known", func() bool { return len(o.names()) == 1 })
+	if reply := s.pushRoom("x"); !slices.Equal(reply.EmptyRooms, []string{"x"}) {
+		t.Fatalf("answered %v", reply)
+	}
+	free := make(chan struct{})
+	o.mu.Lock()
+	o.hold = func(ctx context.Context, _ string) error {
+		select {
+		case <-free:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	o.mu.Unlock()
+	session := s.logic.session(0)
+	s.push(&envelope.Delivery{SessionRooms: &envelope.SessionRooms{
+		To: []*envelope.Address{{Comet: "c1", Session: session}}, Rooms: &envelope.Memberships{At: 1, Rooms: []string{"x"}},
+	}})
+	eventually(t, "the room is being opened", func() bool { return slices.Equal(o.names(), []string{"", "x"}) })
+	if _, err := s.Members(t.Context(), &envelope.MembersRequest{
+		Sessions: []uint64{session}, Rooms: &envelope.Memberships{At: 2}, Leave: "x",
+	}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the room is empty", func() bool { return s.members() == "map[]" })
+	if reply := s.pushRoom("x"); len(reply.EmptyRooms) > 0 {
+		t.Errorf("a room that is being opened was denied: %v", reply)
+	}
+	close(free)
+	opened := o.last().Seq
+	eventually(t, "the room is denied again", func() bool {
+		reply := s.pushRoom("x")
+		return slices.Equal(reply.EmptyRooms, []string{"x"}) && reply.Seq >= opened
+	})
+}
+
 // TestNoJoinBeforeTheStartIsKnown checks that no join is answered before the log says that the denials
 // of an earlier run of this comet are void.
 func TestNoJoinBeforeTheStartIsKnown(t *testing.T) {

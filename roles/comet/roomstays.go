@@ -18,6 +18,9 @@ func (m member) setEndLocked(room string, untilMS int64) {
 	}
 }
 
+// sameEnd stands for the end of a stay about which logic was not asked. The end stays as it is.
+const sameEnd = -1
+
 // joinUntil is join for a room that the session has to leave at some time, in Unix milliseconds.
 // 0 means never.
 func (m member) joinUntil(room string, untilMS int64) bool {
@@ -33,7 +36,7 @@ func (m member) enterUntilLocked(room string, untilMS int64) {
 	m.enterLocked(room)
 	m.out.Lock()
 	defer m.out.Unlock()
-	if m.rooms.in.has(room) {
+	if untilMS != sameEnd && m.rooms.in.has(room) {
 		m.setEndLocked(room, untilMS)
 	}
 }
@@ -153,18 +156,16 @@ func (a asking) askAgain(room string) {
 	if code, _ := refusalText(err); err != nil && code == envelope.CodeUnavailable {
 		return
 	}
-	if err != nil {
-		if a.leaveUngranted(room) {
-			a.refused(room, err)
-		}
-		return
-	}
 	a.roomsMu().Lock()
 	defer a.roomsMu().Unlock()
 	a.out.Lock()
-	defer a.out.Unlock()
-	if a.rooms.in.has(room) && a.rooms.asksNow(room) {
+	wanted := a.rooms.in.has(room) && a.rooms.asksNow(room)
+	if wanted && err == nil {
 		a.setEndLocked(room, until)
+	}
+	a.out.Unlock()
+	if wanted && err != nil && a.leaveUngrantedLocked(room) {
+		a.refused(room, err)
 	}
 }
 

@@ -273,3 +273,48 @@ func TestNewTokenAsksAgain(t *testing.T) {
 		}
 	})
 }
+
+// TestLateRefusalHasNoEffect checks that a refusal of a room that was asked about for a new token does not put out a session
+// that has left the room meanwhile, asked again, and was let in.
+func TestLateRefusalHasNoEffect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		answers := make(chan error, 3)
+		answers <- nil
+		logic := newBackend(func(string) (time.Time, error) { return time.Time{}, <-answers })
+		logic.refresh = func(r *envelope.RefreshRequest) (*envelope.RefreshReply, error) {
+			return &envelope.RefreshReply{Access: &envelope.RoomAccess{Ruled: true}, ToAsk: r.Session.Rooms}, nil
+		}
+		s := start(t, &logic.fakeLogic, nil)
+		c := s.dialPipe(pipe.Options{})
+		c.login("ann", "")
+		c.send(2, protocol.OpJoinRoom, 1, "ask/1")
+		c.expect(protocol.OpJoinRoomReply, 0, "ask/1")
+
+		inner, late := logic.join, make(chan error)
+		first := true
+		logic.join = func(r *envelope.JoinRequest) (*envelope.JoinReply, error) {
+			if first {
+				first = false
+				return nil, <-late
+			}
+			return inner(r)
+		}
+		c.send(2, protocol.OpAuth, 2, `{"token":"ann"}`)
+		if p := c.receive(); p.Op != protocol.OpAuthReply {
+			t.Fatalf("got op %d %s", p.Op, p.Body)
+		}
+		synctest.Wait() // the question is under way
+		c.send(2, protocol.OpLeaveRoom, 3, "ask/1")
+		c.expect(protocol.OpLeaveRoomReply, 0, "ask/1")
+		answers <- nil
+		c.send(2, protocol.OpJoinRoom, 4, "ask/1")
+		c.expect(protocol.OpJoinRoomReply, 0, "ask/1")
+		late <- notIn("ask/1")
+		synctest.Wait()
+		if got := s.members(); got != "map[ask/1:1]" {
+			t.Errorf("after the late refusal the rooms are %s", got)
+		}
+		c.send(2, protocol.OpHeartbeat, 5, "")
+		c.expect(protocol.OpHeartbeatReply, 0, "")
+	})
+}
