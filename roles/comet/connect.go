@@ -54,7 +54,7 @@ func (c *Comet) admit(ctx context.Context, p *admission.PendingConnect) error {
 		c.refuse(p, refusedAuthBody, protocol.CloseBadPacket, err.Error())
 		return nil
 	}
-	if gen, _ := identify(p.Packet, p.Conn, &auth); gen == genImgo && p.Ignored > 0 { // goim alone ignored packets before auth
+	if gen, _ := identify(p.Packet, p.Conn, &auth); gen != genGoim && p.Ignored > 0 { // goim alone ignored packets before auth
 		c.metrics.badPackets.WithLabelValues("before_auth").Inc()
 		c.refuse(p, refusedFirst, protocol.CloseBadPacket, "the first packet must be auth")
 		return nil

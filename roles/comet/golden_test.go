@@ -216,6 +216,19 @@ func TestGoldenV2Binary(t *testing.T) {
 	}
 }
 
+// TestEarlyPacketOfV2 checks that a packet before auth closes a version-2 client, also one with the header of 16 bytes.
+func TestEarlyPacketOfV2(t *testing.T) {
+	s := start(t, &fakeLogic{}, listening)
+	c := s.dialTCP()
+	const auth = `{"token":"ann"}`
+	c.put(wire("00000010 0010 0002 00000002 00000001", ""))
+	c.put(wire(fmt.Sprintf("%08x 0010 0002 00000007 00000002", 16+len(auth)), auth))
+	eventually(t, "it is refused", func() bool { return s.metric("imgo_comet_bad_packets_total", "kind=before_auth") == 1 })
+	if n := s.Sessions(); n != 0 {
+		t.Errorf("%d sessions", n)
+	}
+}
+
 func TestGoldenV2JSON(t *testing.T) {
 	s := start(t, &fakeLogic{}, listening)
 	c := s.dialWS(true)
