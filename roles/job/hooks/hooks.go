@@ -111,8 +111,7 @@ func (h *hook) hasState(generation uint16) (known bool) {
 	return known
 }
 
-// post posts the events of a generation until ctx is done, until all are posted and there is a newer one, or until
-// an older one is to be replayed.
+// post posts the events of a generation until ctx is done, or until awaitEnd ends it.
 func (h *hook) post(ctx context.Context, generation uint16) error {
 	log, err := h.deps.Topics.Open(ctx, generation)
 	if errors.Is(err, envelope.ErrNotFound) {
@@ -154,8 +153,8 @@ func (h *hook) join(ctx context.Context, log envelope.Log) (Group, error) {
 	return h.deps.Group(ctx, h.cfg.Name, log.Generation())
 }
 
-// awaitEnd calls ended when all events of a generation are posted and there is a newer one, or when an older one is to
-// be replayed.
+// awaitEnd calls ended when all events of a generation are posted and there is a newer one, when an older one is to be
+// replayed, or when growth has closed the log: it was that of the former core. The caller then opens the generation again.
 func (h *hook) awaitEnd(ctx context.Context, log envelope.Log, ended func()) {
 	looked, replay := false, uint64(0) // the last replay that was looked at: the states are many
 	for wait.Sleep(ctx, saveInterval) == nil {
@@ -169,11 +168,11 @@ func (h *hook) awaitEnd(ctx context.Context, log envelope.Log, ended func()) {
 			continue
 		}
 		switch done, err := h.endGeneration(ctx, log); {
-		case err != nil:
-			h.sampled.Warn().Err(err).Msg("it is not known whether all events of an older generation are posted; asking again")
-		case done:
+		case done, errors.Is(err, envelope.ErrClosed):
 			ended()
 			return
+		case err != nil:
+			h.sampled.Warn().Err(err).Msg("it is not known whether all events of an older generation are posted; asking again")
 		}
 	}
 }

@@ -372,6 +372,25 @@ func TestGenerations(t *testing.T) {
 	})
 }
 
+// Growth closes the log that a hook reads. The hook opens it again, posts the rest of it, and goes on with the next one.
+func TestGrowth(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.to.always(http.StatusServiceUnavailable)
+		w.start()
+		w.add(5, "1", "2")
+		w.after(time.Minute)
+		w.topic = w.topics.grow()
+		w.add(5, "1", "2", "3")
+		w.after(time.Minute)
+		w.to.always(http.StatusOK)
+		w.after(time.Hour)
+		w.checkAll()
+		if s := w.status(); s.Lag != 0 || s.Waiting != 0 {
+			t.Errorf("status %+v", s)
+		}
+	})
+}
+
 // A hook that has not posted all events of a generation whose topic was deleted goes on with the next one. Its events that
 // were tried are dead letters. A later retry does not look for the topic again.
 func TestDeletedGeneration(t *testing.T) {

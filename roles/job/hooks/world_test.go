@@ -102,10 +102,47 @@ func (l *topic) trim(n int) {
 	l.begin, l.entries = l.begin+int64(n), l.entries[n:]
 }
 
-// topics are topics of which the last one is the newest generation.
+// openTopic is a topic as a core opens it. Its reads fail with envelope.ErrClosed after closed was closed.
+type openTopic struct {
+	*topic
+	closed chan struct{}
+}
+
+func (l *openTopic) Bounds(ctx context.Context, partition int32) (begin, end int64, err error) {
+	select {
+	case <-l.closed:
+		return 0, 0, envelope.ErrClosed
+	default:
+		return l.topic.Bounds(ctx, partition)
+	}
+}
+
+func (l *openTopic) Read(ctx context.Context, partition int32, from int64, maxBytes int) ([]envelope.Entry, error) {
+	reading, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var closing sync.WaitGroup
+	defer closing.Wait()
+	defer cancel()
+	closing.Go(func() {
+		select {
+		case <-l.closed:
+			cancel()
+		case <-reading.Done():
+		}
+	})
+	entries, err := l.topic.Read(reading, partition, from, maxBytes)
+	if err != nil && reading.Err() != nil && ctx.Err() == nil {
+		err = envelope.ErrClosed
+	}
+	return entries, err
+}
+
+// topics are topics of which the last one is the newest generation. As the topics of a node do, they lend the log of the core
+// that serves, which growth closes.
 type topics struct {
-	mu  sync.Mutex
-	all []*topic
+	mu      sync.Mutex
+	all     []*topic
+	serving *openTopic
 }
 
 func (t *topics) Current() uint16 {
@@ -120,6 +157,9 @@ func (t *topics) Open(_ context.Context, generation uint16) (envelope.Log, error
 	if t.all[generation-1] == nil {
 		return nil, envelope.ErrNotFound
 	}
+	if int(generation) == len(t.all) {
+		return t.serving, nil
+	}
 	return t.all[generation-1], nil
 }
 
@@ -130,12 +170,17 @@ func (t *topics) remove(generation uint16) {
 	t.all[generation-1] = nil
 }
 
-// grow begins a generation.
+// grow begins a generation. It closes the log of the one before.
 func (t *topics) grow() *topic {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.all = append(t.all, newTopic(uint16(len(t.all)+1)))
-	return t.all[len(t.all)-1]
+	newest := newTopic(uint16(len(t.all) + 1))
+	t.all = append(t.all, newest)
+	if t.serving != nil {
+		close(t.serving.closed)
+	}
+	t.serving = &openTopic{newest, make(chan struct{})}
+	return newest
 }
 
 // table is a table in memory. While failing is set, nothing is stored. beforeControl, if not nil, runs once, before the
