@@ -343,6 +343,45 @@ func TestReplayFromATime(t *testing.T) {
 	})
 }
 
+// A replay whose position cannot be stored begins when it can be, and loses no dead letter.
+func TestReplayWithoutPosition(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.to.always(http.StatusBadRequest)
+		w.start()
+		w.add(3, "1")
+		w.after(time.Minute)
+		w.to.always(http.StatusOK)
+		w.groups[1].change(func() { w.groups[1].failing = true })
+		w.admin(func(ctx context.Context, a *hooks.Admin) error { return a.Replay(ctx, "orders", time.UnixMilli(1)) })
+		w.after(time.Minute)
+		if s := w.status(); s.DeadLetters != 3 {
+			t.Errorf("before the replay: status %+v", s)
+		}
+		w.groups[1].change(func() { w.groups[1].failing = false })
+		w.after(time.Hour)
+		w.checkAll()
+		if s := w.status(); s.DeadLetters != 0 || s.Waiting != 0 || s.Lag != 0 {
+			t.Errorf("status %+v", s)
+		}
+	})
+}
+
+// A replay from a time that the hook has not reached yet leaves nothing out.
+func TestReplayFromATimeAhead(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.to.always(http.StatusInternalServerError)
+		w.start()
+		w.add(5, "1")
+		w.after(time.Minute)
+		w.add(5, "1")
+		w.admin(func(ctx context.Context, a *hooks.Admin) error { return a.Replay(ctx, "orders", time.Now()) })
+		w.after(time.Minute)
+		w.to.always(http.StatusOK)
+		w.after(time.Hour)
+		w.checkAll()
+	})
+}
+
 // The events of a generation of the topic are posted before those of the next one.
 func TestGenerations(t *testing.T) {
 	inWorld(t, func(w *world) {

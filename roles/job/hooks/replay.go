@@ -24,18 +24,24 @@ func (h *hook) replay(ctx context.Context, c *carrier, commit func(context.Conte
 		state.Dead = nil
 		slices.SortFunc(state.Open, func(a, b Letter) int { return cmp.Compare(a.Offset, b.Offset) })
 	} else {
-		var err error
-		if position, err = events.OffsetAt(ctx, c.log, c.partition, control.FromMS); err != nil {
+		from, err := events.OffsetAt(ctx, c.log, c.partition, control.FromMS)
+		if err != nil {
 			return fmt.Errorf("find where the replay begins: %w", err)
 		}
-		again := func(l Letter) bool { return l.Offset >= position }
+		position = min(position, from) // the hook may not have reached that time yet
+		again := func(l Letter) bool { return l.Offset >= from }
 		state.Open = slices.DeleteFunc(slices.Clone(state.Open), again)
 		state.Dead = slices.DeleteFunc(slices.Clone(state.Dead), again)
 	}
 	state.Replayed, state.Position, state.Ended = control.Replay, position, false
+	// The position comes first: the state no longer has the letters after it. If the state is then not stored, the replay
+	// begins anew.
+	if err := commit(ctx, position); err != nil {
+		return err
+	}
 	if err := h.put(ctx, stateKey(h.cfg.Name, place{c.log.Generation(), c.partition}), encode(state)); err != nil {
 		return err
 	}
 	h.log.Info().Int32("partition", c.partition).Int64("offset", position).Bool("dead_letters", control.Dead).Msg("the hook is replayed")
-	return commit(ctx, position)
+	return nil
 }

@@ -242,10 +242,12 @@ func (t *table) Follow(ctx context.Context, from int64, fn func(offset int64, ke
 	}
 }
 
-// group is a group of one member with one partition. Its position outlives the member.
+// group is a group of one member with one partition. Its position outlives the member. While failing is set, no position is
+// stored.
 type group struct {
-	mu   sync.Mutex
-	next int64
+	mu      sync.Mutex
+	next    int64
+	failing bool
 }
 
 func (g *group) Next(context.Context) (job.Assignment, error) { return g, nil }
@@ -261,8 +263,18 @@ func (g *group) Parts() []job.Part {
 func (g *group) Commit(_ context.Context, at []job.Part) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.failing {
+		return envelope.ErrUnavailable
+	}
 	g.next = at[0].Next
 	return nil
+}
+
+// change changes the group, while no position is being stored.
+func (g *group) change(fn func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	fn()
 }
 
 // event is an event as the receiver gets it.
