@@ -38,6 +38,7 @@ type carrier struct {
 	bytes   int // of the open events that are in memory
 	calls   int
 	state   State
+	stored  bool // there was a stored state at the beginning
 	changed bool // the state has changed since it was stored
 	// unsaved has the offsets of dead letters that the stored state does not have yet.
 	unsaved    map[int64]struct{}
@@ -80,9 +81,10 @@ func newCarrier(h *hook, log envelope.Log, partition int32, state State, commit 
 // errReplay ends a carrier whose hook is to be replayed.
 var errReplay = errors.New("the hook is replayed")
 
-// run posts from an offset on until ctx is done. -1 means that the hook is new in this partition: it
-// begins at the end, or at the beginning if the hook has posted events of an earlier generation. It
-// returns errReplay if a caller of the API wants a replay.
+// run posts from an offset on until ctx is done. -1 means that the group has no position: run goes on at the
+// position of the stored state. Without a state the hook is new in this partition: it begins at the end, or at
+// the beginning if the hook has posted events of an earlier generation. run returns errReplay if a caller of the
+// API wants a replay.
 func (c *carrier) run(ctx context.Context, from int64) error {
 	if err := c.begin(ctx, from); err != nil {
 		return err
@@ -108,8 +110,13 @@ func (c *carrier) begin(ctx context.Context, from int64) error {
 		if err != nil {
 			return fmt.Errorf("find the end of the events of partition %d: %w", c.partition, err)
 		}
-		if from = end; c.h.hasState(c.log.Generation() - 1) {
+		switch {
+		case c.stored: // Kafka forgets the position of a group that had no member for long
+			from = min(c.state.Position, end)
+		case c.h.hasState(c.log.Generation() - 1):
 			from = begin
+		default:
+			from = end
 		}
 		fresh, c.changed = true, true // the stored state tells that the hook was here
 	}

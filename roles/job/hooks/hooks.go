@@ -285,11 +285,13 @@ func (h *hook) carry(ctx context.Context, log envelope.Log, a job.Assignment, pa
 
 // restore returns a carrier with the stored state of a partition.
 func (h *hook) restore(log envelope.Log, partition int32, commit func(context.Context, int64) error) (*carrier, error) {
-	state, _, err := load[State](h.mirror, stateKey(h.cfg.Name, place{log.Generation(), partition}))
+	state, stored, err := load[State](h.mirror, stateKey(h.cfg.Name, place{log.Generation(), partition}))
 	if err != nil {
 		return nil, err
 	}
-	return newCarrier(h, log, partition, state, commit), nil
+	c := newCarrier(h, log, partition, state, commit)
+	c.stored = stored
+	return c, nil
 }
 
 // control returns what callers of the API want of the hook, and a channel that is closed when that may

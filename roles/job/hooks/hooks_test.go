@@ -292,6 +292,35 @@ func TestRestarts(t *testing.T) {
 	})
 }
 
+// A hook whose position Kafka has forgotten goes on at the position of its stored state.
+func TestForgottenPosition(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.to.answer = func(c call) (int, http.Header) {
+			if c.events[0].Subject == "bad" {
+				return http.StatusBadRequest, nil
+			}
+			return http.StatusOK, nil
+		}
+		w.start()
+		w.add(3, "1")
+		w.topic.add("bad")
+		w.after(time.Minute)
+		w.stop()
+		calls := w.to.count()
+		w.groups[1].change(func() { w.groups[1].next = -1 })
+		w.add(3, "1")
+		w.start()
+		w.after(time.Minute)
+		w.checkAll()
+		if n := w.to.count() - calls; n != 3 {
+			t.Errorf("%d calls, want 3: one for each new event", n)
+		}
+		if s := w.status(); s.DeadLetters != 1 || s.Lag != 0 {
+			t.Errorf("status %+v", s)
+		}
+	})
+}
+
 // Events that fail fill the bound. While others succeed, the oldest of them make room.
 func TestManyPoisonedUsers(t *testing.T) {
 	inWorld(t, func(w *world) {

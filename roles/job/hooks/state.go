@@ -10,7 +10,7 @@ import (
 )
 
 // State is what a hook has stored about one partition: the events that wait for another try, and the
-// dead letters. A job resumes reading at the group's position, not at Position.
+// dead letters. A job resumes reading at the group's position, or at Position if the group has none.
 type State struct {
 	// Open has the events before the position that were not answered, oldest first.
 	Open []Letter `json:"open,omitempty"`
