@@ -40,7 +40,8 @@ var (
 	call       = harness.Call
 )
 
-// secret is the cluster.secret of all nodes.
+// secret is the cluster.secret of nodes. A world adds its own part: a node may get the port that a stopped
+// node of another world had, and that world still calls it.
 const secret = "0123456789abcdef0123456789abcdef"
 
 // world is a cluster: a Kafka, nodes, callers, devices, and the history of what was
@@ -117,7 +118,7 @@ func (w *world) begin(name string, runs ...string) *node {
 	cfg := harness.Settings(w.t)
 	cfg.NodeID, cfg.Roles = name, runs
 	cfg.DataDir = filepath.Join(w.dir, name)
-	cfg.Cluster.Gossip, cfg.Cluster.RPC, cfg.Cluster.Secret = "127.0.0.1:0", "127.0.0.1:0", secret
+	cfg.Cluster.Gossip, cfg.Cluster.RPC, cfg.Cluster.Secret = "127.0.0.1:0", "127.0.0.1:0", secret+w.dir
 	cfg.Kafka.Brokers, cfg.Kafka.WriteTimeout = w.kafka.Brokers(), 3*time.Second
 	if race.Enabled {
 		cfg.Kafka.Compression = "none" // under the race detector it takes most of the CPU time
