@@ -431,3 +431,33 @@ func TestWindowWaits(t *testing.T) {
 		t.Errorf("a cursor beyond the end: %v", err)
 	}
 }
+
+// Retention may remove all entries of a partition. A page then has none and goes on behind them.
+func TestWindowOfAnEmptiedPartition(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	l := newLog(1, 1)
+	for i := range int64(20) {
+		l.add("a", i, 0)
+	}
+	l.change(func() { l.begins[0] = 20 })
+	w := events.NewWindow(&topics{logs: []*memLog{l}})
+	q := events.Query{Limit: 10, After: events.Cursor{Generation: 1, At: map[int32]events.Position{0: {Offset: 5}}}}
+	for _, q.Wait = range []time.Duration{0, time.Millisecond} {
+		page, err := w.Read(ctx, q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(page.Records) > 0 || page.More || page.Skipped != 15 || page.Next.At[0].Offset != 20 {
+			t.Errorf("got %+v", page)
+		}
+	}
+	if found, complete, err := events.OfMessage(ctx, l, 0, "a", 1, 0); err != nil || len(found) > 0 || !complete {
+		t.Errorf("of a message: %v, %v, %v", found, complete, err)
+	}
+	l.add("a", 20, 0)
+	page, err := w.Read(ctx, q)
+	if err != nil || !slices.Equal(refs(page.Records), []string{"a 20.0"}) || page.Skipped != 15 {
+		t.Errorf("after the next event: %+v, %v", page, err)
+	}
+}

@@ -75,20 +75,17 @@ func (r *Reader) Next(ctx context.Context) ([]Record, error) {
 	}
 }
 
-// read blocks until there are entries, and returns them.
+// read blocks until there are entries, and returns them. It returns none if it has skipped what retention has removed:
+// there may be nothing left to read.
 func (r *Reader) read(ctx context.Context) ([]envelope.Entry, error) {
-	for {
-		entries, err := r.log.Read(ctx, r.partition, r.at.Offset, readBytes)
-		if errors.Is(err, envelope.ErrOutOfRange) {
-			if err = r.skip(ctx); err == nil {
-				continue
-			}
-		}
-		if err != nil {
-			return nil, fmt.Errorf("read the events of partition %d from %d: %w", r.partition, r.at.Offset, err)
-		}
-		return entries, nil
+	entries, err := r.log.Read(ctx, r.partition, r.at.Offset, readBytes)
+	if errors.Is(err, envelope.ErrOutOfRange) {
+		err = r.skip(ctx)
 	}
+	if err != nil {
+		return nil, fmt.Errorf("read the events of partition %d from %d: %w", r.partition, r.at.Offset, err)
+	}
+	return entries, nil
 }
 
 // decode returns the events of entries that are not repetitions. An entry that cannot be read is

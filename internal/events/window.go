@@ -234,6 +234,7 @@ func (r *pageReader) partition(ctx context.Context, p int32, end int64) error {
 		if err != nil {
 			return err
 		}
+		r.at.At[p] = reader.at
 		for i := range entries {
 			if len(r.page.Records) >= r.q.Limit || r.scanned >= maxScan || r.bytes >= maxPageBytes {
 				r.page.More = true
