@@ -119,8 +119,9 @@ type TokenStore interface {
 	// Put stores a token of a user. single revokes all other tokens of the user.
 	Put(ctx context.Context, hash [32]byte, token envelope.Token, single bool) error
 	auth.TokenStore
-	// Revoke revokes one token. It returns envelope.ErrNotFound if there is none.
-	Revoke(ctx context.Context, hash [32]byte) error
+	// Revoke revokes one token, if check returns no error for its user, and returns the user, also if the token
+	// is revoked already. It returns envelope.ErrNotFound if there is none.
+	Revoke(ctx context.Context, hash [32]byte, check func(user string) error) (user string, err error)
 	// List returns the valid tokens of a user, oldest first.
 	List(ctx context.Context, user string) ([]envelope.TokenInfo, error)
 	// RevokeUser revokes all tokens of a user and counts them.

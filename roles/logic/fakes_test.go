@@ -345,6 +345,7 @@ type fakeTokens struct {
 
 	mu      sync.Mutex
 	tokens  map[[32]byte]envelope.Token
+	revoked map[[32]byte]string // the users of the tokens that Revoke has revoked
 	lookups int
 }
 
@@ -374,14 +375,23 @@ func (f *fakeTokens) Lookup(_ context.Context, hash [32]byte) (envelope.Token, e
 	return t, nil
 }
 
-func (f *fakeTokens) Revoke(_ context.Context, hash [32]byte) error {
+func (f *fakeTokens) Revoke(_ context.Context, hash [32]byte, check func(user string) error) (string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if _, ok := f.tokens[hash]; !ok {
-		return envelope.ErrNotFound
+	token, good := f.tokens[hash]
+	user, was := f.revoked[hash]
+	switch {
+	case good:
+		user = token.User
+	case !was:
+		return "", envelope.ErrNotFound
 	}
+	if err := check(user); err != nil {
+		return "", err
+	}
+	f.revoked[hash] = user
 	delete(f.tokens, hash)
-	return nil
+	return user, nil
 }
 
 func (f *fakeTokens) RevokeUser(_ context.Context, user string) (n int, err error) {
@@ -439,7 +449,7 @@ func newWorld(t testing.TB, options ...option) *world {
 		kept:    &fakeLog{partitions: 8},
 		live:    &fakeLog{partitions: 4},
 		comets:  fakeComets{},
-		tokens:  &fakeTokens{tokens: make(map[[32]byte]envelope.Token)},
+		tokens:  &fakeTokens{tokens: make(map[[32]byte]envelope.Token), revoked: make(map[[32]byte]string)},
 		clock:   &clock{now: time.UnixMilli(1_800_000_000_000)},
 
 		registry: prometheus.NewRegistry(),

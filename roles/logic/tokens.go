@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -126,36 +125,27 @@ func (h *tokenHandler) CheckToken(ctx context.Context, token string) (string, er
 	return id.User, err
 }
 
-// RevokeToken revokes an opaque token and counts it: 1, or envelope.ErrNotFound
-// if there is no such token. With closeSessions the sessions of its user are
-// closed (3503). Nobody remembers which of them came with this token, so it is
-// all of them, and those with another valid token may come back.
-func (h *tokenHandler) RevokeToken(ctx context.Context, token string, closeSessions bool) (int, error) {
+// RevokeToken revokes an opaque token, if check returns no error for its user.
+// It counts the token: 1, also if it is revoked already, so that a call can be
+// repeated, or envelope.ErrNotFound if there is no such token. With
+// closeSessions the sessions of its user are closed (3503). Nobody remembers
+// which of them came with this token, so it is all of them, and those with
+// another valid token may come back.
+func (h *tokenHandler) RevokeToken(ctx context.Context, token string, check func(user string) error, closeSessions bool) (int, error) {
 	ctx, end, err := h.life.begin(ctx)
 	if err != nil {
 		return 0, err
 	}
 	defer end()
-	notFound := envelope.Errorf(envelope.CodeNotFound, "there is no such token")
 	if token == "" || len(token) > protocol.MaxTokenBytes {
-		return 0, notFound
+		return 0, envelope.Errorf(envelope.CodeNotFound, "there is no such token")
 	}
-	hash := auth.Hash(token)
-	found, err := h.tokens.Lookup(ctx, hash)
-	switch {
-	case noToken(err):
-		return 0, notFound
-	case err != nil && !errors.Is(err, envelope.ErrExpired):
-		return 0, attempted("look up the token", err)
-	}
-	if err := h.tokens.Revoke(ctx, hash); err != nil {
-		if noToken(err) {
-			return 0, notFound
-		}
+	user, err := h.tokens.Revoke(ctx, auth.Hash(token), check)
+	if err != nil {
 		return 0, appended("revoke the token", err)
 	}
-	if closeSessions && found.User != "" {
-		if err := h.closeSessions(ctx, found.User); err != nil {
+	if closeSessions {
+		if err := h.closeSessions(ctx, user); err != nil {
 			return 1, err
 		}
 	}
@@ -201,9 +191,4 @@ func (h *tokenHandler) closeSessions(ctx context.Context, user string) error {
 		return fmt.Errorf("the tokens are revoked, but the user's sessions are not closed (kick them): %w", err)
 	}
 	return nil
-}
-
-// noToken reports whether the store's error means that the token is nobody's.
-func noToken(err error) bool {
-	return errors.Is(err, envelope.ErrNotFound) || errors.Is(err, envelope.ErrUnauthorized) || errors.Is(err, envelope.ErrRevoked)
 }

@@ -59,7 +59,7 @@ func TestRevokeToken(t *testing.T) {
 		if _, err := w.NewToken(t.Context(), logic.TokenRequest{User: "ann", Token: "mine"}); err != nil {
 			t.Fatal(err)
 		}
-		if n, err := w.RevokeToken(t.Context(), "mine", closing); err != nil || n != 1 {
+		if n, err := w.RevokeToken(t.Context(), "mine", ofAnn, closing); err != nil || n != 1 {
 			t.Errorf("%d, %v", n, err)
 		}
 		if _, err := w.CheckToken(t.Context(), "mine"); !errors.Is(err, envelope.ErrUnauthorized) {
@@ -75,11 +75,59 @@ func TestRevokeToken(t *testing.T) {
 		if want := map[bool]int{true: 2}[closing]; kicked != want {
 			t.Errorf("%d kicked, want %d", kicked, want)
 		}
-		for _, token := range []string{"mine", "", "unknown", strings.Repeat("x", 9<<10)} {
-			if n, err := w.RevokeToken(t.Context(), token, closing); !errors.Is(err, envelope.ErrNotFound) || n != 0 {
+		if n, err := w.RevokeToken(t.Context(), "mine", ofAnn, closing); err != nil || n != 1 {
+			t.Errorf("again: %d, %v", n, err)
+		}
+		for _, token := range []string{"", "unknown", strings.Repeat("x", 9<<10)} {
+			if n, err := w.RevokeToken(t.Context(), token, ofAnn, closing); !errors.Is(err, envelope.ErrNotFound) || n != 0 {
 				t.Errorf("%d, %v", n, err)
 			}
 		}
+	}
+}
+
+// ofAnn is a check for RevokeToken that allows the tokens of ann.
+func ofAnn(user string) error {
+	if user != "ann" {
+		return envelope.ErrForbidden
+	}
+	return nil
+}
+
+// A call that has revoked the token and could not close the sessions can be repeated.
+func TestRevokeTokenAgainAfterAnError(t *testing.T) {
+	w := newWorld(t)
+	w.connect("ann", "", "c1", 1)
+	for user, token := range map[string]string{"ann": "mine", "bob": "other"} {
+		if _, err := w.NewToken(t.Context(), logic.TokenRequest{User: user, Token: token}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.live.fail = func(bool) error { return errors.New("broken") }
+	if _, err := w.RevokeToken(t.Context(), "mine", ofAnn, true); err == nil {
+		t.Error("no error though the session stays open")
+	}
+	w.live.fail = nil
+	if n, err := w.RevokeToken(t.Context(), "mine", ofAnn, true); err != nil || n != 1 || len(w.envelopes()) != 1 {
+		t.Errorf("%d, %v, %d sessions are closed", n, err, len(w.envelopes()))
+	}
+	if n, err := w.RevokeToken(t.Context(), "other", ofAnn, true); !errors.Is(err, envelope.ErrForbidden) || n != 0 {
+		t.Errorf("the token of somebody else: %d, %v", n, err)
+	}
+	if user, err := w.CheckToken(t.Context(), "other"); user != "bob" {
+		t.Errorf("the token of somebody else is of %q, %v", user, err)
+	}
+}
+
+// A token that another logic has made is revoked, though this one has not read it yet.
+func TestRevokeTokenThatIsNotReadYet(t *testing.T) {
+	w := newWorld(t)
+	if _, err := w.NewToken(t.Context(), logic.TokenRequest{User: "ann", Token: "mine"}); err != nil {
+		t.Fatal(err)
+	}
+	w.tokens.lookupErr = envelope.ErrUnauthorized
+	if n, err := w.RevokeToken(t.Context(), "mine", ofAnn, true); err != nil || n != 1 {
+		t.Errorf("%d, %v", n, err)
 	}
 }
 

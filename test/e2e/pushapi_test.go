@@ -60,9 +60,12 @@ func TestPushAPI(t *testing.T) {
 	if n, err := api.RevokeTokens(ctx, "ann", true); err != nil || n != 1 {
 		t.Errorf("revoke the tokens: %d, %v", n, err)
 	}
+	if err := api.RevokeToken(ctx, token.Token, true); err != nil {
+		t.Errorf("revoke a token again: %v", err)
+	}
 	var refused *pushapi.Error
-	if err := api.RevokeToken(ctx, token.Token, true); !errors.As(err, &refused) || refused.Code != "not_found" {
-		t.Errorf("revoke a token that is gone: %v", err)
+	if err := api.RevokeToken(ctx, "unknown", true); !errors.As(err, &refused) || refused.Code != "not_found" {
+		t.Errorf("revoke a token that is not there: %v", err)
 	}
 	if err := client.Run(ctx); !errors.Is(err, imgoclient.ErrRefused) {
 		t.Errorf("a client with a revoked token ended with: %v", err)

@@ -2,7 +2,6 @@ package httpapi
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -227,25 +226,6 @@ func (g guard) NewToken(ctx context.Context, r logic.TokenRequest) (logic.Token,
 		}
 	}
 	return g.service.NewToken(ctx, r)
-}
-
-// RevokeToken looks for the token's user first. A token that is not valid has none left to revoke.
-func (g guard) RevokeToken(ctx context.Context, token string, closeSessions bool) (int, error) {
-	if c := limitedCaller(ctx); c != nil {
-		user, err := g.service.CheckToken(ctx, token)
-		var bad *envelope.Error
-		if errors.As(err, &bad) && (bad.Code == envelope.CodeUnauthorized || bad.Code == envelope.CodeExpired ||
-			bad.Code == envelope.CodeRevoked) {
-			return 0, envelope.Errorf(envelope.CodeNotFound, "there is no such token")
-		}
-		if err != nil {
-			return 0, err
-		}
-		if err := c.checkUser(user); err != nil {
-			return 0, err
-		}
-	}
-	return g.service.RevokeToken(ctx, token, closeSessions)
 }
 
 func (g guard) RevokeUser(ctx context.Context, user string, closeSessions bool) (int, error) {

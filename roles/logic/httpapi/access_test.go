@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"imgo/envelope"
 	"imgo/roles/logic/httpapi"
 )
 
@@ -273,14 +272,5 @@ func TestKeyExplains(t *testing.T) {
 		if strings.Contains(key.Explain(), "may  (") {
 			t.Errorf("%s is not explained: %s", scope, key.Explain())
 		}
-	}
-}
-
-// TestRevokeUnknownTokenWithPatterns checks that a limited key hears the same of a bad token as others.
-func TestRevokeUnknownTokenWithPatterns(t *testing.T) {
-	service := &fakeService{err: envelope.Errorf(envelope.CodeRevoked, "the token was revoked")}
-	h := newHarness(t, httpapi.Config{Keys: []httpapi.Key{{Name: "a", Key: "a", Scopes: []string{"tokens"}, Users: []string{"b"}}}}, service)
-	if a := h.do("POST", "/v1/tokens/revoke", `{"token":"t"}`, "X-API-Key: a"); a.status != http.StatusNotFound {
-		t.Errorf("answered %d: %s", a.status, a.body)
 	}
 }

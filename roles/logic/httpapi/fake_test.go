@@ -44,7 +44,7 @@ type fakeService struct {
 	asked    *envelope.MessagesRequest
 	page     func(context.Context, events.Query) (*events.Page, error)
 	query    events.Query
-	tokens   map[string]string // the tokens that CheckToken accepts
+	tokens   map[string]string // the users of tokens
 
 	partitions logic.Partitions
 
@@ -284,7 +284,10 @@ func (f *fakeService) CheckToken(_ context.Context, token string) (string, error
 	return "", envelope.Errorf(envelope.CodeUnauthorized, "the token is unknown")
 }
 
-func (f *fakeService) RevokeToken(_ context.Context, token string, closeSessions bool) (int, error) {
+func (f *fakeService) RevokeToken(_ context.Context, token string, check func(user string) error, closeSessions bool) (int, error) {
+	if err := check(f.tokens[token]); err != nil {
+		return 0, err
+	}
 	return 1, f.record("revoke token " + token + closing(closeSessions))
 }
 

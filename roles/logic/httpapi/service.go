@@ -71,8 +71,9 @@ type Tokens interface {
 	// CheckToken returns the user that a client's token stands for.
 	CheckToken(ctx context.Context, token string) (string, error)
 	// RevokeToken and RevokeUser return how many tokens they revoked. With
-	// closeSessions, the sessions of these tokens are closed with code 3503.
-	RevokeToken(ctx context.Context, token string, closeSessions bool) (int, error)
+	// closeSessions, the sessions of the user are closed with code 3503. RevokeToken
+	// does nothing if check returns an error for the token's user.
+	RevokeToken(ctx context.Context, token string, check func(user string) error, closeSessions bool) (int, error)
 	RevokeUser(ctx context.Context, user string, closeSessions bool) (int, error)
 }
 

@@ -94,7 +94,7 @@ func (h tokenHandlers) revoke(c *call) error {
 	case req.token != "" && req.user != "":
 		return envelope.Invalid("user", "cannot be there beside token: name one of them")
 	case req.token != "":
-		n, err = h.service.RevokeToken(c.Ctx, req.token, !req.keepOpen)
+		n, err = h.service.RevokeToken(c.Ctx, req.token, c.key.checkUser, !req.keepOpen)
 	case req.user != "":
 		n, err = h.service.RevokeUser(c.Ctx, req.user, !req.keepOpen)
 	default:

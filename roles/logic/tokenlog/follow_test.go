@@ -21,7 +21,7 @@ func TestResumeAndCompaction(t *testing.T) {
 		a.put(t, fmt.Sprint("t", i), "ann", 0, false)
 	}
 	for i := range 10 {
-		if err := a.Revoke(t.Context(), hashOf(fmt.Sprint("t", i))); err != nil {
+		if err := revoke(t.Context(), a.Tokens, fmt.Sprint("t", i)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -63,7 +63,7 @@ func TestEndIsCompactedAway(t *testing.T) {
 	a := start(t, fast(), p, nil)
 	a.ready(t)
 	a.put(t, "one", "ann", 0, false)
-	if err := a.Revoke(t.Context(), hashOf("one")); err != nil {
+	if err := revoke(t.Context(), a.Tokens, "one"); err != nil {
 		t.Fatal(err)
 	}
 	a.stop()

@@ -293,3 +293,9 @@ func (n *node) becomes(t *testing.T, token, want string) {
 	t.Helper()
 	until(t, token+" is "+want, func() bool { return n.says(token) == want })
 }
+
+// revoke revokes a token, whoever its user is.
+func revoke(ctx context.Context, s *tokenlog.Tokens, token string) error {
+	_, err := s.Revoke(ctx, hashOf(token), func(string) error { return nil })
+	return err
+}

@@ -182,9 +182,9 @@ func (t *Tokens) othersOf(ctx context.Context, user string, but [32]byte) ([]sto
 	return slices.DeleteFunc(tokens, func(token store.Token) bool { return token.Key.Hash == but }), err
 }
 
-// Revoke revokes a token. The error is envelope.ErrNotFound if no node has made
-// it. Revoking a token twice is no error.
-func (t *Tokens) Revoke(ctx context.Context, hash [32]byte) error {
+// Revoke revokes a token, if check returns no error for its user, and returns the user. The error is
+// envelope.ErrNotFound if no node has made the token. Revoking a token twice is no error.
+func (t *Tokens) Revoke(ctx context.Context, hash [32]byte, check func(user string) error) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, t.cfg.Timeout)
 	defer cancel()
 	t.changes.Lock()
@@ -193,19 +193,20 @@ func (t *Tokens) Revoke(ctx context.Context, hash [32]byte) error {
 	if err == nil && (token == nil || !token.Good(time.Now())) {
 		// Another node may have made it, or made it again, a moment ago.
 		if err := t.changes.sync(ctx); err != nil {
-			return err
+			return "", err
 		}
 		token, err = t.tokens.Token(ctx, hash)
 	}
-	switch {
-	case err != nil:
-		return err
-	case token == nil:
-		return envelope.Errorf(envelope.CodeNotFound, "there is no such token")
-	case !token.Good(time.Now()):
-		return nil
+	if err != nil {
+		return "", err
 	}
-	return t.revoke(ctx, []store.Token{*token})
+	if token == nil {
+		return "", envelope.Errorf(envelope.CodeNotFound, "there is no such token")
+	}
+	if err := check(token.User); err != nil || !token.Good(time.Now()) {
+		return token.User, err
+	}
+	return token.User, t.revoke(ctx, []store.Token{*token})
 }
 
 // RevokeUser revokes all tokens of a user, including those that another node

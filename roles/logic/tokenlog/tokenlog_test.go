@@ -28,15 +28,15 @@ func TestTwoNodesOfOneTopic(t *testing.T) {
 	a.put(t, "one", "ann", 0, false)
 	a.is(t, "one", "ann")
 	b.becomes(t, "one", "ann")
-	if err := b.Revoke(ctx, hashOf("one")); err != nil {
+	if err := revoke(ctx, b.Tokens, "one"); err != nil {
 		t.Fatal(err)
 	}
 	b.is(t, "one", revoked)
 	a.becomes(t, "one", revoked)
-	if err := errors.Join(a.Revoke(ctx, hashOf("one")), b.Revoke(ctx, hashOf("one"))); err != nil {
+	if err := errors.Join(revoke(ctx, a.Tokens, "one"), revoke(ctx, b.Tokens, "one")); err != nil {
 		t.Errorf("revoked again: %v", err)
 	}
-	if err := a.Revoke(ctx, hashOf("never")); !errors.Is(err, envelope.ErrNotFound) {
+	if err := revoke(ctx, a.Tokens, "never"); !errors.Is(err, envelope.ErrNotFound) {
 		t.Errorf("a token that was never made: %v", err)
 	}
 
@@ -53,6 +53,11 @@ func TestTwoNodesOfOneTopic(t *testing.T) {
 	a.becomes(t, "many4", revoked)
 	if n, err := a.RevokeUser(ctx, "ann"); n != 0 || err != nil {
 		t.Errorf("revoked %d of those that were, %v", n, err)
+	}
+
+	forbid := func(string) error { return envelope.ErrForbidden }
+	if _, err := a.Revoke(ctx, hashOf("anna's"), forbid); !errors.Is(err, envelope.ErrForbidden) {
+		t.Errorf("revoked though the check forbids it: %v", err)
 	}
 
 	// single revokes also tokens that another node made.
@@ -98,7 +103,7 @@ func TestExpiry(t *testing.T) {
 	}
 	// An expired token needs no entry to be revoked.
 	end, _ := p.End(t.Context())
-	if err := a.Revoke(t.Context(), hashOf("short")); err != nil {
+	if err := revoke(t.Context(), a.Tokens, "short"); err != nil {
 		t.Error(err)
 	}
 	if n, err := a.RevokeUser(t.Context(), "ann"); n != 1 || err != nil {
@@ -145,7 +150,7 @@ func TestFaultsOfFollowing(t *testing.T) {
 				n := []*node{a, b}[i%2]
 				n.put(t, fmt.Sprint(i), "ann", 0, false)
 				if i%3 == 0 {
-					if err := n.Revoke(t.Context(), hashOf(fmt.Sprint(i))); err != nil {
+					if err := revoke(t.Context(), n.Tokens, fmt.Sprint(i)); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -197,10 +202,10 @@ func TestSlowFollower(t *testing.T) {
 	if err := b.Put(t.Context(), hashOf("new"), envelope.Token{User: "ann"}, false); !errors.Is(err, envelope.ErrUnavailable) {
 		t.Errorf("put: %v", err)
 	}
-	if err := b.Revoke(t.Context(), hashOf("old")); !errors.Is(err, envelope.ErrUnavailable) {
+	if err := revoke(t.Context(), b.Tokens, "old"); !errors.Is(err, envelope.ErrUnavailable) {
 		t.Errorf("revoked: %v", err)
 	}
-	if err := b.Revoke(t.Context(), hashOf("unknown")); !errors.Is(err, envelope.ErrUnavailable) {
+	if err := revoke(t.Context(), b.Tokens, "unknown"); !errors.Is(err, envelope.ErrUnavailable) {
 		t.Errorf("revoked what may have been made meanwhile: %v", err)
 	}
 	if _, err := b.RevokeUser(t.Context(), "ann"); !errors.Is(err, envelope.ErrUnavailable) {
@@ -234,7 +239,7 @@ func TestRevokeWhileBehind(t *testing.T) {
 	b.ready(t)
 	a.put(t, "again", "ann", 0, false)
 	b.becomes(t, "again", "ann")
-	if err := a.Revoke(t.Context(), hashOf("again")); err != nil {
+	if err := revoke(t.Context(), a.Tokens, "again"); err != nil {
 		t.Fatal(err)
 	}
 	b.becomes(t, "again", revoked)
@@ -251,7 +256,18 @@ func TestRevokeWhileBehind(t *testing.T) {
 		t.Fatal(err)
 	}
 	done := make(chan error, 1)
-	go func() { done <- b.Revoke(context.Background(), hashOf("again")) }()
+	go func() {
+		user, err := b.Revoke(context.Background(), hash, func(user string) error {
+			if user != "bob" {
+				return fmt.Errorf("a check for %q", user)
+			}
+			return nil
+		})
+		if err == nil && user != "bob" {
+			err = fmt.Errorf("revoked a token of %q", user)
+		}
+		done <- err
+	}()
 	select {
 	case err := <-done:
 		t.Fatalf("revoked by what the node had read before: %v", err)
@@ -278,7 +294,7 @@ func TestPutFails(t *testing.T) {
 			t.Errorf("put: %v", err)
 		}
 	}
-	if err := a.Revoke(t.Context(), hashOf("old")); !errors.Is(err, errTopic) {
+	if err := revoke(t.Context(), a.Tokens, "old"); !errors.Is(err, errTopic) {
 		t.Errorf("revoked: %v", err)
 	}
 	if n, err := a.RevokeUser(t.Context(), "ann"); n != 0 || !errors.Is(err, errTopic) {
