@@ -30,17 +30,13 @@ func (h hookHandlers) list(c *call) error {
 }
 
 // replay answers POST /v1/hooks/{hook}/replay.
-func (h hookHandlers) replay(c *call) error {
+func (h hookHandlers) replay(c *call, hook string) error {
 	fromMS, err := decodeField(c, "from_ms", func(r *jsonread.Reader) (int64, error) { return r.Integer(1, math.MaxInt64) })
 	if err != nil {
 		return err
 	}
 	if fromMS == 0 {
 		return envelope.Invalid("from_ms", "is missing: the time of the first event, in Unix milliseconds")
-	}
-	hook, err := c.PathName("hook")
-	if err != nil {
-		return err
 	}
 	if err := h.service.ReplayHook(c.Ctx, hook, fromMS); err != nil {
 		return fmt.Errorf("replay the hook: %w", err)

@@ -318,3 +318,23 @@ func TestPanicIsAnError(t *testing.T) {
 		t.Errorf("the log does not say why: %s", h.logged.String())
 	}
 }
+
+// TestUnknownParameters checks that each call of /v1 refuses a query parameter that it does not have, and does nothing.
+func TestUnknownParameters(t *testing.T) {
+	h := newHarness(t, httpapi.Config{}, nil)
+	for route := range h.api.Scopes() {
+		method, path, _ := strings.Cut(route, " ")
+		if !strings.HasPrefix(path, "/v1/") || strings.HasPrefix(path, "/v1/openapi.") {
+			continue
+		}
+		path = strings.NewReplacer("{", "", "}", "").Replace(path) + "?idempotency_key=1"
+		if a := h.do(method, path, `{"user":"a","users":["a"],"body":1,"kept":5,"from_ms":1}`); a.status != http.StatusBadRequest {
+			t.Errorf("%s answered %d: %s", route, a.status, a.body)
+		} else if _, field, _ := a.problem(t); field != "idempotency_key" {
+			t.Errorf("%s names the field %q", route, field)
+		}
+	}
+	if calls := h.service.recorded(); len(calls) > 0 {
+		t.Errorf("they did %q", calls)
+	}
+}
