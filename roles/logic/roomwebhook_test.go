@@ -100,6 +100,25 @@ func TestBackendIsAskedAboutRooms(t *testing.T) {
 	}
 }
 
+// TestRoomsOfTheConnectAreNotRefused checks that a client is not told of a refusal of a room that the backend has put it into.
+func TestRoomsOfTheConnectAreNotRefused(t *testing.T) {
+	answer := func(rw http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(rw, `{"user":"ann","rooms":["staff","private/a"]}`)
+	}
+	w := newWorld(t, askBackend(t, answer), func(c *logic.Config, _ *world) {
+		c.Auth.Mode, c.Auth.WebhookURL = auth.ModeWebhook, c.Auth.RoomsWebhookURL
+	})
+	r := connectRequest("")
+	r.Session.Rooms = []string{"lobby", "private/a", "staff", "team"}
+	reply, err := w.Connect(t.Context(), r)
+	if err != nil || fmt.Sprint(reply.Joined, reply.ToAsk) != "[lobby staff private/a] []" {
+		t.Fatalf("joined %v, to ask %v, %v", reply.GetJoined(), reply.GetToAsk(), err)
+	}
+	if len(reply.Refused) != 1 || reply.Refused[0].Room != "team" {
+		t.Errorf("refused %v", reply.Refused)
+	}
+}
+
 // TestAnswersAboutRooms checks that only a clear yes lets a session in, and only a clear no is final.
 func TestAnswersAboutRooms(t *testing.T) {
 	for name, tt := range map[string]struct {

@@ -68,6 +68,7 @@ func (h *sessionHandler) connect(ctx context.Context, r *envelope.ConnectRequest
 		toAsk = slices.DeleteFunc(toAsk, func(room string) bool { return slices.Contains(id.Join, room) })
 	}
 	// The webhook answers for its rooms: no rule is asked.
+	refused = slices.DeleteFunc(refused, func(r *envelope.RoomRefusal) bool { return slices.Contains(id.Join, r.GetRoom()) })
 	for _, room := range id.Join {
 		if !slices.Contains(session.Rooms, room) {
 			session.Rooms = append(session.Rooms, room)
