@@ -161,12 +161,12 @@ func (l *listener) print(m imgoclient.Message) error {
 	}
 	// As in JSON frames: JSON is unchanged, other text is a string, and other bytes are base64.
 	switch {
+	case !utf8.Valid(m.Body): // json.Valid does not look at the bytes of strings
+		shown.Body = map[string][]byte{"base64": m.Body}
 	case json.Valid(m.Body):
 		shown.Body = json.RawMessage(m.Body)
-	case utf8.Valid(m.Body):
-		shown.Body = string(m.Body)
 	default:
-		shown.Body = map[string][]byte{"base64": m.Body}
+		shown.Body = string(m.Body)
 	}
 	line, err := json.Marshal(shown)
 	if err != nil {

@@ -159,9 +159,10 @@ func TestListenAsAUser(t *testing.T) {
 }
 
 func TestListenAsJSON(t *testing.T) {
-	c := newComet(t, message(281474976710657, `{"a": 1}`), message(2, "plain"), message(0, "\xff"))
-	imgo(t, apiFor(t, c), "", "listen", "--token", "t", "--count", "3", "--json").want(t, 0,
-		`{"id":"281474976710657","op":5,"body":{"a":1}}`+"\n"+`{"id":"2","op":5,"body":"plain"}`+"\n"+`{"op":5,"body":{"base64":"/w=="}}`+"\n")
+	c := newComet(t, message(281474976710657, `{"a": 1}`), message(2, "plain"), message(0, "\xff"), message(0, "\"\xff\""))
+	imgo(t, apiFor(t, c), "", "listen", "--token", "t", "--count", "4", "--json").want(t, 0,
+		`{"id":"281474976710657","op":5,"body":{"a":1}}`+"\n"+`{"id":"2","op":5,"body":"plain"}`+"\n"+`{"op":5,"body":{"base64":"/w=="}}`+"\n"+
+			`{"op":5,"body":{"base64":"Iv8i"}}`+"\n")
 }
 
 // TestListenOnAScreen checks that a message cannot control the terminal that shows it.

@@ -153,12 +153,12 @@ func callOf(kind string, r *envelope.ConnectRequest) connectCall {
 		Device: s.GetDevice(), Key: s.GetKey(), Platform: s.GetPlatform(), Rooms: s.GetRooms(),
 	}
 	switch body := r.GetAuthBody(); {
+	case !utf8.Valid(body): // json.Valid does not look at the bytes of strings
+		call.AuthBase64 = base64.StdEncoding.EncodeToString(body)
 	case json.Valid(body):
 		call.Auth = body
-	case utf8.Valid(body):
-		call.Auth, _ = json.Marshal(string(body)) // text always encodes
 	default:
-		call.AuthBase64 = base64.StdEncoding.EncodeToString(body)
+		call.Auth, _ = json.Marshal(string(body)) // text always encodes
 	}
 	for _, h := range r.GetHeaders() {
 		if call.Headers == nil {

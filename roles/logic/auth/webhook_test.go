@@ -81,9 +81,11 @@ func TestWebhookCall(t *testing.T) {
 			t.Errorf("%s became %v, %v", body, got["auth"], err)
 		}
 	}
-	request.AuthBody = []byte{0xff, 0xfe}
-	if _, err := w.Decide(t.Context(), request); err != nil || got["auth_base64"] != "//4=" || got["auth"] != nil {
-		t.Errorf("bytes became %v, %v", got, err)
+	for body, want := range map[string]string{"\xff\xfe": "//4=", "\"\xff\"": "Iv8i"} {
+		request.AuthBody = []byte(body)
+		if _, err := w.Decide(t.Context(), request); err != nil || got["auth_base64"] != want || got["auth"] != nil {
+			t.Errorf("%q became %v, %v", body, got, err)
+		}
 	}
 }
 

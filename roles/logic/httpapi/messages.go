@@ -67,14 +67,14 @@ func viewMessage(m *envelope.WaitingMessage, bodies bool) messageView {
 	}
 	if bodies {
 		switch {
-		case json.Valid(m.Body):
-			v.Body = m.Body
-		case utf8.Valid(m.Body):
-			text := string(m.Body)
-			v.BodyText = &text
-		default:
+		case !utf8.Valid(m.Body): // json.Valid does not look at the bytes of strings
 			text := base64.StdEncoding.EncodeToString(m.Body)
 			v.BodyBase64 = &text
+		case json.Valid(m.Body):
+			v.Body = m.Body
+		default:
+			text := string(m.Body)
+			v.BodyText = &text
 		}
 	}
 	return v

@@ -338,3 +338,16 @@ func TestUnknownParameters(t *testing.T) {
 		t.Errorf("they did %q", calls)
 	}
 }
+
+// TestMessageBodies checks how the list of messages shows bodies: it is valid JSON whatever they are.
+func TestMessageBodies(t *testing.T) {
+	for body, want := range map[string]string{
+		`{"a":1}`: `"body":{"a":1}`, "text": `"body_text":"text"`, "\xff": `"body_base64":"/w=="`, "\"\xff\"": `"body_base64":"Iv8i"`,
+	} {
+		waiting := []*envelope.WaitingMessage{{Id: 7, Op: 5, Size: uint32(len(body)), Body: []byte(body)}}
+		h := newHarness(t, httpapi.Config{}, &fakeService{messages: &envelope.MessagesReply{Messages: waiting}})
+		if a := h.do("GET", "/v1/users/a/messages?bodies=true", ""); a.status != http.StatusOK || !strings.Contains(a.body, want) {
+			t.Errorf("%q: answered %d: %s", body, a.status, a.body)
+		}
+	}
+}
