@@ -44,6 +44,32 @@ func TestKeptIdempotencyAgain(t *testing.T) {
 	}
 }
 
+// A push that has reached some users before, and cannot reach the others, is no error. One that reaches nobody is.
+func TestKeptIdempotencyOfAFullMailbox(t *testing.T) {
+	w := newWorld(t)
+	for _, r := range w.routers.routers {
+		r.lookup = func(_ context.Context, req *envelope.LookupRequest) (*envelope.LookupReply, error) {
+			reply := r.table(req)
+			for _, u := range reply.Users {
+				u.Refused = u.User != "ann"
+			}
+			return reply, nil
+		}
+	}
+	c := logic.PushCommand{Users: []string{"ann", "bob"}, Kept: true, Op: 5, Body: []byte("1"), IdempotencyKey: "k"}
+	first := w.push(c)
+	second := w.push(c)
+	if r := second.Users; !r[0].Duplicate || r[0].ID != first.Users[0].ID || !r[1].Refused || second.Duplicate {
+		t.Errorf("first %+v, second %+v", first, second)
+	}
+	for _, users := range [][]string{{"bob"}, {"bob", "carl"}} {
+		c.Users = users
+		if _, err := w.Push(t.Context(), &c); !errors.Is(err, envelope.ErrMailboxFull) {
+			t.Errorf("to %v: %v", users, err)
+		}
+	}
+}
+
 // Pushes with one key at the same time are all appended, but every answer has the
 // id of the one that the owner did not void.
 func TestKeptIdempotencySideBySide(t *testing.T) {

@@ -40,7 +40,7 @@ func (h *pushHandler) pushKept(ctx context.Context, c *PushCommand) (*PushResult
 		result.Users[i].Dropped, result.Users[i].Refused = int(u.GetOverflow()), u.GetRefused()
 	}
 	todo := accepting(all, result.Users)
-	if len(todo.users) == 0 {
+	if len(todo.users) == 0 && !slices.ContainsFunc(result.Users, func(r UserResult) bool { return r.Duplicate }) {
 		if full := slices.IndexFunc(result.Users, func(r UserResult) bool { return r.Refused }); full >= 0 {
 			return nil, &envelope.Error{Code: envelope.CodeMailboxFull, Field: "users",
 				Message: fmt.Sprintf("has %q, for whom as many messages wait as are allowed", result.Users[full].User)}
