@@ -2,11 +2,15 @@ package httpapi_test
 
 import (
 	"errors"
+	"net/http"
+	"net/http/httptest"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/rs/zerolog"
 
 	"imgo/envelope"
 	"imgo/roles/logic"
@@ -278,6 +282,22 @@ func TestImgoTokenNew(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestImgoJSONPMayRun checks that browsers may run an answer with a callback as a script, and no other one.
+func TestImgoJSONPMayRun(t *testing.T) {
+	h := newHarness(t, httpapi.Config{}, &fakeService{tokens: map[string]string{"t": "5"}})
+	server := httpapi.NewServer(h.handler, zerolog.Nop())
+	for query, want := range map[string]string{"": "nosniff", "&cb=f": "", "&cb=%3Cb%3E": "nosniff"} {
+		w := httptest.NewRecorder()
+		r := httptest.NewRequestWithContext(t.Context(), "GET", "/1/msg/get?uid=5&mid=0&token=t"+query, nil)
+		r.RemoteAddr = "127.0.0.1:1"
+		r.Host = "127.0.0.1"
+		server.Handler.ServeHTTP(w, r)
+		if got := w.Header().Get("X-Content-Type-Options"); got != want || w.Code != http.StatusOK {
+			t.Errorf("%q: X-Content-Type-Options is %q, status %d", query, got, w.Code)
+		}
 	}
 }
 

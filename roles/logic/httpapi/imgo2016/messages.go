@@ -43,6 +43,9 @@ func (a *API) msgGet(c *httpcall.Call) error {
 	if cb != "" && !isCallback(cb) {
 		return envelope.Invalid("cb", "must be the name of a JavaScript function")
 	}
+	if cb != "" {
+		c.W.Header().Del("X-Content-Type-Options") // with it, browsers run no script of the type text/plain
+	}
 	messages, err := a.take(c)
 	ret := retMsgOK
 	if err != nil {
