@@ -13,7 +13,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
-	"imgo/internal/lazyctx"
 	"imgo/internal/settings"
 	"imgo/internal/weborigin"
 	"imgo/roles/logic/httpapi/internal/httpcall"
@@ -32,11 +31,11 @@ type Config struct {
 	// Concurrency is how many pushes of one batch run at once.
 	Concurrency int `default:"32"`
 	// MaxLarge is how many request bodies above 64 KiB may be in memory at once.
-	// Further ones wait, within Timeout.
+	// Further ones wait, for Timeout at most.
 	MaxLarge int `default:"16"`
 	// MaxTake is how many messages one /1/msg/get returns.
 	MaxTake int `default:"1000"`
-	// Timeout bounds the work on one request once it was read.
+	// Timeout bounds the work on one request. With a large body it begins again once the body was read.
 	Timeout time.Duration `default:"60s"`
 }
 
@@ -91,7 +90,7 @@ func New(cfg Config, service Service, log zerolog.Logger, reg prometheus.Registe
 		origins: origins, mux: http.NewServeMux(),
 		streams: streams, endStreams: endStreams,
 	}
-	a.shared = httpcall.Shared{MaxBody: int64(cfg.MaxBody), Large: make(chan struct{}, cfg.MaxLarge), Report: a.report}
+	a.shared = httpcall.Shared{MaxBody: int64(cfg.MaxBody), Large: make(chan struct{}, cfg.MaxLarge), Timeout: cfg.Timeout, Report: a.report}
 	a.register()
 	return a, nil
 }
@@ -183,9 +182,7 @@ func (a *API) serve(rt *route, w http.ResponseWriter, r *http.Request) {
 		rt.fail(c, err)
 		return
 	}
-	ctx, cancel := lazyctx.Timeout(c.Ctx, a.cfg.Timeout)
-	defer cancel()
-	c.Ctx = ctx
+	c.Bound()
 	if err := m.handle(c); err != nil {
 		rt.fail(c, err)
 	}

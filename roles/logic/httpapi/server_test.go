@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -162,6 +163,34 @@ func TestLargeBodiesWaitTheirTurn(t *testing.T) {
 	if a := h.doUnchecked("POST", "/v1/push", `{"user":"a","body":1}`); a.status != 202 {
 		t.Errorf("a small body needs no place, but: %d: %s", a.status, a.body)
 	}
+}
+
+// TestSlowLargeBody checks that a large body that has taken its time leaves all of the bound to the work.
+func TestSlowLargeBody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := httpapi.DefaultConfig()
+		var left time.Duration
+		h := newHarness(t, cfg, &fakeService{push: func(ctx context.Context, _ *logic.PushCommand) (*logic.PushResult, error) {
+			deadline, _ := ctx.Deadline()
+			left = time.Until(deadline)
+			return &logic.PushResult{}, ctx.Err()
+		}})
+		body, send := io.Pipe()
+		go func() {
+			for _, piece := range []string{`{"user":"a","body_text":"`, strings.Repeat("x", 200_000), `"}`} {
+				_, _ = io.WriteString(send, piece)
+				time.Sleep(cfg.Timeout / 2)
+			}
+			_ = send.Close()
+		}()
+		r := httptest.NewRequestWithContext(t.Context(), "POST", "http://127.0.0.1/v1/push", body)
+		r.RemoteAddr = "127.0.0.1:1"
+		w := httptest.NewRecorder()
+		h.handler.ServeHTTP(w, r)
+		if w.Code != http.StatusAccepted || left != cfg.Timeout {
+			t.Errorf("answered %d, with %v left: %s", w.Code, left, w.Body)
+		}
+	})
 }
 
 // TestCallerGoesAway checks that a disconnecting caller is not logged as an error of the server.

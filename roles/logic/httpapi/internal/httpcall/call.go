@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/internal/lazyctx"
 )
 
 // Shared is what all calls of an API have in common.
@@ -32,6 +33,8 @@ type Shared struct {
 	// Large has room for the large bodies that may be in memory at once. A
 	// value in it is a place that is taken.
 	Large chan struct{}
+	// Timeout bounds a call: see Bound.
+	Timeout time.Duration
 	// Report counts an error, logs it if it is the server's fault, and returns
 	// what the caller is told.
 	Report func(c *Call, err error) Problem
@@ -49,6 +52,8 @@ type Call struct {
 	Caller string
 
 	shared *Shared
+	// cancel ends Ctx. It is nil before Bound.
+	cancel func()
 	query  url.Values
 	// placed says that the call holds one of the places for large bodies.
 	placed bool
@@ -59,8 +64,19 @@ func New(shared *Shared, w http.ResponseWriter, r *http.Request) *Call {
 	return &Call{W: w, R: r, Ctx: r.Context(), Caller: "none", shared: shared}
 }
 
+// Bound makes Ctx end after Shared.Timeout from now. A second call takes the place of the first.
+func (c *Call) Bound() {
+	if c.cancel != nil {
+		c.cancel()
+	}
+	c.Ctx, c.cancel = lazyctx.Timeout(c.R.Context(), c.shared.Timeout)
+}
+
 // Finish frees what the call holds.
 func (c *Call) Finish() {
+	if c.cancel != nil {
+		c.cancel()
+	}
 	if c.placed {
 		<-c.shared.Large
 		c.placed = false
@@ -162,7 +178,8 @@ const LargeBody = 64 << 10
 // ReadBody reads the request's body. It may be called once. A length above the
 // limit is refused before a byte is read, and an unannounced one as soon as the
 // limit is passed. Memory grows with the bytes that have arrived, not with the
-// announced length. A large body holds its place until the call ends.
+// announced length. A large body holds its place until the call ends, and the
+// bound of the call begins again once the body was read.
 func (c *Call) ReadBody() ([]byte, error) {
 	limit := c.shared.MaxBody
 	length := c.R.ContentLength
@@ -200,6 +217,9 @@ func (c *Call) ReadBody() ([]byte, error) {
 	var over *http.MaxBytesError
 	switch {
 	case err == nil, errors.Is(err, io.EOF):
+		if c.placed {
+			c.Bound()
+		}
 		return buf, nil
 	case errors.As(err, &over):
 		return nil, tooLarge(limit)
