@@ -269,13 +269,7 @@ func (t *accountTable) overflowLocked(a *account) (n int, refused bool) {
 // expireLocked drops what has expired from an account. It returns the number of
 // messages.
 func (t *accountTable) expireLocked(a *account) (messages int) {
-	// While the log is read back no device expires: a later record may say that
-	// it was seen again.
-	expiry := mailbox.NoExpiry
-	if t.p.isUp() {
-		expiry = t.p.cfg.DeviceExpiry
-	}
-	messages, expired := a.Expire(t.p.clock.Now(), expiry, a.connected)
+	messages, expired := a.Expire(t.p.clock.Now(), t.p.deviceExpiryLocked(), a.connected)
 	t.p.dues.setExpiredLocked(a.User(), expired)
 	t.touchLocked(a, 0)
 	return messages

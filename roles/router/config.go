@@ -113,6 +113,9 @@ type Presence struct {
 	Grace  time.Duration `toml:"grace" default:"5s" unit:"duration" min:"0s" max:"10m" doc:"How long a user has no connection before it is told to be offline. One that is back within it is told nothing."`
 }
 
+// seenEvery returns how often a device that stays connected is noted as seen: often enough that it never expires.
+func (cfg *Config) seenEvery() time.Duration { return min(maxSeenEvery, cfg.DeviceExpiry/4) }
+
 // DefaultConfig returns a Config with every default.
 func DefaultConfig() Config { return settings.Default[Config]() }
 

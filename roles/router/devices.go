@@ -25,8 +25,8 @@ const (
 	sweepUsers = 256
 	// notePause is the least time between two device records: 200 a second.
 	notePause = 5 * time.Millisecond
-	// seenEvery is how often a device that stays connected is noted as seen.
-	seenEvery = 24 * time.Hour
+	// maxSeenEvery is the longest time after which a device that stays connected is noted as seen.
+	maxSeenEvery = 24 * time.Hour
 )
 
 // deviceRecords keeps a partition's devices known in the log.
@@ -54,7 +54,7 @@ func (p deviceRecords) ensure(ctx context.Context, user, device string) error {
 	case a.isLeaving(device):
 		p.mu.Unlock()
 		return envelope.Errorf(envelope.CodeNotReady, "device %q of user %q is being forgotten", device, user)
-	case known && (fenced || seenMS > now.Add(-seenEvery).UnixMilli()):
+	case known && (fenced || seenMS > now.Add(-p.cfg.seenEvery()).UnixMilli()):
 		p.mu.Unlock()
 		return nil
 	case fenced:
@@ -155,7 +155,7 @@ func (r *Router) noteConnected(ctx context.Context, now time.Time) {
 // longConnected returns the connected devices that were last noted as seen
 // longer than seenEvery ago.
 func (p deviceRecords) longConnected(now time.Time) (list []*envelope.Device) {
-	limit := now.Add(-seenEvery).UnixMilli()
+	limit := now.Add(-p.cfg.seenEvery()).UnixMilli()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, a := range p.accounts.byUser {
@@ -246,7 +246,8 @@ func (p deviceRecords) fading(stored *store.MailboxUser) (list []*envelope.Recor
 	for _, d := range meta.Devices {
 		old := d.NotedMS < due || d.Published > 0 && d.PublishedMS < due
 		switch {
-		case d.SeenMS < expired && d.Published > 0 && a == nil: // one in memory takes the step by itself
+		case d.SeenMS < expired && d.Published > 0 && a == nil && p.deviceExpiryLocked() != mailbox.NoExpiry:
+			// One in memory takes the step by itself.
 			list = append(list, &envelope.Record{Removal: &envelope.Removal{User: stored.Name, Devices: []string{d.Name}}})
 		case old && retention > 0 && d.SeenMS >= expired && (a == nil || !a.isLeaving(d.Name)):
 			list = append(list, &envelope.Record{Device: &envelope.Device{

@@ -39,6 +39,7 @@ func TestRebuildFromAShortenedLog(t *testing.T) {
 	const retention = 320 * time.Millisecond // by the test's clock; the sweeps are every 10 ms
 	w := newWorld(t, func(c *router.Config) {
 		c.Retention, c.FlushInterval, c.IdleMailboxes = retention, time.Millisecond, 0
+		c.CometTimeout = retention / 2 // no device expires before
 	})
 	u := "u"
 	phone, laptop := session("c", 1, u, "phone"), session("c", 2, u, "laptop")
@@ -246,5 +247,53 @@ func TestPositionPastTheEnd(t *testing.T) {
 	defer cancel()
 	if err := r.Run(ctx); err == nil || !strings.Contains(err.Error(), "past the end of the log") {
 		t.Fatalf("got %v", err)
+	}
+}
+
+// A device that stays connected does not expire while its comet announces the session to a router that was restarted,
+// or that owns the partition again. A device that is not connected expires soon after that.
+func TestConnectedDeviceOutlivesARestart(t *testing.T) {
+	const expiry = time.Minute
+	g := newRing(0, 1)
+	w := newWorldOf(t, nil, g, func(c *router.Config) {
+		c.DeviceExpiry, c.CometTimeout, c.LoseAfter = expiry, 10*expiry, time.Hour
+	})
+	u := userOf(1)
+	devices := func() int {
+		t.Helper()
+		reply, err := w.r.User(context.Background(), &envelope.UserRequest{User: u})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(reply.Devices)
+	}
+	s := session("c", 1, u, "d")
+	w.attach(s)
+	gone := session("c", 2, u, "gone")
+	w.attach(gone)
+	w.detach(gone)
+	w.clock.add(expiry / 3)
+	w.attach(s)
+	eventually(t, "the device is noted as seen", func() bool { return len(w.devices(u)) == 3 })
+	w.applied(u, w.push(u, "a"))
+	w.clock.add(2 * expiry)
+	w.restart()
+	if n := devices(); n != 2 {
+		t.Fatalf("%d devices after a restart, before the comet announced its session", n)
+	}
+	w.announce("c", 0, nil, s)
+	w.clock.add(w.cfg.CometTimeout)
+	if n := devices(); n != 1 || bodies(w.attach(s).Backlog) != "a" {
+		t.Fatalf("%d devices after the time for announcements", n)
+	}
+	w.detach(s)
+	w.clock.add(2 * expiry)
+	owned := func() bool { _, ok := w.announce("other", 0, nil).Epochs[1]; return ok }
+	g.set(0)
+	eventually(t, "the partition is not owned", func() bool { return !owned() })
+	g.set(0, 1)
+	eventually(t, "the partition is owned again", owned)
+	if n := devices(); n != 1 {
+		t.Errorf("%d devices after a regain, before the comet announced its session", n)
 	}
 }

@@ -49,6 +49,9 @@ type partition struct {
 	// coming has the devices that records under way make known, while no other device
 	// goes for them, with the number of calls that make each known.
 	coming map[comingDevice]int
+	// toldFrom is when the comets began to announce their sessions to this owner: when the partition came up, or was
+	// regained.
+	toldFrom time.Time
 	// rebuild is what helps to read the log back; empty once it was.
 	rebuild rebuild
 	cache   cache
@@ -321,7 +324,8 @@ func (p *partition) removeSessionLocked(a *account, address envelope.AddressKey,
 func (p *partition) regain(gain uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.presence.regainLocked(p.now())
+	p.toldFrom = p.now()
+	p.presence.regainLocked(p.toldFrom)
 	p.gain.Store(gain)
 	p.owned.Store(true)
 }
@@ -332,6 +336,16 @@ func (p *partition) fencedAt() (offset int64, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.position.fence, p.position.fenced()
+}
+
+// deviceExpiryLocked returns after which time a device expires that is not connected. While the log is read back no
+// device expires: a later record may say that it was seen again. Nor does one before all comets had the time to
+// announce their sessions: it may be connected.
+func (p *partition) deviceExpiryLocked() time.Duration {
+	if !p.isUp() || p.now().Sub(p.toldFrom) < p.cfg.CometTimeout {
+		return mailbox.NoExpiry
+	}
+	return p.cfg.DeviceExpiry
 }
 
 // hasBegun reports whether the partition can be worked with.

@@ -353,6 +353,7 @@ func (f follower) caughtUp(since time.Time) bool {
 		return false
 	}
 	f.rebuild = rebuild{}
+	f.toldFrom = f.now()
 	close(f.up)
 	event := f.log.Debug()
 	if at.next > at.first {
