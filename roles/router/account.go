@@ -304,7 +304,7 @@ func (t *accountTable) evictLocked() {
 		if over <= 0 {
 			return
 		}
-		leaving := a.extra != nil && len(a.extra.leaving) > 0
+		leaving := a.extra != nil && len(a.extra.leaving) > 0 || len(p.dues.expired[user]) > 0
 		if a.due.queued && a.due.at <= soon || len(a.sessions) > 0 || leaving || a.Dirty() || p.writes.has(a) || p.presence.hasLocked(a) {
 			continue
 		}

@@ -202,6 +202,9 @@ func (p deviceRecords) repeat(ctx context.Context) (n int, err error) {
 		}
 		for i := range users {
 			for _, rec := range p.fading(&users[i]) {
+				if rec.Removal != nil && p.inMemory(users[i].Name) {
+					continue // the device may have come back
+				}
 				if rec.Device.GetPublished() > 0 {
 					// A router that rebuilds the mailbox takes it for granted that the topic has these events.
 					if err := p.events.waitSent(ctx); err != nil {
@@ -222,6 +225,12 @@ func (p deviceRecords) repeat(ctx context.Context) (n int, err error) {
 		}
 		after = users[len(users)-1].Name
 	}
+}
+
+func (p *partition) inMemory(user string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.accounts.byUser[user] != nil
 }
 
 // fading returns records that repeat what is known of a user: devices and memberships

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -295,5 +296,44 @@ func TestConnectedDeviceOutlivesARestart(t *testing.T) {
 	eventually(t, "the partition is owned again", owned)
 	if n := devices(); n != 1 {
 		t.Errorf("%d devices after a regain, before the comet announced its session", n)
+	}
+}
+
+// A device that has expired and that only a record may forget stays if it comes back before that record.
+func TestExpiredDeviceThatCameBackStays(t *testing.T) {
+	w := newWorld(t, func(c *router.Config) { c.DeviceExpiry = time.Hour })
+	users := []string{"u0"} // of one partition
+	for i := 1; len(users) < 3; i++ {
+		if u := fmt.Sprint("u", i); envelope.Partition(u, 2) == envelope.Partition(users[0], 2) {
+			users = append(users, u)
+		}
+	}
+	removed := func(user string) bool {
+		w.kept.mu.Lock()
+		defer w.kept.mu.Unlock()
+		return slices.ContainsFunc(w.kept.parts[envelope.Partition(user, 2)], func(e envelope.Entry) bool {
+			var rec envelope.Record
+			return rec.UnmarshalVT(e.Value) == nil && rec.Removal.GetUser() == user
+		})
+	}
+	for _, u := range users {
+		now := w.clock.now().UnixMilli()
+		since := w.append(u, &envelope.Record{Device: &envelope.Device{User: u, Device: "d", SeenMs: now}})
+		w.applied(u, w.append(u, &envelope.Record{Device: &envelope.Device{
+			User: u, Device: "d", SeenMs: now, Since: since, Published: 1,
+		}}))
+	}
+	w.clock.add(2 * time.Hour)
+	w.restart()
+	w.clock.add(w.cfg.CometTimeout) // no device expires before
+	w.attach(session("c", 1, users[0], "d"))
+	for _, gone := range users[1:] {
+		if _, err := w.r.User(context.Background(), &envelope.UserRequest{User: gone}); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the device of a user that is gone is forgotten by a record", func() bool { return removed(gone) })
+	}
+	if removed(users[0]) {
+		t.Error("the device of a connected user was forgotten")
 	}
 }

@@ -170,11 +170,16 @@ func (d *dues) propose() (steps []*envelope.Due, removals []*envelope.Removal) {
 	p := d.p
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for user, devices := range d.expired {
+	for user := range d.expired {
 		if len(removals) == maxDuesRecord {
 			break
 		}
-		removals = append(removals, &envelope.Removal{User: user, Devices: devices})
+		if a := p.accounts.byUser[user]; a != nil {
+			p.metrics.expired.Add(float64(p.accounts.expireLocked(a))) // a device may have come back
+		}
+		if devices := d.expired[user]; len(devices) > 0 {
+			removals = append(removals, &envelope.Removal{User: user, Devices: devices})
+		}
 		delete(d.expired, user)
 	}
 	now := p.clock.Now().UnixMilli()
