@@ -213,7 +213,7 @@ func (b *Bus) register(c io.Closer) error {
 	return nil
 }
 
-// forget ends that Close closes c, which is closed.
+// forget makes Close leave out c, which is closed already.
 func (b *Bus) forget(c io.Closer) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -75,7 +75,7 @@ public final class Completion<T> implements Future<T> {
         return true;
     }
 
-    /** Tells the handler of the thread about what code of the application has thrown. The thread goes on. */
+    /** Gives the thread's handler of uncaught exceptions what code of the application has thrown. The thread goes on. */
     static void uncaught(Throwable e) {
         Thread thread = Thread.currentThread();
         try {
