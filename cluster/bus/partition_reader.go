@@ -267,26 +267,19 @@ func (l *Log) waitToRetry(err error, partition int32, backoff *wait.Backoff) {
 }
 
 // fetchOnce fetches once from an offset on, and calls fn for each entry, with the time at which
-// a broker took it. At the end of
-// the partition it waits for fetchWait. It returns the offset after the last entry,
-// which is from if there was none.
+// a broker took it. At the end of the partition it waits for fetchWait. It returns the
+// offset after the last entry, which is from if there was none.
 func (l *Log) fetchOnce(
 	ctx context.Context, partition int32, from int64, fn func(offset int64, at time.Time, key, value []byte),
 ) (next int64, err error) {
-	res, err := l.client.Fetch(ctx, &kafka.FetchRequest{
-		Topic: l.topic, Partition: int(partition), Offset: from,
-		MinBytes: 1, MaxBytes: fetchBytes, MaxWait: fetchWait,
-	})
+	res, err := l.fetchPartition(ctx, partition, from)
 	if err != nil {
 		return from, err
-	}
-	if res.Error != nil {
-		return from, res.Error
 	}
 	next = from
 	bytes := 0
 	for {
-		rec, err := res.Records.ReadRecord()
+		rec, err := res.RecordSet.next()
 		if errors.Is(err, io.EOF) {
 			break
 		}

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/segmentio/kafka-go"
+
 	"imgo/cluster/bus"
 	"imgo/cluster/bus/kafkatest"
 )
@@ -30,9 +32,41 @@ func TestRealKafka(t *testing.T) {
 			t.Fatalf("Log: %v, want an error that names kafka.replication", err)
 		}
 	})
+	t.Run("Times", func(t *testing.T) { testTimes(t, brokers) })
 	t.Run("Group", func(t *testing.T) { testGroup(t, brokers) })
 	t.Run("Compacted", func(t *testing.T) { testCompacted(t, brokers) })
 	t.Run("Outage", func(t *testing.T) { testOutage(t, stoppableReal{k}) })
+}
+
+// testTimes checks that the time of an entry is the broker's, whatever the clock of the process that
+// appended it says. The fake Kafka of the other tests cannot show this: it writes its time into each record.
+func testTimes(t *testing.T, brokers []string) {
+	l, err := open(t, options(brokers, prefix())).Log(within(t), bus.TopicOptions{Name: "kept", Numbered: true, Partitions: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	transport := &kafka.Transport{}
+	defer transport.CloseIdleConnections()
+	client := &kafka.Client{Addr: kafka.TCP(brokers...), Transport: transport}
+	for _, compression := range []kafka.Compression{0, kafka.Lz4} {
+		for _, wrong := range []time.Duration{-24 * time.Hour, 24 * time.Hour} {
+			res, err := client.Produce(within(t), &kafka.ProduceRequest{
+				Topic: l.Topic(), Partition: 0, RequiredAcks: kafka.RequireAll, Compression: compression,
+				Records: kafka.NewRecordReader(kafka.Record{Time: time.Now().Add(wrong), Value: kafka.NewBytes([]byte("x"))}),
+			})
+			if err != nil || res.Error != nil {
+				t.Fatal(err, res)
+			}
+			got, err := l.Read(within(t), 0, res.BaseOffset, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got[0].TimeMS != res.LogAppendTime.UnixMilli() {
+				t.Errorf("compression %v: the entry of a process whose clock is %v ahead is of %v, want the broker's %v",
+					compression, wrong, time.UnixMilli(got[0].TimeMS), res.LogAppendTime)
+			}
+		}
+	}
 }
 
 // stoppableReal is a stoppable kafkatest.Real.
