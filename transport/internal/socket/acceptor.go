@@ -186,7 +186,7 @@ func (a *Acceptor) NextSocket(ctx context.Context, serve func(*Socket)) error {
 // connection is refused.
 func (a *Acceptor) admit(tcp *net.TCPConn) *Socket {
 	s := newSocket(tcp, a)
-	if !a.admitted(s.remote) {
+	if !a.admitted(s.Remote()) {
 		_ = tcp.Close()
 		return nil
 	}
@@ -223,7 +223,7 @@ func (a *Acceptor) Ended(s *Socket) {
 	a.mu.Lock()
 	delete(a.open, s)
 	a.mu.Unlock()
-	a.countEnd(s.remote.Addr())
+	a.countEnd(s.addr)
 }
 
 // countEnd counts the end of a socket.

@@ -1,7 +1,5 @@
 package socket
 
-import "imgo/transport"
-
 // inputSize is the size of the buffer that a reader borrows, in bytes.
 const inputSize = 2 << 10
 
@@ -91,34 +89,5 @@ func (rb *readBuffer) stow(a *Acceptor) {
 		kept := &input{b: append([]byte(nil), have...), w: len(have)}
 		a.returnInput(in)
 		rb.b = kept
-	}
-}
-
-// holding is what a connection holds of an incomplete request or packet before
-// its client has authenticated. It belongs to the reader. It is small because
-// every connection has one.
-type holding struct {
-	slot *transport.InputSlot // nil: nothing was held yet
-	more int32                // bytes that the transport holds, beside the buffer
-	over bool                 // the client has authenticated, or the connection ends
-}
-
-// set says that conn's buffer has size bytes.
-func (h *holding) set(a *Acceptor, conn interface{ Evict() }, size int) {
-	budget := a.cfg.Unauthenticated
-	if size += int(h.more); h.over || budget == nil || h.slot == nil && size == 0 {
-		return
-	}
-	if h.slot == nil {
-		h.slot = &transport.InputSlot{}
-	}
-	budget.Set(h.slot, conn, size)
-}
-
-// end says that nothing counts any more.
-func (h *holding) end(a *Acceptor) {
-	if h.over = true; h.slot != nil {
-		a.cfg.Unauthenticated.Set(h.slot, nil, 0)
-		h.slot = nil
 	}
 }

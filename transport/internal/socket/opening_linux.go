@@ -30,7 +30,7 @@ type opening struct {
 // connections share. Open ends the connection if step fails, or takes longer than
 // ListenConfig.HandshakeTimeout.
 func (p *Polled) Open(c transport.Pollable, step func() error, handle func(transport.Conn)) {
-	proxied := p.acceptor.expectsProxyHeader(p.remote)
+	proxied := p.acceptor.expectsProxyHeader(p.Remote())
 	if step == nil && !proxied {
 		p.start(c, handle)
 		return
@@ -80,7 +80,7 @@ func (w *opening) read() bool {
 
 func (w *opening) next() error {
 	if w.proxied {
-		peer := w.p.remote
+		peer := w.p.Remote()
 		client, err := readProxyHeader(w.p)
 		switch {
 		case errors.Is(err, transport.ErrPart) || errors.Is(err, transport.ErrIdle):

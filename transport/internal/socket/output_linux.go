@@ -2,6 +2,7 @@ package socket
 
 import (
 	"errors"
+	"math"
 	"net"
 	"unsafe"
 
@@ -10,7 +11,8 @@ import (
 	"imgo/transport/batch"
 )
 
-// output is the writing half of a Polled, guarded by its mu.
+// output is the writing half of a Polled, guarded by its mu. Its methods get the
+// socket from there: every connection has an output, so it is small.
 //
 // It has three states. When it is idle, a frame is sent at once. When it is
 // reserved, a frame of it is in a batch: from StartWrite to FinishWrite nothing
@@ -23,12 +25,11 @@ import (
 type output struct {
 	unsent   *unsent // nil: nothing waits
 	written  int64   // bytes handed to the kernel
-	final    int64   // bytes that were unacknowledged at the end; -1 before it
-	fd       int32
-	reserved bool // a frame is in a batch
-	hadRoom  bool // epoll reported something while it was reserved
-	torn     bool // a write failed, or only a part of a frame went out: nothing can follow
-	ended    bool // the last frame was tried
+	final    int32   // bytes that were unacknowledged at the end; -1 before it
+	reserved bool    // a frame is in a batch
+	hadRoom  bool    // epoll reported something while it was reserved
+	torn     bool    // a write failed, or only a part of a frame went out: nothing can follow
+	ended    bool    // the last frame was tried
 }
 
 // unsent is what waits for room in the kernel, or for FinishWrite. The rest of a
@@ -65,12 +66,12 @@ func (o *output) keep(rest []byte, whole bool) {
 // wait, but Go's scheduler is told of it all the same (no RawSyscall6): the
 // kernel likes to run the receiver in place of the sender, and garbage
 // collection would wait for that.
-func (o *output) send(b []byte) (int, error) {
+func (o *output) send(fd int32, b []byte) (int, error) {
 	if len(b) == 0 {
 		return 0, nil
 	}
 	for {
-		n, _, errno := unix.Syscall6(unix.SYS_SENDTO, uintptr(o.fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))),
+		n, _, errno := unix.Syscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))),
 			uintptr(len(b)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
 		switch errno {
 		case 0:
@@ -89,9 +90,9 @@ func (o *output) send(b []byte) (int, error) {
 const maxGathered = 16
 
 // gather is send of several frames, which are not copied.
-func (o *output) gather(frames [][]byte) (int, error) {
+func (o *output) gather(fd int32, frames [][]byte) (int, error) {
 	for {
-		n, err := unix.SendmsgBuffers(int(o.fd), frames, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		n, err := unix.SendmsgBuffers(int(fd), frames, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 		switch {
 		case err == nil:
 			o.written += int64(n)
@@ -109,7 +110,7 @@ func (o *output) gather(frames [][]byte) (int, error) {
 // went out whole, and n is how many bytes of the next one did. Small frames are
 // copied together into flat, because a copy is cheaper than the kernel's
 // gathering; larger frames are gathered.
-func (o *output) sendFrames(frames [][]byte, flat []byte) (taken, n int, err error) {
+func (o *output) sendFrames(fd int32, frames [][]byte, flat []byte) (taken, n int, err error) {
 	for taken < len(frames) {
 		// frames[taken:end] go in one call.
 		end, b := taken+1, frames[taken]
@@ -122,9 +123,9 @@ func (o *output) sendFrames(frames [][]byte, flat []byte) (taken, n int, err err
 		}
 		if end == taken+1 && end < len(frames) {
 			end = min(len(frames), taken+maxGathered)
-			n, err = o.gather(frames[taken:end])
+			n, err = o.gather(fd, frames[taken:end])
 		} else {
-			n, err = o.send(b)
+			n, err = o.send(fd, b)
 		}
 		if err != nil {
 			return taken, 0, err
@@ -142,7 +143,7 @@ func (o *output) sendFrames(frames [][]byte, flat []byte) (taken, n int, err err
 
 // finish takes the result of a batched write of frame, and returns how many
 // bytes of the frame have gone out.
-func (o *output) finish(frame []byte, result int32) (int, error) {
+func (o *output) finish(fd int32, frame []byte, result int32) (int, error) {
 	switch {
 	case o.torn: // the connection was aborted meanwhile
 		return 0, net.ErrClosed
@@ -150,7 +151,7 @@ func (o *output) finish(frame []byte, result int32) (int, error) {
 		o.written += int64(result)
 		return int(result), nil
 	case result == batch.NotSent:
-		return o.send(frame)
+		return o.send(fd, frame)
 	case unix.Errno(-result) == unix.EAGAIN:
 		return 0, nil
 	}
@@ -159,9 +160,9 @@ func (o *output) finish(frame []byte, result int32) (int, error) {
 
 // flush sends what is unsent. It reports whether it is done: all of it was sent,
 // or nothing can be sent any more.
-func (o *output) flush() bool {
+func (o *output) flush(fd int32) bool {
 	for l := o.unsent; !o.torn; {
-		n, err := o.send(l.rest)
+		n, err := o.send(fd, l.rest)
 		if err != nil {
 			o.torn = true
 			return true
@@ -184,24 +185,24 @@ func (o *output) flush() bool {
 
 // end sends last, if the kernel takes it at once, and FIN. After the peer has
 // gone there is no FIN: the close that follows soon is enough.
-func (o *output) end(last []byte, peerGone bool) {
+func (o *output) end(fd int32, last []byte, peerGone bool) {
 	if o.ended {
 		return
 	}
 	o.ended = true
 	if !o.torn && len(last) > 0 {
-		n, err := o.send(last)
+		n, err := o.send(fd, last)
 		o.torn = err != nil || n > 0 && n < len(last)
 	}
-	o.keepFinal()
+	o.keepFinal(fd)
 	if !peerGone {
-		_ = unix.Shutdown(int(o.fd), unix.SHUT_WR)
+		_ = unix.Shutdown(int(fd), unix.SHUT_WR)
 	}
 }
 
 // abort ends both directions of the stream. It reports whether the owner waits
 // for Writable.
-func (o *output) abort() (ownerWaits bool) {
+func (o *output) abort(fd int32) (ownerWaits bool) {
 	o.torn, o.ended = true, true
 	if l := o.waiting(); o.reserved {
 		// FinishWrite goes on, and nothing is freed before that.
@@ -214,18 +215,19 @@ func (o *output) abort() (ownerWaits bool) {
 			close(l.done)
 		}
 	}
-	o.keepFinal()
-	_ = unix.Shutdown(int(o.fd), unix.SHUT_RDWR)
+	o.keepFinal(fd)
+	_ = unix.Shutdown(int(fd), unix.SHUT_RDWR)
 	return ownerWaits
 }
 
 // keepFinal remembers what is unacknowledged while the kernel still knows.
-func (o *output) keepFinal() {
+func (o *output) keepFinal(fd int32) {
 	if o.final >= 0 {
 		return
 	}
-	o.final = o.written
-	if n, ok := unackedNow(o.fd); ok {
-		o.final = n
+	n, ok := unackedNow(fd)
+	if !ok {
+		n = o.written
 	}
+	o.final = int32(min(n, math.MaxInt32))
 }

@@ -4,26 +4,35 @@ import (
 	"net/netip"
 	"sync/atomic"
 	"time"
+
+	"imgo/transport"
 )
 
 // peer is what both kinds of sockets know of the other side.
 type peer struct {
 	acceptor *Acceptor
-	remote   netip.AddrPort
+	addr     netip.Addr   // IPv4 is IPv4, never mapped into IPv6
 	in       readBuffer   // reader's
-	held     holding      // reader's
 	lastSign atomic.Int64 // nanoseconds since 1970
+
+	// What the connection holds of an incomplete request or packet before its client
+	// has authenticated. It belongs to the reader.
+	slot *transport.InputSlot // nil: nothing was held yet
+	more int32                // bytes that the transport holds, beside the buffer
+	over bool                 // the client has authenticated, or the connection ends
+
+	port uint16 // of addr: a netip.AddrPort would make every connection larger
 }
 
 // Remote is the peer's address. IPv4 is IPv4, never mapped into IPv6.
-func (p *peer) Remote() netip.AddrPort { return p.remote }
+func (p *peer) Remote() netip.AddrPort { return netip.AddrPortFrom(p.addr, p.port) }
 
 // SetRemote implements Input.
 func (p *peer) SetRemote(client netip.AddrPort) error {
-	if err := p.acceptor.readmit(p.remote, client); err != nil {
+	if err := p.acceptor.readmit(p.Remote(), client); err != nil {
 		return err
 	}
-	p.remote = client
+	p.addr, p.port = client.Addr(), client.Port()
 	return nil
 }
 
@@ -40,7 +49,27 @@ func (p *peer) MaxBody() int { return p.acceptor.cfg.MaxBody }
 func (p *peer) Buffered() []byte { return p.in.bytes() }
 
 // Hold implements Input.
-func (p *peer) Hold(n int) { p.held.more = int32(n) }
+func (p *peer) Hold(n int) { p.more = int32(n) }
+
+// count says that the buffer of conn, whose peer p is, has size bytes.
+func (p *peer) count(conn interface{ Evict() }, size int) {
+	budget := p.acceptor.cfg.Unauthenticated
+	if size += int(p.more); p.over || budget == nil || p.slot == nil && size == 0 {
+		return
+	}
+	if p.slot == nil {
+		p.slot = &transport.InputSlot{}
+	}
+	budget.Set(p.slot, conn, size)
+}
 
 // Authenticated implements transport.Conn.
-func (p *peer) Authenticated() { p.held.end(p.acceptor) }
+func (p *peer) Authenticated() { p.endCount() }
+
+// endCount says that nothing counts any more.
+func (p *peer) endCount() {
+	if p.over = true; p.slot != nil {
+		p.acceptor.cfg.Unauthenticated.Set(p.slot, nil, 0)
+		p.slot = nil
+	}
+}

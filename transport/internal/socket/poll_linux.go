@@ -167,8 +167,8 @@ func (a *Acceptor) admitPolled(fd int, remote netip.AddrPort, p *Polled) bool {
 		_ = unix.Close(fd)
 		return false
 	}
-	p.acceptor, p.remote, p.fd = a, remote, int32(fd)
-	p.out.fd, p.out.final = p.fd, -1
+	p.acceptor, p.addr, p.port, p.fd = a, remote.Addr(), remote.Port(), int32(fd)
+	p.out.final = -1
 	p.Sign()
 	a.poller.enter(p)
 	a.mu.Lock()

@@ -83,7 +83,7 @@ func (p *Polled) Unacked() (int64, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.out.final >= 0 {
-		return p.out.final, true
+		return int64(p.out.final), true
 	}
 	return unackedNow(p.fd)
 }
@@ -108,7 +108,7 @@ func (p *Polled) writeLocked(frames [][]byte) (taken, left int, err error) {
 	}
 	flat := p.acceptor.flat()
 	defer p.acceptor.putFlat(flat)
-	taken, n, err := p.out.sendFrames(frames, *flat)
+	taken, n, err := p.out.sendFrames(p.fd, frames, *flat)
 	switch {
 	case err != nil:
 		return taken, 0, p.brokenLocked(err)
@@ -126,7 +126,7 @@ func (p *Polled) TryWriteOne(frame []byte) (taken, left int, err error) {
 	if ok, left, err := p.mayWriteLocked(); !ok {
 		return 0, left, err
 	}
-	n, err := p.out.send(frame)
+	n, err := p.out.send(p.fd, frame)
 	if err != nil {
 		return 0, 0, p.brokenLocked(err)
 	}
@@ -151,7 +151,7 @@ func (p *Polled) FinishWrite(frame []byte, result int32) (taken, left int, err e
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.out.reserved = false
-	n, err := p.out.finish(frame, result)
+	n, err := p.out.finish(p.fd, frame, result)
 	if n == len(frame) && err == nil && p.out.unsent == nil {
 		return 1, 0, nil
 	}
@@ -217,13 +217,13 @@ func (p *Polled) keepLocked(frame []byte, n int) (left int, err error) {
 // because all of it was sent or nothing can be sent.
 func (p *Polled) flushLocked() bool {
 	l := p.out.unsent
-	if !p.out.flush() {
+	if !p.out.flush(p.fd) {
 		return false
 	}
 	p.out.unsent = nil
 	if p.closing {
 		p.stopTimerLocked()
-		p.out.end(l.last, p.gone)
+		p.out.end(p.fd, l.last, p.gone)
 	}
 	if l.done != nil {
 		close(l.done)
@@ -250,7 +250,7 @@ func (p *Polled) Urgent(b []byte) {
 		l.urgent = b
 		return
 	}
-	n, err := p.out.send(b)
+	n, err := p.out.send(p.fd, b)
 	if err != nil {
 		p.out.torn = true
 		return
@@ -328,7 +328,7 @@ func (p *Polled) CloseWith(last []byte) bool {
 		l.done = make(chan struct{})
 		p.timer = time.AfterFunc(closeGrace, func() { p.tearOff(l) })
 	} else {
-		p.out.end(nil, p.gone)
+		p.out.end(p.fd, nil, p.gone)
 	}
 	p.unlockAndNotify(p.wakeLocked())
 	return true
@@ -340,7 +340,7 @@ func (p *Polled) sendLastLocked(last []byte) *unsent {
 	if p.out.torn || p.out.ended {
 		return nil
 	}
-	n, err := p.out.send(last)
+	n, err := p.out.send(p.fd, last)
 	if err == nil && n < len(last) {
 		err = p.watchLocked(pollWrite)
 	}
@@ -367,7 +367,7 @@ func (p *Polled) tearOff(l *unsent) {
 	}
 	p.out.torn = p.out.torn || !l.whole
 	p.out.unsent = nil
-	p.out.end(l.last, p.gone)
+	p.out.end(p.fd, l.last, p.gone)
 	close(l.done)
 	w := p.waker
 	p.mu.Unlock()
@@ -385,7 +385,7 @@ func (p *Polled) Abort() {
 		return
 	}
 	p.closing = true
-	ownerWaits := p.out.abort()
+	ownerWaits := p.out.abort(p.fd)
 	w := p.waker
 	readable := p.wakeLocked()
 	p.mu.Unlock()
@@ -429,7 +429,7 @@ func (p *Polled) TryRelease() bool {
 
 // free closes the descriptor.
 func (p *Polled) free() {
-	p.held.end(p.acceptor)
+	p.endCount()
 	p.acceptor.poller.exit(p)
 	p.mu.Lock()
 	p.stopTimerLocked()
@@ -440,7 +440,7 @@ func (p *Polled) free() {
 	closeNow(p.fd)
 	p.mu.Unlock()
 	p.in.b = nil
-	p.acceptor.countEnd(p.remote.Addr())
+	p.acceptor.countEnd(p.addr)
 }
 
 // drain reads and discards until the peer ends the stream, lingerBytes were

@@ -109,7 +109,7 @@ func (r *pollReader) watchLocked(events uint32) error {
 		op = unix.EPOLL_CTL_MOD
 	}
 	if err := r.acceptor.poller.watch(r.slot, r.fd, op, r.watched|events); err != nil {
-		r.acceptor.cfg.Log.Error().Err(err).Stringer("remote", r.remote).Msg("connection cannot be watched and is ended")
+		r.acceptor.cfg.Log.Error().Err(err).Stringer("remote", r.Remote()).Msg("connection cannot be watched and is ended")
 		return err
 	}
 	r.watched |= events
@@ -228,7 +228,7 @@ func (r *pollReader) Gone() bool {
 func (r *pollReader) Discard(n int) {
 	r.in.discard(n, r.acceptor)
 	if r.in.b == nil {
-		r.held.set(r.acceptor, r, 0)
+		r.count(r, 0)
 	}
 }
 
@@ -238,7 +238,7 @@ func (r *pollReader) stow() {
 	if r.in.stow(r.acceptor); r.in.b != nil {
 		size = len(r.in.b.b)
 	}
-	r.held.set(r.acceptor, r, size)
+	r.count(r, size)
 }
 
 // Evict makes the reader return transport.ErrOverBudget.

@@ -121,7 +121,7 @@ func newSocket(tcp *net.TCPConn, a *Acceptor) *Socket {
 	s := &Socket{peer: peer{acceptor: a}, tcp: tcp}
 	if addr, ok := tcp.RemoteAddr().(*net.TCPAddr); ok {
 		ap := addr.AddrPort()
-		s.remote = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+		s.addr, s.port = ap.Addr().Unmap(), ap.Port()
 	}
 	s.final.Store(-1)
 	s.Sign()
@@ -151,7 +151,7 @@ func (s *Socket) Begin(ctx context.Context) bool {
 	a := s.acceptor
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.HandshakeTimeout)
 	defer cancel()
-	if a.expectsProxyHeader(s.remote) && !s.proxyHeader(ctx) {
+	if a.expectsProxyHeader(s.Remote()) && !s.proxyHeader(ctx) {
 		s.Abort()
 		return false
 	}
@@ -166,7 +166,7 @@ func (s *Socket) Begin(ctx context.Context) bool {
 	s.securing = true
 	err := s.tls.HandshakeContext(ctx)
 	s.securing = false
-	s.held.set(a, s, 0)
+	s.count(s, 0)
 	if err == nil {
 		return true
 	}
@@ -185,7 +185,7 @@ func (s *Socket) proxyHeader(ctx context.Context) bool {
 		client, err = readProxyHeader(s)
 	}
 	if err != nil {
-		s.acceptor.refuseProxy(s.remote, err)
+		s.acceptor.refuseProxy(s.Remote(), err)
 		return false
 	}
 	return !client.IsValid() || s.SetRemote(client) == nil
@@ -234,7 +234,7 @@ func (s *Socket) Read(b []byte) (n int, err error) {
 func (s *Socket) Discard(n int) {
 	s.in.discard(n, s.acceptor)
 	if s.in.b == nil {
-		s.held.set(s.acceptor, s, 0)
+		s.count(s, 0)
 	}
 }
 
@@ -252,7 +252,7 @@ func (s *Socket) Fill(need int) error {
 	if s.in.b != &s.idle {
 		size = len(s.in.b.b)
 	}
-	s.held.set(s.acceptor, s, size)
+	s.count(s, size)
 	n, err := s.Read(space)
 	s.in.b.w += n
 	if n > 0 {
@@ -318,7 +318,7 @@ func (s *Socket) CloseWith(last []byte) bool {
 // what the peer sends, unless the stream is torn or the peer has gone.
 func (s *Socket) Release() {
 	s.CloseWith(nil)
-	s.held.end(s.acceptor)
+	s.endCount()
 	// A write may still be under way, for at most closeGrace.
 	s.wmu.Lock()
 	if len(s.rest) > 0 && !s.torn {

@@ -255,7 +255,7 @@ func (w wire) Read(b []byte) (int, error) {
 	if !s.securing {
 		return s.tcp.Read(b)
 	}
-	s.held.set(s.acceptor, s, s.hello) // TLS keeps a message of its handshake until it is whole
+	s.count(s, s.hello) // TLS keeps a message of its handshake until it is whole
 	n, err := s.tcp.Read(b)
 	s.hello += n
 	return n, err
