@@ -25,6 +25,8 @@ const (
 	sweepUsers = 256
 	// notePause is the least time between two device records: 200 a second.
 	notePause = 5 * time.Millisecond
+	// noteEvery is the longest time between two looks for devices that stay connected.
+	noteEvery = time.Minute
 	// maxSeenEvery is the longest time after which a device that stays connected is noted as seen.
 	maxSeenEvery = 24 * time.Hour
 )
@@ -89,7 +91,7 @@ func (p deviceRecords) ensure(ctx context.Context, user, device string) error {
 func (p deviceRecords) makeRoomLocked(a *account, device string) (replaced []string, err error) {
 	n := p.knownOrComingLocked(a, device)
 	if n < p.cfg.DevicesPerUser {
-		p.coming[comingDevice{a, device}]++
+		p.coming[accountDevice{a, device}]++
 		return nil, nil
 	}
 	if p.cfg.DevicesPolicy == ReplaceDevice {
@@ -103,8 +105,8 @@ func (p deviceRecords) makeRoomLocked(a *account, device string) (replaced []str
 		"the user has %d devices, as many as are allowed; one of them has to be forgotten first", n)
 }
 
-// comingDevice is a device that a record under way makes known.
-type comingDevice struct {
+// accountDevice names a device of an account.
+type accountDevice struct {
 	a    *account
 	name string
 }
@@ -127,7 +129,7 @@ func (p deviceRecords) knownOrComingLocked(a *account, device string) int {
 func (p deviceRecords) unmarkComing(a *account, device string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	c := comingDevice{a, device}
+	c := accountDevice{a, device}
 	if p.coming[c]--; p.coming[c] == 0 {
 		delete(p.coming, c)
 	}
@@ -139,36 +141,74 @@ func (p deviceRecords) unmark(a *account, devices []string) {
 	a.unmarkLeaving(devices)
 }
 
-// noteConnected notes devices that are connected for long as seen, in the log,
-// so that every owner knows it.
-func (r *Router) noteConnected(ctx context.Context, now time.Time) {
-	for _, p := range r.parts.serving() {
-		for _, d := range p.devices().longConnected(now) {
-			if _, err := p.appendDevice(ctx, p.index, d); err != nil {
-				r.log.Warn().Err(err).Str("user", d.User).Msg("device was not noted as seen; trying again in a minute")
-				return
+// noteLoop notes devices that stay connected as seen, until ctx is done. It waits for the kept log.
+func (r *Router) noteLoop(ctx context.Context) error {
+	wait.Every(ctx, max(min(noteEvery, r.cfg.seenEvery()), time.Millisecond), func() {
+		for _, p := range r.parts.serving() {
+			if err := p.devices().noteConnected(ctx); err != nil && ctx.Err() == nil {
+				r.log.Warn().Err(err).Int32("partition", p.index).Msg("connected devices were not noted as seen; trying again")
 			}
 		}
-	}
+	})
+	return nil
 }
 
-// longConnected returns the connected devices that were last noted as seen
-// longer than seenEvery ago.
-func (p deviceRecords) longConnected(now time.Time) (list []*envelope.Device) {
-	limit := now.Add(-p.cfg.seenEvery()).UnixMilli()
+// noteConnected notes the partition's devices that are connected for long as seen, in the log, so that
+// every owner knows it.
+func (p deviceRecords) noteConnected(ctx context.Context) error {
+	for _, c := range p.longConnected() {
+		d := p.seenNow(c)
+		if d == nil {
+			continue
+		}
+		if _, err := p.appendDevice(ctx, p.index, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// longConnected returns the connected devices that are to be noted as seen, each once.
+func (p deviceRecords) longConnected() (list []accountDevice) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	now := p.now()
 	for _, a := range p.accounts.byUser {
-		var told uint64
+		var listed uint64
 		for _, s := range a.sessions {
-			d := a.Devices.Find(s.device)
-			if d != nil && !a.isLeaving(d.Name) && d.SeenMS < limit && told&(1<<d.Bit) == 0 {
-				told |= 1 << d.Bit
-				list = append(list, &envelope.Device{User: a.User(), Device: s.device, SeenMs: now.UnixMilli(), Since: d.Since})
+			if d := p.unnotedLocked(a, s.device, now); d != nil && listed&(1<<d.Bit) == 0 {
+				listed |= 1 << d.Bit
+				list = append(list, accountDevice{a, s.device})
 			}
 		}
 	}
 	return list
+}
+
+// seenNow returns the record that notes a device as seen now. It returns nil if there is nothing to note any more: the
+// device may have been removed since longConnected, or have gone.
+func (p deviceRecords) seenNow(c accountDevice) *envelope.Device {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.now()
+	d := p.unnotedLocked(c.a, c.name, now)
+	if d == nil {
+		return nil
+	}
+	return &envelope.Device{User: c.a.User(), Device: c.name, SeenMs: now.UnixMilli(), Since: d.Since}
+}
+
+// unnotedLocked returns a device if it is connected and known, and was noted as seen longer than seenEvery before
+// now. Otherwise, or if it is not this partition that has to note it, it returns nil.
+func (p deviceRecords) unnotedLocked(a *account, name string, now time.Time) *store.MailboxDevice {
+	d := a.Devices.Find(name)
+	if d == nil || d.SeenMS >= now.Add(-p.cfg.seenEvery()).UnixMilli() || a.isLeaving(name) || !a.connected(name) {
+		return nil
+	}
+	if !p.owned.Load() || p.position.fenced() {
+		return nil // another owner notes it, or the log's next generation
+	}
+	return d
 }
 
 // repeatDevices puts every device that has not expired, and all memberships of a

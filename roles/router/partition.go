@@ -48,7 +48,7 @@ type partition struct {
 	claims   claims
 	// coming has the devices that records under way make known, while no other device
 	// goes for them, with the number of calls that make each known.
-	coming map[comingDevice]int
+	coming map[accountDevice]int
 	// toldFrom is when the comets began to announce their sessions to this owner: when the partition came up, or was
 	// regained.
 	toldFrom time.Time
@@ -72,7 +72,7 @@ func newPartition(res *resources, index int32, gain uint64, predecessor <-chan s
 		applied:  make(chan struct{}),
 		sessions: newSessionTable(&res.kinds, res.metrics.sessions),
 		cache:    cache{limit: &res.cacheShare},
-		coming:   make(map[comingDevice]int),
+		coming:   make(map[accountDevice]int),
 	}
 	p.applier.p = p
 	p.events = newEmitter(p, res.eventsLog)

@@ -199,6 +199,8 @@ func (r *Router) Run(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return r.parts.run(gctx, g) })
 	g.Go(func() error { return r.housekeep(gctx) })
+	g.Go(func() error { return r.watchLoop(gctx) })
+	g.Go(func() error { return r.noteLoop(gctx) })
 	g.Go(func() error { return r.repeatDevices(gctx) })
 	g.Go(func() error { return r.flushLoop(gctx) })
 	g.Go(func() error { return r.decideLoop(gctx) })
@@ -228,27 +230,23 @@ func (r *Router) Ready() error {
 	return nil
 }
 
-// housekeep runs the watch and what else comes round, until ctx is done.
+// housekeep drops the sessions of silent comets, and what is over, until ctx is done. It works in
+// memory only: a log or a store that does not answer never delays it.
 func (r *Router) housekeep(ctx context.Context) error {
-	watch := time.NewTicker(r.cfg.WatchInterval)
-	defer watch.Stop()
+	comets := time.NewTicker(r.cfg.WatchInterval)
+	defer comets.Stop()
 	expire := time.NewTicker(time.Minute)
 	defer expire.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-watch.C:
+		case <-comets.C:
 			r.presence.expireComets(r.now())
-			if !r.cfg.Faults.NoWatch {
-				r.watch(ctx, r.now())
-				r.notifyRooms(ctx, r.now())
-			}
 		case <-expire.C:
 			for _, p := range r.parts.serving() {
 				r.metrics.expired.Add(float64(p.expire()))
 			}
-			r.noteConnected(ctx, r.now())
 		}
 	}
 }

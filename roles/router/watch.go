@@ -5,10 +5,23 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/internal/wait"
 )
 
 // nudgesPerEnvelope bounds the sessions that one envelope of the watch names.
 const nudgesPerEnvelope = 500
+
+// watchLoop tells comets what their sessions may have missed, until ctx is done. It waits for the live log.
+func (r *Router) watchLoop(ctx context.Context) error {
+	if r.cfg.Faults.NoWatch {
+		return nil
+	}
+	wait.Every(ctx, r.cfg.WatchInterval, func() {
+		r.watch(ctx, r.now())
+		r.notifyRooms(ctx, r.now())
+	})
+	return nil
+}
 
 // watch tells comets the newest message that is still pending a while after
 // its push, for every session that should have it. Whatever was dropped on the

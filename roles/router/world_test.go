@@ -33,6 +33,8 @@ type memLog struct {
 	grown      chan struct{}
 	appends    int
 	fail       error
+	// before is called before each append, and may wait or refuse it; nil: nothing is.
+	before func(p int32, value []byte) error
 }
 
 func newMemLog(partitions int) *memLog {
@@ -61,6 +63,14 @@ func (l *memLog) AppendMany(ctx context.Context, entries []envelope.Entry) (err 
 }
 
 func (l *memLog) Append(_ context.Context, p int32, v []byte) (int64, error) {
+	l.mu.Lock()
+	before := l.before
+	l.mu.Unlock()
+	if before != nil {
+		if err := before(p, v); err != nil {
+			return 0, err
+		}
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.fail != nil {
@@ -132,6 +142,13 @@ func (l *memLog) End(p int32) int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return int64(len(l.parts[p]))
+}
+
+// setBefore sets what is called before each append.
+func (l *memLog) setBefore(before func(p int32, value []byte) error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.before = before
 }
 
 // trim forgets the records before an offset, as retention does.
