@@ -2,6 +2,7 @@ package router_test
 
 import (
 	"maps"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -130,6 +131,37 @@ func TestConnectedDeviceIsNotedInTime(t *testing.T) {
 			if age := time.Since(time.UnixMilli(list[len(list)-1].SeenMs)); age > w.cfg.DeviceExpiry/2+time.Second {
 				t.Fatalf("the device was noted as seen %v ago", age)
 			}
+		}
+	})
+}
+
+// A device that is removed while what is known of its user is put into the log again does not come back.
+func TestRemovedDeviceIsNotRepeated(t *testing.T) {
+	presenceTest(t, func(c *router.Config) {
+		c.Retention, c.IdleMailboxes, c.Presence.Events = 10*time.Minute, 0, false
+	}, func(t *testing.T, w *presenceWorld) {
+		held, release := w.kept.holdFirst(func(value []byte) bool { return isNote(t, value) })
+		defer release()
+		for _, device := range []string{"first", "removed", "last"} {
+			w.end(w.connect("c1", "u", device))
+		}
+		w.pass(6 * time.Minute)
+		<-held
+		if _, err := w.remove(&envelope.Removal{User: "u", Devices: []string{"removed"}}); err != nil {
+			t.Fatal(err)
+		}
+		w.pass(time.Second) // the user leaves memory
+		release()
+		w.pass(time.Minute)
+		var repeated []string
+		for _, d := range w.devices("u")[3:] {
+			repeated = append(repeated, d.Device)
+		}
+		if !slices.Equal(repeated, []string{"first", "last"}) {
+			t.Errorf("the log has again %q", repeated)
+		}
+		if n := len(w.user("u").Devices); n != 2 {
+			t.Errorf("the user has %d devices, want 2", n)
 		}
 	})
 }

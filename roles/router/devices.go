@@ -3,9 +3,11 @@ package router
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
+	"google.golang.org/protobuf/proto"
 
 	"imgo/envelope"
 	"imgo/internal/wait"
@@ -224,7 +226,7 @@ func (r *Router) repeatDevices(ctx context.Context) error {
 		for _, p := range r.parts.serving() {
 			n, err := p.devices().repeat(ctx)
 			r.metrics.repeated.Add(float64(n))
-			if err != nil && ctx.Err() == nil {
+			if err != nil && ctx.Err() == nil && !isClosed(p.left) {
 				r.log.Warn().Err(err).Int32("partition", p.index).Msg("devices were not put into the log again; trying again")
 			}
 		}
@@ -241,20 +243,25 @@ func (p deviceRecords) repeat(ctx context.Context) (n int, err error) {
 			return n, err
 		}
 		for i := range users {
-			for _, rec := range p.fading(&users[i]) {
-				if rec.Removal != nil && p.inMemory(users[i].Name) {
-					continue // the device may have come back
-				}
-				if rec.Device.GetPublished() > 0 {
-					// A router that rebuilds the mailbox takes it for granted that the topic has these events.
-					if err := p.events.waitSent(ctx); err != nil {
-						return n, err
-					}
-				}
-				if _, err := p.append(ctx, p.index, rec, fmt.Sprintf("what is known of user %q", users[i].Name)); err != nil {
+			list, expired := p.fading(&users[i])
+			if expired {
+				// The owner's next look for steps forgets the device if the account is in memory.
+				if _, err := p.accounts.openAndLock(ctx, users[i].Name); err != nil {
 					return n, err
 				}
-				n++
+				p.mu.Unlock()
+				if wait.Sleep(ctx, notePause) != nil {
+					return n, nil
+				}
+			}
+			for _, rec := range list {
+				done, err := p.repeatRecord(ctx, users[i].Name, rec)
+				if err != nil {
+					return n, err
+				}
+				if done {
+					n++
+				}
 				if wait.Sleep(ctx, notePause) != nil || isClosed(p.left) {
 					return n, nil
 				}
@@ -267,53 +274,71 @@ func (p deviceRecords) repeat(ctx context.Context) (n int, err error) {
 	}
 }
 
-func (p *partition) inMemory(user string) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.accounts.byUser[user] != nil
+// repeatRecord puts a record of a user into the log, unless what it repeats has changed since it was made. The record of
+// a device that was removed meanwhile would bring it back. done reports whether the log has the record.
+func (p deviceRecords) repeatRecord(ctx context.Context, user string, rec *envelope.Record) (done bool, err error) {
+	if rec.Device.GetPublished() > 0 {
+		// A router that rebuilds the mailbox takes it for granted that the topic has these events.
+		if err := p.events.waitSent(ctx); err != nil {
+			return false, err
+		}
+	}
+	a, err := p.accounts.openAndLock(ctx, user) // what was read of the store may be old
+	if err != nil {
+		return false, err
+	}
+	list, _ := p.fadingLocked(user, a.Meta(), a)
+	p.mu.Unlock()
+	if !slices.ContainsFunc(list, func(now *envelope.Record) bool { return proto.Equal(now, rec) }) {
+		return false, nil
+	}
+	_, err = p.append(ctx, p.index, rec, fmt.Sprintf("what is known of user %q", user))
+	return err == nil, err
 }
 
-// fading returns records that repeat what is known of a user: devices and memberships
-// whose last record is about half the retention old. A device that has expired, and that only
-// a record may forget, is forgotten. What is in memory is newer than what was stored.
-func (p deviceRecords) fading(stored *store.MailboxUser) (list []*envelope.Record) {
+// fading is fadingLocked for a user of the store. What is in memory is newer than what was stored.
+func (p deviceRecords) fading(stored *store.MailboxUser) (list []*envelope.Record, expired bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.position.fenced() {
-		return nil // the next generation's topic has them
-	}
-	meta := stored.Meta
-	a := p.accounts.byUser[stored.Name]
+	meta, a := stored.Meta, p.accounts.byUser[stored.Name]
 	if a != nil {
 		meta = a.Meta()
 	}
+	return p.fadingLocked(stored.Name, meta, a)
+}
+
+// fadingLocked returns records that repeat what is known of a user: devices and memberships whose last record is about
+// half the retention old. expired is set if a device has expired that only a record may forget, and the user's account
+// is not in memory: a is nil.
+func (p deviceRecords) fadingLocked(user string, meta store.MailboxMeta, a *account) (list []*envelope.Record, expired bool) {
+	if p.position.fenced() {
+		return nil, false // the next generation's topic has them
+	}
 	now, retention := p.now(), p.cfg.Retention
 	// Between 3/8 and 1/2: those that came at once do not all go at once.
-	jitter := time.Duration(xxhash.Sum64String(stored.Name) % uint64(retention/8+1))
-	due := now.Add(jitter - retention/2).UnixMilli()
-	expired := now.Add(-p.cfg.DeviceExpiry).UnixMilli()
+	jitter := time.Duration(xxhash.Sum64String(user) % uint64(retention/8+1))
+	due, limit := now.Add(jitter-retention/2).UnixMilli(), now.Add(-p.cfg.DeviceExpiry).UnixMilli()
 	for _, d := range meta.Devices {
 		old := d.NotedMS < due || d.Published > 0 && d.PublishedMS < due
 		switch {
-		case d.SeenMS < expired && d.Published > 0 && a == nil && p.deviceExpiryLocked() != mailbox.NoExpiry:
-			// One in memory takes the step by itself.
-			list = append(list, &envelope.Record{Removal: &envelope.Removal{User: stored.Name, Devices: []string{d.Name}}})
-		case old && retention > 0 && d.SeenMS >= expired && (a == nil || !a.isLeaving(d.Name)):
+		case d.SeenMS < limit && d.Published > 0 && a == nil && p.deviceExpiryLocked() != mailbox.NoExpiry:
+			expired = true
+		case old && retention > 0 && d.SeenMS >= limit && (a == nil || !a.isLeaving(d.Name)):
 			list = append(list, &envelope.Record{Device: &envelope.Device{
-				User: stored.Name, Device: d.Name, SeenMs: d.SeenMS, Since: d.Since, Published: d.Published,
+				User: user, Device: d.Name, SeenMs: d.SeenMS, Since: d.Since, Published: d.Published,
 			}})
 		}
 	}
 	if retention <= 0 {
-		return list
+		return list, expired
 	}
 	if pr := meta.Presence; pr != nil && pr.Online && pr.NotedMS < due && p.presence != nil {
 		again := mailbox.PresenceRecord(pr)
-		again.User = stored.Name
+		again.User = user
 		list = append(list, &envelope.Record{Presences: &envelope.Presences{Presences: []*envelope.Presence{again}}})
 	}
 	if r := meta.Rooms; r != nil && r.NotedMS < due && len(r.Names) > 0 {
-		list = append(list, &envelope.Record{UserRooms: &envelope.UserRooms{User: stored.Name, Rooms: mailbox.RoomsRecord(r)}})
+		list = append(list, &envelope.Record{UserRooms: &envelope.UserRooms{User: user, Rooms: mailbox.RoomsRecord(r)}})
 	}
-	return list
+	return list, expired
 }
