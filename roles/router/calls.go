@@ -134,9 +134,10 @@ func (p *partition) detach(d *envelope.Detached) error {
 	return nil
 }
 
-// endSessionLocked takes a session out of the table that has ended at a time. Its device is noted as seen until then.
+// endSessionLocked takes a session out of the table that has ended at a time by the node's clock. Its device is noted as
+// seen until then.
 func (p *partition) endSessionLocked(a *account, address envelope.AddressKey, device string, at time.Time) {
-	if p.removeSessionLocked(a, address, at) && a.Devices.Seen(device, at.UnixMilli()) {
+	if p.removeSessionLocked(a, address, at) && a.Devices.Seen(device, p.clock.At(at).UnixMilli()) {
 		p.accounts.touchLocked(a, 64)
 	}
 }

@@ -41,7 +41,7 @@ func (p *partition) devices() deviceRecords { return deviceRecords{p} }
 // ensure makes a device known, through the log, and waits until it is.
 // A device that is known but was not seen for long is noted as seen.
 func (p deviceRecords) ensure(ctx context.Context, user, device string) error {
-	now := p.now()
+	now := p.clock.Now()
 	a, err := p.accounts.openAndLock(ctx, user)
 	if err != nil {
 		return err
@@ -174,7 +174,7 @@ func (p deviceRecords) noteConnected(ctx context.Context) error {
 func (p deviceRecords) longConnected() (list []accountDevice) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	now := p.now()
+	now := p.clock.Now()
 	for _, a := range p.accounts.byUser {
 		var listed uint64
 		for _, s := range a.sessions {
@@ -192,7 +192,7 @@ func (p deviceRecords) longConnected() (list []accountDevice) {
 func (p deviceRecords) seenNow(c accountDevice) *envelope.Device {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	now := p.now()
+	now := p.clock.Now()
 	d := p.unnotedLocked(c.a, c.name, now)
 	if d == nil {
 		return nil
@@ -314,7 +314,7 @@ func (p deviceRecords) fadingLocked(user string, meta store.MailboxMeta, a *acco
 	if p.position.fenced() {
 		return nil, false // the next generation's topic has them
 	}
-	now, retention := p.now(), p.cfg.Retention
+	now, retention := p.clock.Now(), p.cfg.Retention
 	// Between 3/8 and 1/2: those that came at once do not all go at once.
 	jitter := time.Duration(xxhash.Sum64String(user) % uint64(retention/8+1))
 	due, limit := now.Add(jitter-retention/2).UnixMilli(), now.Add(-p.cfg.DeviceExpiry).UnixMilli()

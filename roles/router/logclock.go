@@ -3,6 +3,7 @@ package router
 import (
 	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -10,8 +11,9 @@ import (
 const sampleTime = 10 * time.Minute
 
 // logClock tells the time by the kept log's clock, which stamps its records. In a cluster the
-// clocks of nodes differ, and the log's is the one that all routers share. So a message's ttl is
-// counted by it.
+// clocks of nodes differ, and the log's is the one that all routers share. So it is the clock of every time
+// that is in a record or a mailbox, or is compared with one: a message's ttl, when a device was seen, when a user
+// has gone. What a router only measures for itself, such as a pause, and what the store expires, goes by the node's clock.
 //
 // A record is read at some time after its stamp. The least difference between this node's clock and
 // a stamp, over the last minutes, is how far this clock is ahead, plus the shortest delay between a
@@ -20,9 +22,11 @@ const sampleTime = 10 * time.Minute
 // counts. It is safe for concurrent use.
 type logClock struct {
 	now func() time.Time
+	// ahead is how far the node's clock is ahead, in milliseconds. A connect reads it: it needs no lock.
+	ahead atomic.Int64
 
 	mu           sync.Mutex
-	ahead, older int64 // least differences of this and the last sampleTime, in milliseconds
+	least, older int64 // least differences of this and the last sampleTime, in milliseconds
 	since        time.Time
 }
 
@@ -30,7 +34,7 @@ type logClock struct {
 const noSample = math.MaxInt64
 
 func newLogClock(now func() time.Time) *logClock {
-	return &logClock{now: now, ahead: noSample, older: noSample}
+	return &logClock{now: now, least: noSample, older: noSample}
 }
 
 // saw notes that a record with a stamp, in Unix milliseconds, was read. 0 is no stamp.
@@ -42,19 +46,16 @@ func (c *logClock) saw(stampMS int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if now.Sub(c.since) > sampleTime {
-		c.older, c.ahead, c.since = c.ahead, noSample, now
+		c.older, c.least, c.since = c.least, noSample, now
 	}
-	c.ahead = min(c.ahead, now.UnixMilli()-stampMS)
+	c.least = min(c.least, now.UnixMilli()-stampMS)
+	c.ahead.Store(min(c.least, c.older))
 }
 
 // Now returns the time by the log's clock.
-func (c *logClock) Now() time.Time {
-	c.mu.Lock()
-	ahead := min(c.ahead, c.older)
-	c.mu.Unlock()
-	now := c.now()
-	if ahead == noSample {
-		return now
-	}
-	return now.Add(-time.Duration(ahead) * time.Millisecond)
+func (c *logClock) Now() time.Time { return c.At(c.now()) }
+
+// At returns the time by the log's clock when it is t by the node's.
+func (c *logClock) At(t time.Time) time.Time {
+	return t.Add(-time.Duration(c.ahead.Load()) * time.Millisecond)
 }

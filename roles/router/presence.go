@@ -68,9 +68,9 @@ type presenceRecorder struct {
 
 // presenceChange says that a user has come or gone.
 type presenceChange struct {
-	n      uint64 // differs between the changes of a user
-	since  time.Time
-	device string // that left
+	n      uint64    // differs between the changes of a user
+	since  time.Time // by the node's clock, as all times of a recorder
+	device string    // that left
 }
 
 // cometProgress is how far a comet has announced its sessions.
@@ -374,7 +374,7 @@ func (pr *presenceRecorder) dequeue() (batch []presenceDue, records []*envelope.
 		if !ok || change.n != d.n {
 			continue
 		}
-		rec := &envelope.Presence{User: d.a.User(), Device: change.device, SinceMs: change.since.UnixMilli()}
+		rec := &envelope.Presence{User: d.a.User(), Device: change.device, SinceMs: p.clock.At(change.since).UnixMilli()}
 		if online := len(d.a.sessions) > 0; !online && !pr.sure {
 			early = append(early, d)
 			continue
@@ -394,7 +394,8 @@ func (pr *presenceRecorder) dequeue() (batch []presenceDue, records []*envelope.
 	return batch, records
 }
 
-// onlineSince returns when the first of an account's sessions began, in Unix milliseconds, or 0 if it has none.
+// onlineSince returns when the first of an account's sessions began, by the clock of its comet, in Unix milliseconds,
+// or 0 if it has none.
 func (a *account) onlineSince() (ms int64) {
 	for _, s := range a.sessions {
 		if ms == 0 || s.since > 0 && s.since < ms {

@@ -102,7 +102,7 @@ func (pr *presenceRecorder) tellByClockLocked(presences []*envelope.Presence) {
 // is online or offline. The sessions say so; what was told helps where they began or ended before this router
 // had the partition.
 func (p *partition) describePresenceLocked(a *account, reply *envelope.UserReply) {
-	nowMS := p.now().UnixMilli()
+	nowMS := p.clock.Now().UnixMilli()
 	for _, d := range a.Meta().Devices {
 		info := &envelope.DeviceInfo{
 			Device: d.Name, SeenMs: d.SeenMS, Pending: uint32(a.Messages.Pending(1 << d.Bit)), Online: a.connected(d.Name),

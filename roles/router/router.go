@@ -87,7 +87,7 @@ type Deps struct {
 	Records uint32
 	// Gate is asked before a record of a newer version is appended. If it is nil, all nodes read all.
 	Gate RecordGate
-	// Now is the clock. If it is nil, time.Now is used.
+	// Now is the node's clock. If it is nil, time.Now is used.
 	Now func() time.Time
 	// Notices is called with what happened to a user's data. n is how often, for what may
 	// happen again and again, else 0. If it is nil, nothing is reported.
@@ -133,7 +133,7 @@ type resources struct {
 // append encodes a record and puts it into the kept log. It returns the
 // record's id. what names the record in an error.
 func (res *resources) append(ctx context.Context, partition int32, rec *envelope.Record, what string) (id uint64, err error) {
-	rec.Id, rec.TimeMs = envelope.NewRecordID(), res.now().UnixMilli()
+	rec.Id, rec.TimeMs = envelope.NewRecordID(), res.clock.Now().UnixMilli()
 	value, err := rec.MarshalVT()
 	if err != nil {
 		return 0, fmt.Errorf("encode %s: %w", what, err)

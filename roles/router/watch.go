@@ -44,7 +44,7 @@ func (r *Router) watch(ctx context.Context, now time.Time) {
 // overdue adds the partition's sessions that are to be told something to
 // byComet, and notes that they were told.
 func (p *partition) overdue(now time.Time, byComet map[string][]*envelope.NudgeTarget) {
-	deadline := now.Add(-p.cfg.WatchAfter).UnixMilli()
+	deadline := p.clock.At(now).Add(-p.cfg.WatchAfter).UnixMilli()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for a := range p.accounts.watched {

@@ -35,6 +35,8 @@ type memLog struct {
 	fail       error
 	// before is called before each append, and may wait or refuse it; nil: nothing is.
 	before func(p int32, value []byte) error
+	// stamp is the log's clock; nil: it has none.
+	stamp func() time.Time
 }
 
 func newMemLog(partitions int) *memLog {
@@ -77,7 +79,11 @@ func (l *memLog) Append(_ context.Context, p int32, v []byte) (int64, error) {
 		return 0, l.fail
 	}
 	off := int64(len(l.parts[p]))
-	l.parts[p] = append(l.parts[p], envelope.Entry{Partition: p, Offset: off, Value: v})
+	e := envelope.Entry{Partition: p, Offset: off, Value: v}
+	if l.stamp != nil {
+		e.TimeMS = l.stamp().UnixMilli()
+	}
+	l.parts[p] = append(l.parts[p], e)
 	l.appends++
 	close(l.grown)
 	l.grown = make(chan struct{})

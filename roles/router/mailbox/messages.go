@@ -24,8 +24,8 @@ type Entry struct {
 	changed bool
 	// lost is set if the store has lost the body of a message that reports.
 	lost bool
-	// at is when the message was applied here, in Unix milliseconds. 0 means before
-	// the mailbox was read from the store.
+	// at is when the message was applied here, by the log's clock, in Unix milliseconds.
+	// 0 means before the mailbox was read from the store.
 	at int64
 	// proposedMS is when a step of the message was put into the log that is not
 	// applied yet, or 0 if there is none. See Propose.
