@@ -298,22 +298,28 @@ func (t *accountTable) evictLocked() {
 		return
 	}
 	p.rebuild.pushed = 0
-	// An account with a step that is due, or not yet applied, stays.
-	soon := p.clock.Now().Add(2 * time.Duration(mailbox.StepRetryMS) * time.Millisecond).UnixMilli()
-	for user, a := range t.byUser {
+	for _, a := range t.byUser {
 		if over <= 0 {
 			return
 		}
-		leaving := a.extra != nil && len(a.extra.leaving) > 0 || len(p.dues.expired[user]) > 0
-		if a.due.queued && a.due.at <= soon || len(a.sessions) > 0 || leaving || a.Dirty() || p.writes.has(a) || p.presence.hasLocked(a) {
-			continue
+		if t.dropLocked(a) {
+			over--
 		}
-		p.cache.release(a)
-		p.dues.unscheduleLocked(a)
-		delete(t.byUser, user)
-		delete(t.watched, a)
-		delete(t.untold, a)
-		p.rebuild.noteStored(user)
-		over--
 	}
+}
+
+// dropLocked drops an account from memory, unless it is needed there. It reports whether it did.
+func (t *accountTable) dropLocked(a *account) bool {
+	p, user := t.p, a.User()
+	leaving := a.extra != nil && len(a.extra.leaving) > 0 || len(p.dues.expired[user]) > 0
+	if len(a.sessions) > 0 || leaving || a.Dirty() || p.writes.has(a) || p.presence.hasLocked(a) || p.dues.hasStepLocked(a) {
+		return false
+	}
+	p.cache.release(a)
+	p.dues.unscheduleLocked(a)
+	delete(t.byUser, user)
+	delete(t.watched, a)
+	delete(t.untold, a)
+	p.rebuild.noteStored(user)
+	return true
 }

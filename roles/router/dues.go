@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"context"
 	"math"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -19,8 +20,7 @@ import (
 // time, whatever the owner's clock says.
 
 const (
-	// maxDuesRecord bounds the steps of one record, and maxDuesScan the users that one look at the
-	// store finds.
+	// maxDuesRecord bounds the steps of one record, and maxDuesScan the users of one page of the store.
 	maxDuesRecord, maxDuesScan = 512, 256
 	// noDue is a time that no clock reaches.
 	noDue = math.MaxInt64
@@ -32,12 +32,14 @@ const (
 type dues struct {
 	p *partition
 	// queue has the accounts in memory with a message that reports. expired has the devices, by user,
-	// that have expired and that only a record may forget. The partition's mu guards both.
+	// that have expired and that only a record may forget. loaded has the accounts that load has read, while
+	// they stay in memory for their steps. The partition's mu guards the three.
 	queue   dueQueue
 	expired map[string][]string
+	loaded  []*account
 
 	// after is the last step that load has read. No step is missed that is stored later with an
-	// earlier time: it is due already, and evictLocked keeps an account with a due step in memory until
+	// earlier time: it is due already, and dropLocked keeps an account with a due step in memory until
 	// the step is proposed. next is a time before which the store has no further step, except for those
 	// stored since. Only decideLoop uses both.
 	after store.DueAt
@@ -101,6 +103,20 @@ func (d *dues) unscheduleLocked(a *account) {
 // scheduleAllLocked schedules an account by all of its messages.
 func (d *dues) scheduleAllLocked(a *account) { d.scheduleLocked(a, a.Messages.NextDue(d.p.bound())) }
 
+// hasStepLocked reports whether an account has a step that is due soon, or that was put into the log and is not
+// applied yet.
+func (d *dues) hasStepLocked(a *account) bool {
+	if !a.due.queued {
+		return false
+	}
+	soon := d.p.clock.Now().UnixMilli() + 2*mailbox.StepRetryMS
+	if a.due.at <= soon {
+		d.unscheduleLocked(a) // a record may have taken the step since
+		d.scheduleAllLocked(a)
+	}
+	return a.due.queued && a.due.at <= soon
+}
+
 // setExpiredLocked notes which devices of a user have expired that only a record may forget.
 func (d *dues) setExpiredLocked(user string, devices []string) {
 	if len(devices) > 0 {
@@ -128,40 +144,71 @@ func (r *Router) decideLoop(ctx context.Context) error {
 	return nil
 }
 
-// decide puts the steps that are due into the log.
+// decide puts the steps that are due into the log: those of a page of accounts that only the store has before it reads
+// the next page.
 func (d *dues) decide(ctx context.Context) {
-	d.load(ctx)
-	for ctx.Err() == nil {
-		steps, removals := d.propose()
-		if len(steps) == 0 && len(removals) == 0 {
-			return
+	for more := true; more && ctx.Err() == nil; {
+		more = d.load(ctx)
+		for ctx.Err() == nil {
+			steps, removals := d.propose()
+			if len(steps) == 0 && len(removals) == 0 {
+				break
+			}
+			d.append(ctx, steps, removals)
 		}
-		d.append(ctx, steps, removals)
 	}
 }
 
-// load reads those accounts from the store that have a step to take by now.
-func (d *dues) load(ctx context.Context) {
+// load reads a page of those accounts from the store that have a step to take by now, if there is room for it. It
+// reports whether there may be more of them and room.
+func (d *dues) load(ctx context.Context) (more bool) {
 	p := d.p
 	now := p.clock.Now().UnixMilli()
 	d.next = min(d.next, d.stored.Swap(noDue))
-	for ctx.Err() == nil && d.next <= now {
-		list, next, more, err := p.store.Dues(p.index, d.after, now, maxDuesScan)
-		if err != nil {
-			p.log.Error().Err(err).Int32("partition", p.index).Msg("deadlines were not read; trying again")
-			return
-		}
-		for _, due := range list {
-			if _, err := p.accounts.openAndLock(ctx, due.User); err != nil {
-				return // comes again
-			}
-			p.mu.Unlock()
-			d.after = due
-		}
-		if d.next = noDue; more {
-			d.next = next
-		}
+	if room := d.release(); !room || d.next > now {
+		return false
 	}
+	list, next, ok, err := p.store.Dues(p.index, d.after, now, maxDuesScan)
+	if err != nil {
+		p.log.Error().Err(err).Int32("partition", p.index).Msg("deadlines were not read; trying again")
+		return false
+	}
+	for _, due := range list {
+		if err := d.read(ctx, due.User); err != nil {
+			return false // comes again
+		}
+		d.after = due
+	}
+	if d.next = noDue; ok {
+		d.next = next
+	}
+	return d.next <= now
+}
+
+// read has an account in memory that has a step to take.
+func (d *dues) read(ctx context.Context, user string) error {
+	p := d.p
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	known := p.accounts.byUser[user] != nil
+	a, err := p.accounts.openLocked(ctx, user)
+	if err == nil && !known {
+		d.loaded = append(d.loaded, a)
+	}
+	return err
+}
+
+// release drops those accounts from memory that load has read, once their steps are applied and the store has them. It
+// reports whether there is room for more: whether fewer are left than accounts may be idle, or than a page has.
+func (d *dues) release() (room bool) {
+	p := d.p
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	d.loaded = slices.DeleteFunc(d.loaded, func(a *account) bool {
+		kept := len(a.sessions) > 0 || p.presence.hasLocked(a) // it is in memory for another reason now
+		return kept || p.accounts.byUser[a.User()] != a || p.accounts.dropLocked(a)
+	})
+	return len(d.loaded) < max(p.cfg.IdleMailboxes, maxDuesScan)
 }
 
 // propose takes steps that are due from the accounts in memory, and devices that have expired, at most as

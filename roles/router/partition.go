@@ -265,7 +265,8 @@ func (p *partition) run(ctx context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	// A call that still holds the partition must not hold its mailboxes.
-	p.accounts.byUser, p.dues.queue, p.rebuild, p.cache, p.claims = nil, nil, rebuild{}, cache{}, claims{}
+	p.accounts.byUser, p.dues.queue, p.dues.loaded = nil, nil, nil
+	p.rebuild, p.cache, p.claims = rebuild{}, cache{}, claims{}
 	p.writes.drop()
 	if err != nil {
 		return fmt.Errorf("router: %w", err)

@@ -208,6 +208,54 @@ func TestDeadlines(t *testing.T) {
 	}
 }
 
+// Accounts that only the store has are read a page at a time for their steps, and leave memory again. While no step is
+// applied, no more are read.
+func TestDueAccountsAreReadInPages(t *testing.T) {
+	const page, users = 256, 5*256 + 1
+	presenceTest(t, func(c *router.Config) { c.Presence.Events, c.IdleMailboxes = false, 0 }, func(t *testing.T, w *presenceWorld) {
+		push := &envelope.Push{
+			Op: 5, Body: []byte("hello"), ExpiresMs: w.clock.now().Add(time.Hour).UnixMilli(),
+			Report: &envelope.Report{Level: 1, DeadlineMs: w.clock.now().Add(time.Minute).UnixMilli()},
+		}
+		for i := 0; len(push.Users) < users; i++ {
+			if user := fmt.Sprint("u", i); envelope.Partition(user, 2) == 0 {
+				push.Users = append(push.Users, user)
+			}
+		}
+		w.applied(push.Users[0], w.append(push.Users[0], &envelope.Record{Push: push}))
+		w.restart()
+		w.kept.stick(0, w.kept.End(0))
+		w.pass(90 * time.Second)
+		if n := w.metric(); n != page {
+			t.Errorf("%d messages are in memory while no step is applied, want %d", n, page)
+		}
+		w.kept.stick(0, 0)
+		most := 0
+		for range 10 {
+			w.pass(time.Second)
+			most = max(most, w.metric())
+		}
+		if most >= 2*page {
+			t.Errorf("%d messages were in memory", most)
+		}
+		if n := w.metric(); n != 0 {
+			t.Errorf("%d messages are in memory after their steps", n)
+		}
+		told := make(map[string]int)
+		for _, e := range w.topicOf(0) {
+			told[e.User]++
+		}
+		if len(told) != users {
+			t.Errorf("%d users were told, want %d", len(told), users)
+		}
+		for user, n := range told {
+			if n > 1 {
+				t.Errorf("%s was told %d times", user, n)
+			}
+		}
+	})
+}
+
 // metric counts the messages in memory.
 func (w *world) metric() int { return int(w.gauges("imgo_router_mailbox_messages")[""]) }
 
