@@ -3,6 +3,7 @@ package router
 import (
 	"container/heap"
 	"context"
+	"slices"
 	"time"
 
 	"imgo/envelope"
@@ -19,6 +20,10 @@ import (
 // the session. beSureLocked makes the recorder sure, once all comets had the time to announce theirs. It removes the
 // sessions that no comet has announced again. Then it compares each account in memory with its sessions, and run does
 // so once for the accounts that are in the store only (scan).
+//
+// Two owners that gossip does not connect have the sessions of different comets for as long as that lasts. Each would tell
+// the users of the other to be offline, and the other would at once tell them to be online. So a user that another owner
+// has told to be online stays online for a while (hold), which doubles as long as that owner goes on.
 
 const (
 	// presenceGather is how long a user that has come waits for others, so that a record has many of a
@@ -36,6 +41,8 @@ const (
 	presenceRetry = time.Second
 	// maxUnsure bounds the wait for comets that announce their sessions.
 	maxUnsure = time.Minute
+	// maxPresenceHold bounds the time for which a user stays online that another owner has told to be online.
+	maxPresenceHold = time.Hour
 	// onlinePage is how many users are read from the store at a time.
 	onlinePage = 256
 )
@@ -59,6 +66,12 @@ type presenceRecorder struct {
 	comets map[string]cometProgress
 	// suspects is set if sessions may be in the table that have ended while another router owned the partition.
 	suspects bool
+	// recording has the accounts that the record under way tells to be online.
+	recording []*account
+	// hold is how long a user stays online that another owner has told to be online. holdUntil is when the present hold
+	// is over.
+	hold      time.Duration
+	holdUntil time.Time
 
 	// scan is set if the store has yet to be looked through for users whose last event is online. scanned is the user
 	// up to which that was done; only run uses it.
@@ -122,16 +135,21 @@ func (pr *presenceRecorder) noteLocked(a *account, since time.Time, device strin
 	if _, known := pr.changes[a]; known || online && a.isAnonymous() {
 		return
 	}
-	pr.count++
-	pr.changes[a] = presenceChange{n: pr.count, since: since, device: device}
 	at := since
 	if !online {
 		at = since.Add(pr.p.cfg.Presence.Grace)
 	}
-	pr.pushLocked(a, pr.count, at)
+	pr.addLocked(a, since, device, at)
 	if online {
 		pr.wake.Set()
 	}
+}
+
+// addLocked adds a change that is to be recorded at a time. It replaces the change of the account that was known.
+func (pr *presenceRecorder) addLocked(a *account, since time.Time, device string, at time.Time) {
+	pr.count++
+	pr.changes[a] = presenceChange{n: pr.count, since: since, device: device}
+	pr.pushLocked(a, pr.count, at)
 }
 
 // pushLocked puts a change into the queue, which loses its void items once they are most of it.
@@ -166,6 +184,30 @@ func (pr *presenceRecorder) loadedLocked(a *account) {
 	if pr != nil {
 		pr.refreshLocked(a, pr.since)
 	}
+}
+
+// toldLocked is refreshLocked after a record was applied that tells an account to be online or offline.
+func (pr *presenceRecorder) toldLocked(a *account, online bool, now time.Time) {
+	if pr == nil || !online || !a.Presence.Online() || !pr.sure || len(a.sessions) > 0 || slices.Contains(pr.recording, a) {
+		pr.refreshLocked(a, now) // also if the session that this owner has told has ended meanwhile
+		return
+	}
+	pr.addLocked(a, now, lastDevice(a), now.Add(pr.holdLocked(now)))
+}
+
+// holdLocked returns how long a user stays online that another owner has told to be online. That is longer if that owner
+// still tells such users after a hold. It begins anew if none was told for as long.
+func (pr *presenceRecorder) holdLocked(now time.Time) time.Duration {
+	switch {
+	case now.Before(pr.holdUntil):
+		return pr.hold
+	case now.After(pr.holdUntil.Add(pr.hold)):
+		pr.hold = pr.p.cfg.Presence.Grace + pr.p.cfg.CometTimeout
+	default:
+		pr.hold = min(2*pr.hold, maxPresenceHold)
+	}
+	pr.holdUntil = now.Add(pr.hold)
+	return pr.hold
 }
 
 // hasLocked reports whether an account has to stay in memory, because the user has come or gone and no record says
@@ -380,6 +422,7 @@ func (pr *presenceRecorder) dequeue() (batch []presenceDue, records []*envelope.
 			continue
 		} else if online {
 			rec.Online, rec.Device, rec.SinceMs = true, d.a.sessions[0].device, d.a.onlineSince()
+			pr.recording = append(pr.recording, d.a)
 		}
 		size += len(rec.User) + len(rec.Device) + 32
 		batch, records = append(batch, d), append(records, rec)

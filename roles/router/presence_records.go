@@ -36,6 +36,7 @@ func (pr *presenceRecorder) putBack(batch []presenceDue, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	at := p.now().Add(presenceRetry)
+	pr.recording = nil
 	for _, d := range batch {
 		if change, ok := pr.changes[d.a]; ok && change.n == d.n {
 			pr.pushLocked(d.a, d.n, at)
@@ -75,7 +76,7 @@ func (ap *applier) presencesLocked(id uint64, rec *envelope.Record) error {
 			if a.ForgetOffline() {
 				p.writes.whole = true
 			}
-			p.presence.refreshLocked(a, p.now())
+			p.presence.toldLocked(a, presence.Online && presence.At == 0, p.now())
 		})
 		if err != nil {
 			return err

@@ -484,6 +484,54 @@ func TestPresenceAfterRegain(t *testing.T) {
 	})
 }
 
+// Two routers that gossip does not connect own the same users, and each has sessions of other comets. A user that stays
+// connected to one of them is told to be offline less and less often. One that goes is told so as always, and so are in the
+// end the users of the router that dies.
+func TestPresenceOfTwoOwners(t *testing.T) {
+	presenceTest(t, nil, func(t *testing.T, w *presenceWorld) {
+		other := &presenceWorld{comets: make(map[string]*fakeComet), world: &world{
+			t: t, cfg: w.cfg, dir: t.TempDir(), kept: w.kept, live: newMemLog(1), clock: w.clock, topic: newMemLog(2),
+		}}
+		other.start()
+		defer func() { other.stop() }()
+		pass := func(d time.Duration) {
+			for end := time.Now().Add(d); time.Now().Before(end); {
+				other.pass(0)
+				w.pass(time.Second)
+			}
+		}
+		w.connect("c1", "here", "phone")
+		leaves := w.connect("c1", "leaves", "phone")
+		other.connect("c2", "there", "phone")
+		pass(time.Hour)
+		told := w.presences("online")
+		for _, user := range []string{"here", "there"} {
+			if n := strings.Count(told[user], "offline"); n > 12 || !strings.HasSuffix(told[user], "; online phone") {
+				t.Errorf("%s, who stayed, was told to be offline %d times: %q", user, n, told[user])
+			}
+		}
+		w.end(leaves)
+		pass(7 * time.Second)
+		if got := w.presence("leaves"); !strings.HasSuffix(got, "; offline phone") {
+			t.Errorf("after its end it was told %q", got)
+		}
+		other.stop()
+		w.pass(90 * time.Minute)
+		told = w.presences("online")
+		if !strings.HasSuffix(told["there"], "; offline phone") || !strings.HasSuffix(told["here"], "online phone") {
+			t.Errorf("after the other router died: there %q, here %q", told["there"], told["here"])
+		}
+		// A later pair of owners begins anew.
+		begin := len(told["here"])
+		other.dir = t.TempDir()
+		other.start()
+		pass(time.Minute)
+		if got := w.presence("here")[begin:]; !strings.HasPrefix(got, "; offline phone; online phone") || strings.Count(got, "offline") > 3 {
+			t.Errorf("in the first minute of another pair it was told %q", got)
+		}
+	})
+}
+
 // An erased user that is online stays told to be so. It is told to be offline when it goes, and then nothing is known of it.
 func TestPresenceOfErasedUser(t *testing.T) {
 	presenceTest(t, nil, func(t *testing.T, w *presenceWorld) {
