@@ -78,13 +78,17 @@ func newCarrier(h *hook, log envelope.Log, partition int32, state State, commit 
 	}
 }
 
-// errReplay ends a carrier whose hook is to be replayed.
-var errReplay = errors.New("the hook is replayed")
+var (
+	// errReplay ends a carrier whose hook is to be replayed.
+	errReplay = errors.New("the hook is replayed")
+	// errBeyondEnd ends a carrier whose position is beyond the end of its partition.
+	errBeyondEnd = errors.New("the topic ends before the hook's position")
+)
 
 // run posts from an offset on until ctx is done. -1 means that the group has no position: run goes on at the
 // position of the stored state. Without a state the hook is new in this partition: it begins at the end, or at
 // the beginning if the hook has posted events of an earlier generation. run returns errReplay if a caller of the
-// API wants a replay.
+// API wants a replay, and errBeyondEnd if the topic was made again, or has lost events.
 func (c *carrier) run(ctx context.Context, from int64) error {
 	if err := c.begin(ctx, from); err != nil {
 		return err
@@ -104,21 +108,24 @@ func (c *carrier) run(ctx context.Context, from int64) error {
 
 // begin finds where to read on, and opens the events that wait for another try.
 func (c *carrier) begin(ctx context.Context, from int64) error {
+	begin, end, err := c.log.Bounds(ctx, c.partition)
+	if err != nil {
+		return fmt.Errorf("find the end of the events of partition %d: %w", c.partition, err)
+	}
 	fresh := false
 	if from < 0 {
-		begin, end, err := c.log.Bounds(ctx, c.partition)
-		if err != nil {
-			return fmt.Errorf("find the end of the events of partition %d: %w", c.partition, err)
-		}
 		switch {
-		case c.stored: // Kafka forgets the position of a group that had no member for long
-			from = min(c.state.Position, end)
+		case c.stored: // Kafka forgets the position of a group that had no member for long, or whose topic was deleted
+			from = c.state.Position
 		case c.h.hasState(c.log.Generation() - 1):
 			from = begin
 		default:
 			from = end
 		}
 		fresh, c.changed = true, true // the stored state tells that the hook was here
+	}
+	if from > end {
+		return errBeyondEnd
 	}
 	reader, err := events.ResumeReader(ctx, c.log, c.partition, from)
 	if err != nil {
@@ -180,6 +187,9 @@ func (c *carrier) loop(ctx context.Context, workers *sync.WaitGroup) error {
 		}
 		select {
 		case r := <-c.reads:
+			if errors.Is(r.err, envelope.ErrOutOfRange) {
+				return errBeyondEnd
+			}
 			c.accept(ctx, r)
 		case r := <-c.results:
 			c.finish(r)

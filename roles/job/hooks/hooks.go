@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -267,13 +268,16 @@ func (h *hook) carry(ctx context.Context, log envelope.Log, a job.Assignment, pa
 			c, err = h.restore(log, part.Partition, commit)
 		}
 		if err == nil {
-			if err = c.run(ctx, part.Next); errors.Is(err, errReplay) {
+			switch err = c.run(ctx, part.Next); {
+			case errors.Is(err, errReplay):
 				backoff.Reset()
 				if h.oldest() < log.Generation() { // its events come first: awaitEnd ends this generation
 					<-ctx.Done()
 					return
 				}
 				err = h.replay(ctx, c, commit)
+			case errors.Is(err, errBeyondEnd):
+				err = h.startOver(ctx, c, commit)
 			}
 		}
 		if err != nil && ctx.Err() == nil {
@@ -281,6 +285,35 @@ func (h *hook) carry(ctx context.Context, log envelope.Log, a job.Assignment, pa
 			_ = backoff.Sleep(ctx)
 		}
 	}
+}
+
+// startOver prepares the stored state of a partition that ends before the position of its carrier. The topic was made
+// again, or has lost events. The next carrier begins with the oldest event. Events that waited for another try become
+// dead letters, because their offsets may be those of other events now.
+func (h *hook) startOver(ctx context.Context, c *carrier, commit func(context.Context, int64) error) error {
+	begin, end, err := c.log.Bounds(ctx, c.partition)
+	if err != nil {
+		return fmt.Errorf("find the begin of the events of partition %d: %w", c.partition, err)
+	}
+	state := c.state
+	state.Dead = slices.Clone(state.Dead)
+	for _, l := range state.Open {
+		state.addDead(l, whyGone, h.now())
+	}
+	for i := range state.Dead {
+		state.Dead[i].Offset = gone
+	}
+	state.Open, state.Position, state.Ended = nil, begin, false
+	// The state comes first: its position is not beyond the end. If the position is then not stored, this is done again.
+	if err := h.put(ctx, stateKey(h.cfg.Name, place{c.log.Generation(), c.partition}), encode(state)); err != nil {
+		return err
+	}
+	if err := commit(ctx, begin); err != nil {
+		return err
+	}
+	h.log.Error().Int32("partition", c.partition).Int64("begin", begin).Int64("end", end).
+		Msg("the events topic ends before the position of the hook: it was made again, or has lost events. The hook begins with its oldest event")
+	return nil
 }
 
 // restore returns a carrier with the stored state of a partition.

@@ -321,6 +321,64 @@ func TestForgottenPosition(t *testing.T) {
 	})
 }
 
+// A hook whose topic was deleted and made again posts all events of the new topic. Events of the old one that waited for
+// another try, or were set aside, are not mistaken for those that have their offsets now.
+func TestTopicMadeAgain(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		away bool // when the topic is made again, the hook does not run
+		// forget is set if Kafka forgets the position with the topic.
+		forget bool
+	}{{name: "while it runs"}, {name: "while it is away", away: true}, {name: "with its position", away: true, forget: true}} {
+		t.Run(c.name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				answers := map[string]int{"waits": http.StatusServiceUnavailable, "bad": http.StatusBadRequest}
+				w.to.answer = func(c call) (int, http.Header) {
+					if status, ok := answers[c.events[0].Subject]; ok {
+						return status, nil
+					}
+					return http.StatusOK, nil
+				}
+				w.start()
+				w.topic.add("waits")
+				w.topic.add("bad")
+				w.add(5, "1")
+				w.after(time.Minute)
+				w.checkAll()
+				if c.away {
+					w.stop()
+				}
+				w.topic.makeAgain()
+				if c.forget {
+					w.groups[1].change(func() { w.groups[1].next = -1 })
+				}
+				if c.away {
+					w.add(3, "1")
+					w.start()
+				}
+				w.after(time.Minute)
+				w.add(2, "1")
+				w.after(time.Minute)
+				w.checkAll()
+				if s := w.status(); s.DeadLetters != 2 || s.Waiting != 0 || s.Lag != 0 {
+					t.Errorf("status %+v", s)
+				}
+				// The dead letters have nothing in the topic, and no other event is posted for them.
+				w.to.change(func() { clear(answers) })
+				calls := w.to.count()
+				w.admin(func(ctx context.Context, a *hooks.Admin) error { return a.Retry(ctx, "orders") })
+				w.after(time.Minute)
+				if s, n := w.status(), w.to.count()-calls; s.DeadLetters != 2 || s.Waiting != 0 || n != 0 {
+					t.Errorf("status after the replay %+v, %d calls", s, n)
+				}
+				w.add(1, "1")
+				w.after(time.Minute)
+				w.checkAll()
+			})
+		})
+	}
+}
+
 // Events that fail fill the bound. While others succeed, the oldest of them make room.
 func TestManyPoisonedUsers(t *testing.T) {
 	inWorld(t, func(w *world) {

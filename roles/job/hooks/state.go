@@ -29,6 +29,9 @@ type State struct {
 	FailingMS int64  `json:"failing_ms,omitempty"`
 }
 
+// gone is the offset of a letter whose event is no longer in the topic. No entry has it.
+const gone = -1
+
 // Letter is an event that waits or was set aside.
 type Letter struct {
 	Offset int64  `json:"offset"`

@@ -34,6 +34,7 @@ type topic struct {
 	number  uint16
 	mu      sync.Mutex
 	begin   int64
+	events  int64 // that were ever added
 	entries []envelope.Entry
 	grown   chan struct{}
 }
@@ -59,11 +60,11 @@ func (l *topic) End(int32) int64 {
 func (l *topic) Read(ctx context.Context, _ int32, from int64, maxBytes int) ([]envelope.Entry, error) {
 	for {
 		l.mu.Lock()
-		if from < l.begin {
+		if from < l.begin || from > l.begin+int64(len(l.entries)) {
 			l.mu.Unlock()
 			return nil, envelope.ErrOutOfRange
 		}
-		rest, grown := l.entries[min(from-l.begin, int64(len(l.entries))):], l.grown
+		rest, grown := l.entries[from-l.begin:], l.grown
 		l.mu.Unlock()
 		if len(rest) > 0 {
 			n, size := 0, 0
@@ -87,9 +88,11 @@ func (l *topic) add(user string) string {
 	defer l.mu.Unlock()
 	offset := l.begin + int64(len(l.entries))
 	e := events.Event{
-		ID: events.ID{Record: envelope.ID(l.number, offset)}, Type: events.Delivered, User: user, TimeMS: time.Now().UnixMilli(), Device: "phone",
+		ID: events.ID{Record: envelope.ID(l.number, l.events)}, Type: events.Delivered, User: user, Device: "phone",
+		TimeMS: time.Now().UnixMilli(),
 	}
 	l.entries = append(l.entries, envelope.Entry{Offset: offset, Value: e.AppendJSON(nil, "imgo/test")})
+	l.events++
 	close(l.grown)
 	l.grown = make(chan struct{})
 	return events.TextID(0, e.ID)
@@ -100,6 +103,15 @@ func (l *topic) trim(n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.begin, l.entries = l.begin+int64(n), l.entries[n:]
+}
+
+// makeAgain deletes the topic and makes it again. The kept log goes on, so events have higher ids.
+func (l *topic) makeAgain() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.begin, l.entries = 0, nil
+	close(l.grown)
+	l.grown = make(chan struct{})
 }
 
 // openTopic is a topic as a core opens it. Its reads fail with envelope.ErrClosed after closed was closed.
