@@ -330,6 +330,7 @@ func TestSourceFindsMetrics(t *testing.T) {
 		"imgo_logic_pushes_total":            {"kind", "outcome"},
 		"imgo_logic_http_problems_total":     {"code", "field"},
 		"imgo_job_skipped_deliveries_total":  {"reason"},
+		"imgo_job_skipped_records_total":     {"reason"},
 		"imgo_comet_catch_ups_total":         {"outcome"},
 		"imgo_node_start_seconds":            {"version"},
 		"imgo_store_live_dropped_total":      {"unread"},

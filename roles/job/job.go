@@ -218,10 +218,14 @@ func (j *Job) enqueue(comet string, b *batch, direct bool) (slot pushSlot, ok bo
 	return pushSlot{}, false
 }
 
-// skipped counts deliveries that were not carried, or records if they were not read: what they would
-// have delivered is not known.
+// skipped counts deliveries that were not carried.
 func (j *Job) skipped(reason string, n int) {
 	j.metrics.skipped.WithLabelValues(reason).Add(float64(n))
+}
+
+// unread counts records that were not read.
+func (j *Job) unread(reason string, n int) {
+	j.metrics.unread.WithLabelValues(reason).Add(float64(n))
 }
 
 // cancelWhen calls cancel once changed reports true. It checks once an interval until ctx

@@ -373,11 +373,13 @@ func TestUnreadableAndTrimmedAreSkippedAndCounted(t *testing.T) {
 		d.Group = newGroup(part(job.Kept, 0, 0), part(job.Kept, 1, 3))
 	})
 	w.eventually("a", "1/1<1")
-	if n := w.counter("imgo_job_skipped_deliveries_total", "trimmed"); n != 3 {
-		t.Errorf("%v trimmed", n)
-	}
-	if n := w.counter("imgo_job_skipped_deliveries_total", "unreadable"); n != 1 {
-		t.Errorf("%v unreadable", n)
+	for reason, want := range map[string]float64{"trimmed": 3, "unreadable": 1} {
+		if n := w.counter("imgo_job_skipped_records_total", reason); n != want {
+			t.Errorf("%v records %s, want %v", n, reason, want)
+		}
+		if n := w.counter("imgo_job_skipped_deliveries_total", reason); n != 0 {
+			t.Errorf("%v records that are %s are counted as deliveries", n, reason)
+		}
 	}
 }
 

@@ -26,7 +26,7 @@ func (r *reader) decodePushes(entries []envelope.Entry) *pushes {
 	for _, e := range entries {
 		var rec envelope.Record
 		if err := e.Record(&rec); err != nil {
-			r.j.skipped("unreadable", 1)
+			r.j.unread("unreadable", 1)
 			r.j.log.Error().Err(err).Int32("partition", r.partition).Int64("offset", e.Offset).Msg("a record cannot be read: not carried")
 			continue
 		}

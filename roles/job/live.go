@@ -12,7 +12,7 @@ func (j *Job) deliverLive(_ context.Context, r *reader, s *span, entries []envel
 	for i, e := range entries {
 		var env envelope.Envelope
 		if err := env.UnmarshalVT(e.Value); err != nil {
-			j.skipped("unreadable", 1)
+			j.unread("unreadable", 1)
 			j.log.Error().Err(err).Int32("partition", r.partition).Int64("offset", e.Offset).Msg("an envelope cannot be read: not carried")
 			r.denials.clear() // it may have opened a room
 			continue

@@ -7,7 +7,8 @@ import (
 
 type metrics struct {
 	carried *prometheus.CounterVec
-	skipped *prometheus.CounterVec
+	skipped *prometheus.CounterVec // deliveries
+	unread  *prometheus.CounterVec // records
 	retries prometheus.Counter
 	spared  prometheus.Counter
 	lag     *prometheus.GaugeVec
@@ -23,7 +24,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		carried: f.NewCounterVec(prometheus.CounterOpts{Name: "imgo_job_carried_envelopes_total",
 			Help: "Records and envelopes that were read and carried on, by topic."}, []string{"topic"}),
 		skipped: f.NewCounterVec(prometheus.CounterOpts{Name: "imgo_job_skipped_deliveries_total",
-			Help: "Deliveries that were not carried, by reason: the comet is gone, slow or failed, the record was trimmed or unreadable."},
+			Help: "Deliveries, each of one record to one comet, that were not carried, by reason: the comet is gone, slow or failed."},
+			[]string{"reason"}),
+		unread: f.NewCounterVec(prometheus.CounterOpts{Name: "imgo_job_skipped_records_total",
+			Help: "Records that were not read, by reason: trimmed or unreadable. What they would have delivered is not known."},
 			[]string{"reason"}),
 		retries: f.NewCounter(prometheus.CounterOpts{Name: "imgo_job_retries_total",
 			Help: "Batches that could not be carried at once and are tried again."}),

@@ -153,7 +153,7 @@ func (r *reader) skipGap(ctx context.Context) bool {
 	case r.next < begin:
 		// The records were trimmed before they were carried. The owner's watch finds kept
 		// messages, and the live topic is bounded on purpose.
-		r.j.skipped("trimmed", int(begin-r.next))
+		r.j.unread("trimmed", int(begin-r.next))
 		r.next = begin
 	case r.next > end:
 		r.j.log.Error().Str("topic", string(r.topic)).Int32("partition", r.partition).Int64("position", r.next).Int64("end", end).
