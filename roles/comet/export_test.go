@@ -104,7 +104,8 @@ func ParseAuth(body []byte) error {
 func Handle(c *Comet, user string, p transport.Packet) {
 	c.table.each(func(s *session) {
 		if s.user == user {
-			reader{s}.handle(p)
+			r := reader{s}
+			r.handle(p, r.upstreamMessage(p, true))
 		}
 	})
 }

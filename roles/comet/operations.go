@@ -17,8 +17,8 @@ import (
 const testReply = `{"test":"come on"}`
 
 // handle acts on one packet of an authenticated session, as the server of its
-// client's generation did.
-func (r reader) handle(p transport.Packet) {
+// client's generation did. m is the message for the backend in the packet, or nil.
+func (r reader) handle(p transport.Packet, m *upstreamMessage) {
 	switch p.Op {
 	case protocol.OpHeartbeat:
 		r.countPacket("heartbeat")
@@ -35,7 +35,7 @@ func (r reader) handle(p transport.Packet) {
 		}
 	}
 	if r.gen == genImgo {
-		r.handleImgo(p)
+		r.handleImgo(p, m)
 		return
 	}
 	switch v2 := r.gen == genV2; {
@@ -54,7 +54,7 @@ func (r reader) handle(p transport.Packet) {
 	case v2 && p.Op == protocol.OpRead:
 		r.markRead(p)
 	default:
-		r.upstream(p)
+		r.upstream(p, m)
 	}
 }
 
@@ -66,11 +66,11 @@ func mayWait(op int32) bool {
 
 // handleImgo does what imgo 2016 did: op 4 is echoed as op 5, op 254 is answered,
 // and any other operation ends the connection.
-func (r reader) handleImgo(p transport.Packet) {
+func (r reader) handleImgo(p transport.Packet, m *upstreamMessage) {
 	switch p.Op {
 	case protocol.OpSend:
 		r.countPacket("send")
-		r.enqueueUpstream(p)
+		r.enqueueUpstream(m)
 		r.reply(p, protocol.OpMessage, p.Body)
 	case protocol.OpTest:
 		r.countPacket("test")
@@ -86,15 +86,15 @@ var errNoUpstream = envelope.Errorf(envelope.CodeUnsupported, "this server takes
 // upstream answers op 4 and every operation that comet does not know. A message for
 // the backend is carried there if a rule takes it. Otherwise it goes nowhere, and a client
 // of version 2 is told so. One of goim gets what goim answered: the same operation and no body.
-func (r reader) upstream(p transport.Packet) {
+func (r reader) upstream(p transport.Packet, m *upstreamMessage) {
 	op := "upstream"
 	if p.Op == protocol.OpSend {
 		op = "send"
 	}
 	r.countPacket(op)
-	taken := r.enqueueUpstream(p)
+	r.enqueueUpstream(m)
 	switch {
-	case taken && r.gen == genV2: // a worker answers
+	case m != nil && r.gen == genV2: // a worker answers
 	case r.gen == genV2:
 		r.refuse(p, errNoUpstream)
 	case r.gen == genGoim && p.Op == protocol.OpRaw: // goim wrote only the body of its answer, which is empty

@@ -49,12 +49,13 @@ func (r reader) readInline() {
 			return
 		}
 		handle, delay := r.received(p, err)
+		m := r.upstreamMessage(p, handle)
 		switch {
-		case delay > 0 || handle && (mayWait(p.Op) || r.upstreamFull(p)):
-			r.comet.workers.Run(&unhandled{r, p, handle, delay})
+		case delay > 0 || handle && (mayWait(p.Op) || r.upstreamFull(m)):
+			r.comet.workers.Run(&unhandled{r, p, m, handle, delay})
 			return
 		case handle:
-			r.handle(p)
+			r.handle(p, m)
 		}
 	}
 	r.comet.workers.Run(r.session)
@@ -69,16 +70,17 @@ func ended(err error) bool {
 // worker, with the delay that has to pass before it is handled.
 type unhandled struct {
 	reader
-	packet transport.Packet
-	handle bool // otherwise there is only the delay
-	delay  time.Duration
+	packet  transport.Packet
+	message *upstreamMessage // in the packet; nil: there is none
+	handle  bool             // otherwise there is only the delay
+	delay   time.Duration
 }
 
 // Run handles the packet and goes on reading.
 func (u *unhandled) Run() {
 	u.pause(u.delay)
-	if u.handle && u.awaitSpace(u.packet) {
-		u.reader.handle(u.packet)
+	if u.handle && u.awaitSpace(u.message) {
+		u.reader.handle(u.packet, u.message)
 	}
 	u.read()
 }
@@ -98,8 +100,8 @@ func (r reader) read() {
 		}
 		handle, delay := r.received(p, err)
 		r.pause(delay)
-		if handle && r.awaitSpace(p) {
-			r.handle(p)
+		if m := r.upstreamMessage(p, handle); handle && r.awaitSpace(m) {
+			r.handle(p, m)
 		}
 	}
 }

@@ -84,21 +84,21 @@ type upstreamQueue struct {
 	space wait.Signal // a message has left
 }
 
-// message returns the message in a packet of a client. It returns nil if no rule takes it, or the packet has none.
-func (t *upstreamTable) message(gen generation, p transport.Packet) *upstreamMessage {
-	if gen == genImgo && p.Op != protocol.OpSend {
+// upstreamMessage returns the message in a packet of a client. It returns nil if no rule takes it, if the packet has none,
+// or if it is not to be handled.
+func (r reader) upstreamMessage(p transport.Packet, handle bool) *upstreamMessage {
+	if !handle || r.gen == genImgo && p.Op != protocol.OpSend {
 		return nil
 	}
-	_, rule := t.rules.Find(p.Op)
+	_, rule := r.comet.upstream.rules.Find(p.Op)
 	if rule == nil {
 		return nil
 	}
 	return &upstreamMessage{packet: p, rule: rule, size: int64(len(p.Body)) + upstreamOverhead}
 }
 
-// upstreamFull reports whether a packet has a message for which there is no space now.
-func (r reader) upstreamFull(p transport.Packet) bool {
-	m := r.comet.upstream.message(r.gen, p)
+// upstreamFull reports whether there is no space now for a message. For nil there is always space.
+func (r reader) upstreamFull(m *upstreamMessage) bool {
 	if m == nil {
 		return false
 	}
@@ -110,10 +110,9 @@ func (r reader) upstreamFull(p transport.Packet) bool {
 	return r.upQueue != nil && r.upQueue.fullForLocked(m)
 }
 
-// awaitSpace waits until there is space for the message in a packet, if it has one. It reports false if the session
-// ended before.
-func (r reader) awaitSpace(p transport.Packet) bool {
-	for r.upstreamFull(p) {
+// awaitSpace waits until there is space for a message. It reports false if the session ended before.
+func (r reader) awaitSpace(m *upstreamMessage) bool {
+	for r.upstreamFull(m) {
 		r.out.Lock()
 		over := r.state > stateLive
 		var space wait.Signal
@@ -134,19 +133,13 @@ func (r reader) awaitSpace(p transport.Packet) bool {
 	return true
 }
 
-// enqueueUpstream puts the message in a packet into the queue. It reports false if no rule takes the message. The
+// enqueueUpstream puts a message, if it is not nil, into the queue, and has a worker carry it if it is the only one. The
 // poller's goroutine calls it, so it does not wait for space: the reader has seen that there is some. Readers that see
 // the last space at the same time exceed the bound by one message each.
-func (r reader) enqueueUpstream(p transport.Packet) bool {
-	m := r.comet.upstream.message(r.gen, p)
-	if m != nil {
-		r.addUpstream(m)
+func (r reader) enqueueUpstream(m *upstreamMessage) {
+	if m == nil {
+		return
 	}
-	return m != nil
-}
-
-// addUpstream adds a message to the queue, and has a worker carry it if it is the only one.
-func (r reader) addUpstream(m *upstreamMessage) {
 	if r.form.JSON() {
 		m.packet.Body = append([]byte(nil), m.packet.Body...) // it is a part of the frame
 	}
