@@ -254,7 +254,8 @@ export interface paths {
         /**
          * What became of a message
          * @description From the log and the owner, in the order in which it happened: accepted, acknowledged, decided, the events and what hooks
-         *     did with them, and why it still waits. What retention or a bound has left out is said in unknown.
+         *     did with them, and why it still waits. What retention or a bound has left out is said in unknown. A node explains at
+         *     most 8 messages at the same time, and refuses further calls with 503.
          */
         get: operations["explainMessage"];
         put?: never;
@@ -399,7 +400,8 @@ export interface paths {
         /**
          * What became of a message of a user, named in the query
          * @description From the log and the owner, in the order in which it happened: accepted, acknowledged, decided, the events and what hooks
-         *     did with them, and why it still waits. What retention or a bound has left out is said in unknown.
+         *     did with them, and why it still waits. What retention or a bound has left out is said in unknown. A node explains at
+         *     most 8 messages at the same time, and refuses further calls with 503.
          */
         get: operations["explainMessageByName"];
         put?: never;

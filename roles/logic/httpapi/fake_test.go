@@ -44,6 +44,7 @@ type fakeService struct {
 	asked    *envelope.MessagesRequest
 	page     func(context.Context, events.Query) (*events.Page, error)
 	query    events.Query
+	explain  func()            // nil: nothing to wait for
 	tokens   map[string]string // the users of tokens
 
 	partitions logic.Partitions
@@ -426,6 +427,9 @@ func (f *fakeService) ResumeHook(_ context.Context, hook string) error {
 }
 
 func (f *fakeService) Explain(_ context.Context, user string, id uint64) (*logic.Explanation, error) {
+	if f.explain != nil {
+		f.explain()
+	}
 	return &logic.Explanation{
 		User: user, ID: fmt.Sprint(id), Steps: []logic.Step{{TimeMS: 1700000000000, Kind: "accepted", Text: "the push was accepted"}},
 	}, f.record(fmt.Sprint("explain ", user, " ", id))

@@ -96,11 +96,19 @@ func viewDevices(m *envelope.WaitingMessage) []messageDevice {
 	return devices
 }
 
-// maxMessages bounds the messages of one answer.
-const maxMessages = 1000
+const (
+	// maxMessages bounds the messages of one answer.
+	maxMessages = 1000
+	// maxExplaining bounds the messages that are being explained at the same time. Each call reads much of the log.
+	maxExplaining = 8
+)
 
 // messageHandlers answer the calls about a user's messages.
-type messageHandlers struct{ service Users }
+type messageHandlers struct {
+	service Users
+	// explaining has a place for each message that is being explained.
+	explaining chan struct{}
+}
 
 // list answers GET /v1/users/{user}/messages and /v1/user/messages?user=…: those that wait, oldest first.
 func (h messageHandlers) list(c *call, user string) error {
@@ -163,6 +171,12 @@ func (h messageHandlers) explain(c *call, user string) error {
 	id, err := messageID("id", c.R.PathValue("id"))
 	if err != nil {
 		return err
+	}
+	select {
+	case h.explaining <- struct{}{}:
+		defer func() { <-h.explaining }()
+	default:
+		return envelope.Errorf(envelope.CodeUnavailable, "too many messages are being explained (limit %d)", maxExplaining)
 	}
 	x, err := h.service.Explain(c.Ctx, user, id)
 	return c.answer(http.StatusOK, x, err)

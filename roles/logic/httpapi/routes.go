@@ -185,7 +185,8 @@ func v1Own(path string, endpoints ...endpoint) *route {
 func (a *API) register() {
 	const readScope, userScope, roomScope = httpcall.ScopeRead, httpcall.ScopeUsers, httpcall.ScopeRooms
 	push := pushHandlers{cfg: a.cfg, service: a.service, shared: &a.shared, metrics: a.metrics, ends: a.streams}
-	users, messages, rooms := userHandlers{a.service, a.cfg.MaxUsers}, messageHandlers{a.service}, roomHandlers{a.service}
+	users, rooms := userHandlers{a.service, a.cfg.MaxUsers}, roomHandlers{a.service}
+	messages := messageHandlers{a.service, make(chan struct{}, maxExplaining)}
 	tokens, hooks, server := tokenHandlers{a.service}, hookHandlers{a.service, a.log}, serverHandlers{a.service, a.log}
 	events := eventHandlers{service: a.service, ends: a.streams, waiting: make(chan struct{}, maxWaiting)}
 

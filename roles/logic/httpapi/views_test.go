@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -349,5 +350,45 @@ func TestMessageBodies(t *testing.T) {
 		if a := h.do("GET", "/v1/users/a/messages?bodies=true", ""); a.status != http.StatusOK || !strings.Contains(a.body, want) {
 			t.Errorf("%q: answered %d: %s", body, a.status, a.body)
 		}
+	}
+}
+
+// TestExplanationsAreBounded checks that few messages are explained at the same time, by both paths together.
+func TestExplanationsAreBounded(t *testing.T) {
+	const places = 8
+	arrived, release := make(chan struct{}), make(chan struct{})
+	h := newHarness(t, httpapi.Config{}, &fakeService{explain: func() {
+		select {
+		case arrived <- struct{}{}:
+			<-release
+		case <-release:
+		}
+	}})
+	paths := []string{"/v1/users/a/messages/7/explain", "/v1/user/messages/7/explain?user=a"}
+	var calls sync.WaitGroup
+	for i := range places {
+		calls.Go(func() {
+			if a := h.do("GET", paths[i%2], ""); a.status != http.StatusOK {
+				t.Errorf("call %d answered %d: %s", i, a.status, a.body)
+			}
+		})
+		<-arrived
+	}
+	for _, path := range paths {
+		refused := make(chan answer, 1)
+		calls.Go(func() { refused <- h.do("GET", path, "") })
+		select {
+		case <-arrived:
+			t.Errorf("%s: one more message is explained", path)
+		case a := <-refused:
+			if a.status != http.StatusServiceUnavailable || a.header.Get("Retry-After") == "" {
+				t.Errorf("%s: one more answered %d: %s", path, a.status, a.body)
+			}
+		}
+	}
+	close(release)
+	calls.Wait()
+	if a := h.do("GET", paths[0], ""); a.status != http.StatusOK {
+		t.Errorf("afterwards answered %d: %s", a.status, a.body)
 	}
 }
