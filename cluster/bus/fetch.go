@@ -18,7 +18,7 @@ import (
 // asks for the broker's time (message.timestamp.type=LogAppendTime). A broker does not write its
 // time into the records but into the head of their batch. So this package has its own
 // response to a fetch, which keeps these times. kafka.Client.Fetch cannot be used beside it.
-func init() { protocol.Register(&fetch.Request{}, &fetchResponse{}) }
+func init() { protocol.Register(&fetch.Request{}, &fetchResponse{}) } //nolint:gochecknoinits // kafka-go's own types are registered so, too
 
 // fetchResponse is fetch.Response with recordSet in place of protocol.RecordSet.
 type fetchResponse struct {

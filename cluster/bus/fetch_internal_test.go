@@ -68,12 +68,15 @@ func TestTimesOfRecords(t *testing.T) {
 		set            []byte
 		offsets, times []int64
 	}{
-		"none":          {set: setOf()},
-		"null":          {set: []byte{0xff, 0xff, 0xff, 0xff}},
-		"own times":     {setOf(batchOf(t, 7, 0, 0, 100, 300)), []int64{7, 8}, []int64{100, 300}},
-		"append time":   {setOf(batchOf(t, 7, 0, 5000, 100, 300)), []int64{7, 8}, []int64{5000, 5000}},
-		"compressed":    {setOf(batchOf(t, 7, kafka.Lz4, 5000, 100, 300)), []int64{7, 8}, []int64{5000, 5000}},
-		"several":       {setOf(batchOf(t, 7, 0, 5000, 100), batchOf(t, 9, kafka.Zstd, 6000, 300, 301)), []int64{7, 9, 10}, []int64{5000, 6000, 6000}},
+		"none":        {set: setOf()},
+		"null":        {set: []byte{0xff, 0xff, 0xff, 0xff}},
+		"own times":   {setOf(batchOf(t, 7, 0, 0, 100, 300)), []int64{7, 8}, []int64{100, 300}},
+		"append time": {setOf(batchOf(t, 7, 0, 5000, 100, 300)), []int64{7, 8}, []int64{5000, 5000}},
+		"compressed":  {setOf(batchOf(t, 7, kafka.Lz4, 5000, 100, 300)), []int64{7, 8}, []int64{5000, 5000}},
+		"several": {
+			setOf(batchOf(t, 7, 0, 5000, 100), batchOf(t, 9, kafka.Zstd, 6000, 300, 301)),
+			[]int64{7, 9, 10}, []int64{5000, 6000, 6000},
+		},
 		"changed topic": {setOf(batchOf(t, 7, 0, 0, 100), batchOf(t, 8, 0, 6000, 300)), []int64{7, 8}, []int64{100, 6000}},
 		"cut":           {setOf(batchOf(t, 7, 0, 5000, 100), batchOf(t, 8, 0, 6000, 300)[:65]), []int64{7}, []int64{5000}},
 	} {

@@ -1,6 +1,7 @@
 package router_test
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -104,4 +105,28 @@ func TestWatchGoesByTheLogsClock(t *testing.T) {
 			t.Errorf("the client was told %d times", n)
 		}
 	})
+}
+
+// A node whose clock is set while it runs still goes by the log's clock: nothing expires early.
+func TestNodeClockIsSet(t *testing.T) {
+	for _, ahead := range []time.Duration{2 * time.Hour, -2 * time.Hour} {
+		t.Run(ahead.String(), func(t *testing.T) {
+			w := newWorld(t, nil)
+			w.kept.mu.Lock()
+			w.kept.stamp = time.Now
+			w.kept.mu.Unlock()
+			w.attach(session("c", 1, "u", "phone"))
+			first := w.push("u", "for an hour")
+			w.applied("u", first)
+			w.clock.set(ahead)
+			second := w.push("u", "for an hour")
+			w.applied("u", second)
+			if got := w.pendingIDs("u", "phone"); !slices.Equal(got, []uint64{first, second}) {
+				t.Errorf("%d wait, want %d and %d", got, first, second)
+			}
+			if off := time.Until(time.UnixMilli(w.user("u").LastSeenMs)); off.Abs() > time.Minute {
+				t.Errorf("the user was seen %v ahead of the log's clock", off)
+			}
+		})
+	}
 }

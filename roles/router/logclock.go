@@ -19,9 +19,11 @@ const sampleTime = 10 * time.Minute
 // a stamp, over the last minutes, is how far this clock is ahead, plus the shortest delay between a
 // stamp and its reading. That delay makes messages expire late, for example after a cluster was at
 // rest, and never early. Before the first stamp, and for a log without a clock of its own, the node's clock
-// counts. It is safe for concurrent use.
+// counts. The node's clock may be set meanwhile: logClock measures by the monotonic clock, which goes on.
+// It is safe for concurrent use.
 type logClock struct {
-	now func() time.Time
+	now   func() time.Time
+	start time.Time // by the node's clock, with the reading of its monotonic clock
 	// ahead is how far the node's clock is ahead, in milliseconds. A connect reads it: it needs no lock.
 	ahead atomic.Int64
 
@@ -34,7 +36,7 @@ type logClock struct {
 const noSample = math.MaxInt64
 
 func newLogClock(now func() time.Time) *logClock {
-	return &logClock{now: now, least: noSample, older: noSample}
+	return &logClock{now: now, start: now(), least: noSample, older: noSample}
 }
 
 // saw notes that a record with a stamp, in Unix milliseconds, was read. 0 is no stamp.
@@ -48,7 +50,7 @@ func (c *logClock) saw(stampMS int64) {
 	if now.Sub(c.since) > sampleTime {
 		c.older, c.least, c.since = c.least, noSample, now
 	}
-	c.least = min(c.least, now.UnixMilli()-stampMS)
+	c.least = min(c.least, c.unset(now).UnixMilli()-stampMS)
 	c.ahead.Store(min(c.least, c.older))
 }
 
@@ -57,5 +59,8 @@ func (c *logClock) Now() time.Time { return c.At(c.now()) }
 
 // At returns the time by the log's clock when it is t by the node's.
 func (c *logClock) At(t time.Time) time.Time {
-	return t.Add(-time.Duration(c.ahead.Load()) * time.Millisecond)
+	return c.unset(t).Add(-time.Duration(c.ahead.Load()) * time.Millisecond)
 }
+
+// unset returns the time t as the node's clock would have it if nobody had set that clock since the start.
+func (c *logClock) unset(t time.Time) time.Time { return c.start.Add(t.Sub(c.start)) }
