@@ -191,6 +191,12 @@ func TestPush(t *testing.T) {
 			map[string]any{"users": []any{"a", "b,c"}, "body_base64": "/wA=", "kept": true},
 			"kept to 2 users: 2 connected with 2 sessions; the others get it when they connect\n",
 		},
+		"that costs waiting messages": {
+			[]string{"--user", "123", "x"}, answer{202, `{"id":"9","user":"123","sessions":0,"duplicate":false,"dropped":2}`},
+			map[string]any{"user": "123", "body_text": "x", "kept": true},
+			"message 9 is kept: user 123 is not connected and gets it when they are\n" +
+				"user 123 lost 2 waiting messages, dropped to make room (kept.mailbox_length)\n",
+		},
 		"to a room": {
 			[]string{"--room", "lobby", "x"}, answer{202, `{"sessions":null}`},
 			map[string]any{"room": "lobby", "body_text": "x", "kept": false},
@@ -256,6 +262,40 @@ func TestPushLines(t *testing.T) {
 	full.wantError(t, 1, "too many messages wait (mailbox_full)")
 	if imgo(t, newServer(t, nil), "", "push", "--user", "1", "--stdin").code != 0 {
 		t.Error("no lines are no error")
+	}
+}
+
+// TestPushNamesWhoLost checks that a push to several users names each user for whom it is refused, or for whom waiting messages were
+// dropped, and that it fails if it is refused for one.
+func TestPushNamesWhoLost(t *testing.T) {
+	const dropped = `{"id":"3","user":"c","sessions":0,"duplicate":false,"dropped":1}`
+	lost := answer{202, `{"results":[{"id":"1","user":"a","sessions":2,"duplicate":false},` +
+		`{"id":"0","user":"b","sessions":1,"duplicate":false,"refused":"mailbox_full"},` + dropped + `],"sessions":2}` + "\n"}
+	s := newServer(t, map[string]answer{pushPath: lost})
+	const refused = "the push was refused for 1 of 3 users"
+	const names = "refused for user b (mailbox_full)\nuser c lost 1 waiting message, dropped to make room (kept.mailbox_length)\n"
+
+	r := imgo(t, s, "", "push", "--users", "a,b,c", "x")
+	r.want(t, 1, "kept to 2 users: 1 connected with 2 sessions; the others get it when they connect\n"+names)
+	r.wantError(t, 1, refused)
+
+	r = imgo(t, s, "", "push", "--users", "a,b,c", "--json", "x")
+	r.want(t, 1, lost.body)
+	r.wantError(t, 1, refused)
+
+	r = imgo(t, s, "one\ntwo\n", "push", "--users", "a,b,c", "--stdin")
+	r.want(t, 1, "")
+	r.wantError(t, 1, "line 1: "+refused, "0 messages accepted before it")
+	if want := "line 1: " + strings.TrimSuffix(strings.ReplaceAll(names, "\n", "\nline 1: "), "line 1: "); r.stderr != want {
+		t.Errorf("stderr %q, want %q", r.stderr, want)
+	}
+	if len(s.requests) != 3 {
+		t.Errorf("%d requests, want 3: a later line has overtaken a refused one", len(s.requests))
+	}
+
+	s.answers[pushPath] = answer{202, `{"results":[` + dropped + `],"sessions":0}`}
+	if r = imgo(t, s, "one\n", "push", "--users", "c,c", "--stdin"); r.code != 0 || !strings.HasPrefix(r.stderr, "line 1: user c lost") {
+		t.Errorf("exit code %d, %v, stderr %q", r.code, r.err, r.stderr)
 	}
 }
 

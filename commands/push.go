@@ -3,6 +3,7 @@ package commands
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -37,6 +38,34 @@ type pushAnswer struct {
 	Results []pushapi.Result `json:"results"`
 }
 
+// losses returns a line for each user for whom the push is refused, or cost waiting messages, with the reason.
+func (a *pushAnswer) losses() (lines []string) {
+	for _, result := range append(a.Results, a.Result) {
+		switch {
+		case result.Refused != "":
+			lines = append(lines, fmt.Sprintf("refused for user %s (%s)", result.User, result.Refused))
+		case result.Dropped > 0:
+			lines = append(lines, fmt.Sprintf("user %s lost %s, dropped to make room (kept.mailbox_length)",
+				result.User, count(result.Dropped, "waiting message")))
+		}
+	}
+	return lines
+}
+
+// refusal returns an error if the push is refused for some of the users.
+func (a *pushAnswer) refusal() error {
+	refused := 0
+	for _, result := range a.Results {
+		if result.Refused != "" {
+			refused++
+		}
+	}
+	if refused == 0 {
+		return nil
+	}
+	return fmt.Errorf("the push was refused for %d of %s", refused, count(len(a.Results), "user"))
+}
+
 func pushCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "push",
@@ -50,7 +79,10 @@ func pushCommand() *cli.Command {
 			"tail -f events.log | imgo push --user 123 --stdin\n\n" +
 			"A push to users is kept. It waits until every device has acknowledged it, or until its\n" +
 			"ttl is over. A push with --not-kept, and a push to a room, a session or everyone,\n" +
-			"reaches only clients that are connected now. Clients get exactly these bytes.",
+			"reaches only clients that are connected now. Clients get exactly these bytes.\n\n" +
+			"The server may refuse a push for the users whose mailboxes are full, and accept it for the\n" +
+			"others. Each of these users is named then, and the exit code is 1. So is each user who loses\n" +
+			"waiting messages to make room. With --stdin the lines behind a refused one are not pushed.",
 		Flags: withAPI(
 			&cli.StringSliceFlag{Name: "user", Usage: "push to this `user`; may be given several times"},
 			&cli.StringSliceFlag{Name: "users", Usage: "push to these users: `a,b,c`"},
@@ -258,7 +290,8 @@ func (p *pusher) one(ctx context.Context, message []byte) error {
 	if err != nil {
 		return err
 	}
-	return printAnswer(p.c, raw, p.describe(answer))
+	text := strings.Join(append([]string{p.describe(answer)}, answer.losses()...), "\n")
+	return cmp.Or(printAnswer(p.c, raw, text), answer.refusal())
 }
 
 // lines pushes each line of r in order, as soon as it is read. It stops at the first failure, so
@@ -282,16 +315,23 @@ func (p *pusher) lines(ctx context.Context, r io.Reader) error {
 		if key != "" {
 			key = fmt.Sprintf("%s-%d", key, number)
 		}
-		_, raw, err := p.push(ctx, line, key)
+		answer, raw, err := p.push(ctx, line, key)
 		if err != nil {
 			return failed(err)
 		}
-		accepted++
 		if p.c.Bool("json") {
 			if err := printLine(p.c, string(raw)); err != nil {
 				return err
 			}
+		} else {
+			for _, loss := range answer.losses() {
+				fmt.Fprintf(p.c.App.ErrWriter, "line %d: %s\n", number, loss)
+			}
 		}
+		if err := answer.refusal(); err != nil {
+			return failed(err)
+		}
+		accepted++
 	}
 	switch err := lines.Err(); {
 	case errors.Is(err, errInterrupted):
@@ -314,8 +354,12 @@ func (p *pusher) describe(answer *pushAnswer) string {
 	kept := *p.request.Kept
 	switch {
 	case len(answer.Results) > 0:
-		online, duplicates := 0, 0
+		users, online, duplicates := 0, 0, 0
 		for _, result := range answer.Results {
+			if result.Refused != "" {
+				continue
+			}
+			users++
 			if result.Sessions > 0 {
 				online++
 			}
@@ -323,7 +367,7 @@ func (p *pusher) describe(answer *pushAnswer) string {
 				duplicates++
 			}
 		}
-		text := fmt.Sprintf("to %s: %d connected with %s", count(len(answer.Results), "user"), online, count(answer.Sessions, "session"))
+		text := fmt.Sprintf("to %s: %d connected with %s", count(users, "user"), online, count(answer.Sessions, "session"))
 		if kept {
 			text = "kept " + text + "; the others get it when they connect"
 		}
