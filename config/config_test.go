@@ -3,6 +3,7 @@ package config_test
 import (
 	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -333,4 +334,35 @@ func TestFormsOfValues(t *testing.T) {
 	}
 	_, err = config.Load(config.Sources{Flags: map[string][]string{"data_dir": {"~bob/push"}}})
 	wantProblem(t, err, "data_dir", "~bob", "write the whole path")
+}
+
+// TestHomeInPaths checks that ~ is the home folder in every key that is a file or a folder, and in no other key.
+func TestHomeInPaths(t *testing.T) {
+	t.Setenv("HOME", "/home/ann")
+	const text = "~/0123456789abcdef0123456789abcdef"
+	cfg := load(t, config.Sources{Flags: map[string][]string{"cluster.secret": {text}, "auth.jwt_secret": {text}, "kafka.password": {text}}})
+	for _, got := range []string{cfg.Cluster.Secret, cfg.Auth.Secret, cfg.Kafka.Password} {
+		if got != text {
+			t.Errorf("the secret %q became %q", text, got)
+		}
+	}
+	var files []string
+	for _, key := range config.Keys() {
+		if strings.HasSuffix(key.Unit, "file") {
+			files = append(files, key.Name)
+		}
+	}
+	if len(files) < 10 {
+		t.Fatalf("the keys that are files are %q", files)
+	}
+	for _, name := range files {
+		cfg, err := config.Load(config.Sources{Flags: map[string][]string{name: {"~/its/file"}}})
+		// A file that is in use has to be there.
+		shown := fmt.Sprintf("%s\n%v", cfg.Show(), err)
+		if strings.Contains(shown, "~") || err == nil && !strings.Contains(shown, "/home/ann/its/file") {
+			t.Errorf("%s: ~ stays:\n%s", name, shown)
+		}
+		_, err = config.Load(config.Sources{Flags: map[string][]string{name: {"~bob/file"}}})
+		wantProblem(t, err, name, "~bob", "write the whole path")
+	}
 }

@@ -110,12 +110,12 @@ func (k *Key) placeholder() string {
 		(k.Type.Kind() == reflect.Int || k.Type.Kind() == reflect.Int64 || k.Type.Kind() == reflect.Float64):
 		return "n"
 	}
-	switch word := strings.Trim(strings.SplitN(k.Unit+" ", " ", 2)[0], ","); word {
-	case "address", "folder", "duration", "size":
+	switch word := strings.Trim(strings.SplitN(k.Unit+" ", " ", 2)[0], ","); {
+	case word == "address", word == "folder", word == "duration", word == "size":
 		return word
-	case "PEM", "JSON":
+	case k.IsPath():
 		return "file"
-	case "https://":
+	case word == "https://":
 		return "url"
 	}
 	return "text"

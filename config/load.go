@@ -75,7 +75,7 @@ func (cfg *Config) normalize(found *problems) {
 			v.SetString(key.Choices[i])
 		}
 		name, rest, _ := strings.Cut(text, "/")
-		if name != "~" && (key.Unit != "folder" || !strings.HasPrefix(name, "~")) {
+		if !key.IsPath() || !strings.HasPrefix(name, "~") {
 			continue
 		}
 		home, err := os.UserHomeDir()

@@ -24,7 +24,8 @@ const header = `# imgo: every setting, with its default.
 # A key that is set nowhere has the default below. Every key has a flag and a
 # variable: [comet] tcp is --comet-tcp and IMGO_COMET_TCP. Shorter names are
 # noted. Durations are written "500ms", "5s", "8m", "168h" or "7d", sizes
-# "64KiB", "16MiB" or "2GiB". A key that imgo does not know is an error.
+# "64KiB", "16MiB" or "2GiB". A folder or file may begin with "~/", which is your
+# home folder. A key that imgo does not know is an error.
 `
 
 // Example returns config.example.toml: every key with its default, its unit and its meaning.

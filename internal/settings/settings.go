@@ -6,7 +6,8 @@
 //	flag     a short flag beside the derived --section-key (and its IMGO_ twin)
 //	common   "true": shown by `imgo --help`, not only by `imgo serve --help`
 //	unit     what a bare value means, or what a value looks like; "size" makes an
-//	         integer a number of bytes
+//	         integer a number of bytes; "folder", "file", and "PEM file" and the like,
+//	         make a string a path
 //	choices  the only values allowed, comma-separated
 //	secret   "true": never shown by `imgo config show`
 //	min,max  the bounds of a number, duration or size
@@ -103,6 +104,11 @@ func SetDefaults(v reflect.Value) {
 
 // IsSize reports whether the setting is a number of bytes.
 func (f *Field) IsSize() bool { return f.Unit == "size" }
+
+// IsPath reports whether the setting is the path of a file or a folder.
+func (f *Field) IsPath() bool {
+	return f.Unit == "folder" || f.Unit == "file" || strings.HasSuffix(f.Unit, " file")
+}
 
 // IsDuration reports whether the setting is a length of time.
 func (f *Field) IsDuration() bool { return f.Type == reflect.TypeFor[time.Duration]() }
