@@ -79,7 +79,7 @@ func FuzzJSONFrame(f *testing.F) {
 	f.Add([]byte(`{"ver":1,"op":7,"seq":1,"body":"the token"}`))
 	f.Add([]byte(`[{"ver":1,"op":7,"seq":1,"body":{}}]`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		p, err := transport.ParseJSON(b)
+		p, err := transport.ParseJSON(b, len(b))
 		if err != nil {
 			var bad *transport.ProtocolError
 			if !errors.As(err, &bad) || bad.Kind != "bad_json" && bad.Kind != "bad_utf8" {

@@ -30,6 +30,7 @@ const jsonOverhead = 96
 
 // JSONLimit returns the size of the largest text message, in bytes, for a body
 // limit. Escapes and base64 make a body longer, and the other members need room.
+// ParseJSON bounds the body itself.
 func JSONLimit(maxBody int) int { return 2*maxBody + 1024 }
 
 // ParseJSON parses a client's text message: one object with the members ver, op,
@@ -38,9 +39,10 @@ func JSONLimit(maxBody int) int { return 2*maxBody + 1024 }
 // value, unknown members are skipped, and so is what follows the object. op is
 // required. ver and seq must fit int16 and int32, and are 0 if they are missing. id is a decimal
 // string of 64 bits. If the version is not 2, a value of id that is no such string is skipped.
-// Packet.Body is the raw JSON of the body, a part of b, or nil if there is none.
+// Packet.Body is the raw JSON of the body, a part of b, or nil if there is none. maxBody
+// bounds the size of the body as bodySize measures it.
 // Every other text is a *ProtocolError.
-func ParseJSON(b []byte) (Packet, error) {
+func ParseJSON(b []byte, maxBody int) (Packet, error) {
 	switch kind := jsontext.Value(b).Kind(); {
 	case kind == '[':
 		return Packet{}, badJSON("an array where one object is expected")
@@ -91,8 +93,33 @@ func ParseJSON(b []byte) (Packet, error) {
 		return Packet{}, badJSON("no op")
 	case badID && p.Version == protocol.Version2:
 		return Packet{}, badJSON("id is not a decimal string of 64 bits")
+	case len(p.Body) > maxBody: // the size is at most that of the JSON
+		if size := bodySize(p.Body); size > maxBody {
+			return Packet{}, tooLarge("body of %d bytes is over the limit of %d", size, maxBody)
+		}
 	}
 	return p, nil
+}
+
+// bodySize returns the size in bytes of what a JSON body stands for, as appendJSONBody writes it: the text of a
+// string, the bytes of {"base64":"…"}, or the JSON itself.
+func bodySize(body []byte) int {
+	switch body[0] {
+	case '"':
+		text, _ := jsontext.AppendUnquote(nil, body) // its error only tells of surrogates
+		return len(text)
+	case '{':
+		n, encoded := 0, 0
+		for name, value := range members(body) {
+			if n++; string(name) == "base64" && value[0] == '"' {
+				encoded = len(bytes.Trim(value, `"=`))
+			}
+		}
+		if n == 1 && encoded > 0 {
+			return base64.RawStdEncoding.DecodedLen(encoded)
+		}
+	}
+	return len(body)
 }
 
 // parseID reads the id of a message, a JSON string; 0 if bad.

@@ -2,8 +2,10 @@ package transport_test
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -40,7 +42,7 @@ func TestParseJSON(t *testing.T) {
 		`{"op":7} x`:                                                   {Op: 7},
 		"{\"op\":7}\xff":                                               {Op: 7},
 	} {
-		got, err := transport.ParseJSON([]byte(text))
+		got, err := transport.ParseJSON([]byte(text), protocol.DefaultMaxBody)
 		if err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: %+v %q, %v; want %+v", text, got, got.Body, err, want)
 		}
@@ -51,7 +53,7 @@ func TestParseJSONRefused(t *testing.T) {
 	nested := func(open, shut string, n int) string {
 		return `{"op":4,"body":` + strings.Repeat(open, n) + "1" + strings.Repeat(shut, n) + `}`
 	}
-	if _, err := transport.ParseJSON([]byte(nested("[", "]", 512))); err != nil {
+	if _, err := transport.ParseJSON([]byte(nested("[", "]", 512)), protocol.DefaultMaxBody); err != nil {
 		t.Errorf("512 deep: %v", err)
 	}
 	for name, text := range map[string]string{
@@ -112,7 +114,7 @@ func TestParseJSONRefused(t *testing.T) {
 		"exponent without digit": `{"op":7,"body":1e}`,
 		"only a minus":           `{"op":7,"body":-}`,
 	} {
-		_, err := transport.ParseJSON([]byte(text))
+		_, err := transport.ParseJSON([]byte(text), protocol.DefaultMaxBody)
 		var bad *transport.ProtocolError
 		if !errors.As(err, &bad) || bad.Kind != "bad_json" || bad.Code != protocol.CloseBadPacket {
 			t.Errorf("%s: %v, want kind bad_json", name, err)
@@ -124,7 +126,7 @@ func TestParseJSONRefused(t *testing.T) {
 		"surrogate":   "{\"op\":7,\"body\":\"\xed\xa0\x80\"}",
 		"overlong":    "{\"op\":7,\"body\":\"\xc0\xaf\"}",
 	} {
-		_, err := transport.ParseJSON([]byte(text))
+		_, err := transport.ParseJSON([]byte(text), protocol.DefaultMaxBody)
 		var bad *transport.ProtocolError
 		if !errors.As(err, &bad) || bad.Kind != "bad_utf8" {
 			t.Errorf("invalid UTF-8 %s: %v, want kind bad_utf8", name, err)
@@ -132,9 +134,47 @@ func TestParseJSONRefused(t *testing.T) {
 	}
 }
 
+// TestJSONBodyLimit checks that the limit on bodies holds for what a body of a text message stands for: a text, bytes in base64,
+// or JSON.
+func TestJSONBodyLimit(t *testing.T) {
+	const limit = 1000
+	text := func(n int) string { return strings.Repeat("x", n) }
+	for name, test := range map[string]struct {
+		body string
+		size int // 0: it is not refused
+	}{
+		"a text":                  {`"` + text(limit) + `"`, 0},
+		"a longer text":           {`"` + text(limit+1) + `"`, limit + 1},
+		"a text of escapes":       {`"` + strings.Repeat(`\n`, limit) + `"`, 0},
+		"a longer one":            {`"` + strings.Repeat(`\n`, limit+1) + `"`, limit + 1},
+		"long escapes":            {`"` + strings.Repeat(`\u00e4`, limit/2) + `"`, 0},
+		"bytes":                   {`{"base64":"` + base64.StdEncoding.EncodeToString(make([]byte, limit)) + `"}`, 0},
+		"more bytes":              {`{"base64":"` + base64.StdEncoding.EncodeToString(make([]byte, limit+1)) + `"}`, limit + 1},
+		"base64 and more":         {`{"base64":"` + text(limit) + `","a":1}`, limit + 19},
+		"no base64":               {`{"base64":[` + strings.Repeat("1,", limit) + `1]}`, 2*limit + 14},
+		"an object":               {`{"a":"` + text(limit-8) + `"}`, 0},
+		"a larger object":         {`{"a":"` + text(limit-7) + `"}`, limit + 1},
+		"an object of escapes":    {`{"a":"` + strings.Repeat(`\n`, limit/2) + `"}`, limit + 8},
+		"a larger array":          {`[` + strings.Repeat("1,", limit) + `1]`, 2*limit + 3},
+		"a large number":          {strings.Repeat("1", limit+1), limit + 1},
+		"a small body, much else": {`1,"other":"` + text(2*limit) + `"`, 0},
+	} {
+		_, _, err := transport.DecodeMessage([]byte(`{"ver":1,"op":4,"body":`+test.body+`}`), true, limit)
+		var bad *transport.ProtocolError
+		switch {
+		case test.size == 0 && err != nil:
+			t.Errorf("%s: %v", name, err)
+		case test.size == 0:
+		case !errors.As(err, &bad) || bad.Kind != "too_large" || bad.Code != protocol.CloseTooLarge ||
+			bad.Reason != fmt.Sprintf("body of %d bytes is over the limit of %d", test.size, limit):
+			t.Errorf("%s: %v, want a body of %d bytes to be refused", name, err, test.size)
+		}
+	}
+}
+
 func TestParseJSONCostsNothingPerLevel(t *testing.T) {
 	deep := []byte(`{"op":4,"body":` + strings.Repeat("[", 512) + strings.Repeat("]", 512) + `}`)
-	if n := testing.AllocsPerRun(100, func() { _, _ = transport.ParseJSON(deep) }); n > 2 {
+	if n := testing.AllocsPerRun(100, func() { _, _ = transport.ParseJSON(deep, protocol.DefaultMaxBody) }); n > 2 {
 		t.Errorf("ParseJSON of 512 levels allocates %.0f times", n)
 	}
 }

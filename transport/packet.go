@@ -122,7 +122,7 @@ func DecodeMessage(b []byte, text bool, maxBody int) (p Packet, isJSON bool, err
 		text = true
 	}
 	if text {
-		p, err = ParseJSON(b)
+		p, err = ParseJSON(b, maxBody)
 		return p, true, err
 	}
 	p, rest, err := DecodePacket(b, maxBody)

@@ -151,7 +151,7 @@ func TestVectorsJSONFrames(t *testing.T) {
 		}
 	}
 	for _, f := range file.Client {
-		p, err := transport.ParseJSON(f.JSON)
+		p, err := transport.ParseJSON(f.JSON, protocol.DefaultMaxBody)
 		if err != nil || p.Version != protocol.Version2 || p.Op != f.Op || p.Seq != f.Seq ||
 			!reflect.DeepEqual(value(t, p.Body), value(t, f.Body)) {
 			t.Errorf("%s: the server reads %+v, %v", f.Name, p, err)
@@ -195,7 +195,7 @@ func TestVectorsIDs(t *testing.T) {
 		if err != nil || len(rest) > 0 || p.Op != op || p.Seq != v.Seq || p.ID != id || !bytes.Equal(p.Body, body) {
 			t.Errorf("%s: the server reads %+v, %v", v.Name, p, err)
 		}
-		p, err = transport.ParseJSON(v.JSON)
+		p, err = transport.ParseJSON(v.JSON, protocol.DefaultMaxBody)
 		if err != nil || p.Op != op || p.Seq != v.Seq || p.ID != id || !reflect.DeepEqual(value(t, p.Body), jsonBody) {
 			t.Errorf("%s: the server reads %+v from JSON, %v", v.Name, p, err)
 		}

@@ -199,6 +199,8 @@ func TestBadPackets(t *testing.T) {
 		{"an ack of nothing", false, []string{wire("00000010 0010 0002 00000012 00000000", "")}, 3500, "bad_ack", "0 bytes"},
 		{"operations that are none", false, []string{wire("00000013 0010 0002 0000000e 00000000", "1,x")},
 			3500, "bad_operations", "operations must be"},
+		{"text: a body that is too large", true, []string{`{"ver":2,"op":4,"body":"` + strings.Repeat("x", 1001) + `"}`},
+			3507, "too_large", "1001"},
 		{"text: not JSON", true, []string{`{"op":`}, 3500, "bad_json", ""},
 		{"text: an array", true, []string{`[{"ver":2,"op":2,"seq":1}]`}, 3500, "bad_json", "array"},
 		{"text: not UTF-8", true, []string{"{\"op\":2,\"body\":\"\xff\"}"}, 3500, "bad_utf8", "UTF-8"},

@@ -509,7 +509,7 @@ func (c *client) next() (transport.Packet, error) {
 // parseFrame reads a server's text frame of one object.
 func parseFrame(b []byte) (transport.Packet, error) {
 	b = bytes.TrimSuffix(bytes.TrimPrefix(bytes.TrimSpace(b), []byte("[")), []byte("]"))
-	return transport.ParseJSON(b)
+	return transport.ParseJSON(b, protocol.DefaultMaxBody)
 }
 
 // expect reads one packet and checks its operation, id and body.

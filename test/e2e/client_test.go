@@ -164,7 +164,7 @@ func (c *client) next() (transport.Packet, error) {
 	if !ok || !end {
 		return transport.Packet{}, fmt.Errorf("server frame %.100q is no array", b)
 	}
-	p, err := transport.ParseJSON([]byte(inner))
+	p, err := transport.ParseJSON([]byte(inner), protocol.DefaultMaxBody)
 	if err == nil {
 		var id struct {
 			ID uint64 `json:"id,string"`

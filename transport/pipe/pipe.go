@@ -91,7 +91,7 @@ func (c *conn) ReadStep() (p transport.Packet, err error) {
 				}
 			}
 			c.text.Store(true)
-			p, err = transport.ParseJSON(b)
+			p, err = transport.ParseJSON(b, c.opts.MaxBody)
 		}
 	} else {
 		p, err = transport.ReadPacket(c.up, &c.header, c.opts.MaxBody)

@@ -263,6 +263,7 @@ func testBadPackets(t *testing.T, h Harness) {
 			{"deep", deep, "bad_json", protocol.CloseBadPacket},
 			{"invalid UTF-8", []byte("{\"op\":4,\"body\":\"\xff\"}"), "bad_utf8", protocol.CloseBadPacket},
 			{"too large", long, "too_large", protocol.CloseTooLarge},
+			{"body too large", []byte(`{"op":4,"body":` + body(maxBody+1) + `}`), "too_large", protocol.CloseTooLarge},
 		}
 	} else {
 		head := func(length int32, headerLen int16) []byte {

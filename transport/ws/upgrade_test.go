@@ -425,7 +425,7 @@ func TestLibraryClient(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.SetReadLimit(1 << 20)
-		big := `{"op":4,"seq":2,"body":"` + strings.Repeat("y", 100000) + `"}`
+		big := `{"op":4,"seq":2,"body":"` + strings.Repeat(`\n`, 50000) + `"}` // escapes count once against the limit
 		for _, text := range []string{`{"op":4,"seq":1,"body":"x"}`, big} {
 			if err := c.Write(ctx, websocket.MessageText, []byte(text)); err != nil {
 				t.Fatal(err)
