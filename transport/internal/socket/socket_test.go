@@ -27,6 +27,12 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // pair returns an accepted socket and its client. secure asks for TLS.
 func pair(t *testing.T, secure bool, cfg transport.ListenConfig) (*socket.Socket, net.Conn) {
 	t.Helper()
+	return pairWithKeys(t, secure, cfg, nil)
+}
+
+// pairWithKeys is pair with a writer that gets the client's keys of TLS, in the format of NSS. It may be nil.
+func pairWithKeys(t *testing.T, secure bool, cfg transport.ListenConfig, keys io.Writer) (*socket.Socket, net.Conn) {
+	t.Helper()
 	var clientTLS *tls.Config
 	if secure {
 		certFile, keyFile := transporttest.WriteCert(t, t.TempDir(), "imgo")
@@ -35,6 +41,7 @@ func pair(t *testing.T, secure bool, cfg transport.ListenConfig) (*socket.Socket
 			t.Fatal(err)
 		}
 		clientTLS = transporttest.ClientTLS(t, certFile)
+		clientTLS.KeyLogWriter = keys
 	}
 	cfg.Addr, cfg.Linger = "127.0.0.1:0", 10*time.Millisecond
 	a, err := socket.Listen(cfg)

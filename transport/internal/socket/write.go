@@ -149,15 +149,20 @@ func (s *Socket) Urgent(b []byte) {
 	}
 }
 
-// unlockWrite sends what waits for the holder of wmu, and unlocks it.
+// unlockWrite sends what waits for the holder of wmu, and unlocks it. Under TLS it removes the deadline of the write: the
+// reader may have to answer a key update at any time.
 func (s *Socket) unlockWrite() {
 	for {
 		s.sendPendingLocked()
+		if s.tls != nil {
+			_ = s.SetWriteDeadline(time.Time{})
+		}
 		s.wmu.Unlock()
 		// Something may have come between the two lines above.
 		if !s.pending.Load() || !s.wmu.TryLock() {
 			return
 		}
+		_ = s.SetWriteDeadline(time.Now().Add(urgentTimeout))
 	}
 }
 
