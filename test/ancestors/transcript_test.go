@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"strings"
 	"testing"
@@ -22,18 +23,21 @@ import (
 // The lines of a transcript. A conversation has its own connection; a call is a conversation by itself.
 //
 //	# tcp NAME         a conversation over TCP
-//	# ws NAME          a conversation over WebSocket
+//	# ws NAME          a conversation over WebSocket; a first word that begins with / is the path, with its query
 //	# http             the calls of the HTTP API
+//	recorded NAME      a recorded conversation, of the same file in testdata/recorded, that this one replays
 //	token USER TOKEN   a token is made before
-//	> HEX "BODY"       the client sends a packet; on WebSocket: > bin, or > text for a text frame
-//	< HEX "BODY"       the server sends a packet; on WebSocket: < bin or < text
+//	> HEX "BODY"       the client sends a packet; on WebSocket: > bin, or > text, > ping or > close for another frame
+//	< HEX "BODY"       the server sends a packet; on WebSocket: < bin, < text, < pong or < close
+//	nothing            the server sends nothing; the next line of the server shows it
 //	end                the server ends the connection
+//	other              the lines below are those of the conversation's other connection
 //	call PATH "BODY"   a caller posts; the answer is not compared
 //	POST PATH "BODY"   a call that is compared with the next line
 //	= STATUS "TYPE" "BODY"  the recorded answer
-//	! REASON           imgo differs here: what it does follows in a line that begins with "!"
+//	! CASE             imgo differs here; CASE is one of the exceptions of the page on migration
 //
-// In a line of a difference the recorded line comes first, then "! REASON", then "! " and imgo's line.
+// In a difference the recorded line comes first, then "! CASE", and then "! " and imgo's line, or several.
 type line struct {
 	text   string
 	number int
@@ -65,8 +69,11 @@ func start(t *testing.T, goim bool) *harness.Node {
 	return harness.Start(t, cfg, roles.RunOptions{}, nil)
 }
 
+// transcripts are the files of testdata.
+var transcripts = []string{"goim.txt", "imgo2016.txt", "goim-http.txt", "imgo2016-http.txt"}
+
 func TestTranscripts(t *testing.T) {
-	for _, file := range []string{"goim.txt", "imgo2016.txt", "goim-http.txt", "imgo2016-http.txt"} {
+	for _, file := range transcripts {
 		t.Run(file, func(t *testing.T) {
 			t.Parallel()
 			n := start(t, strings.HasPrefix(file, "goim"))
@@ -78,13 +85,14 @@ func TestTranscripts(t *testing.T) {
 					at = begin(t, n, file, name)
 					continue
 				}
-				want := of
-				// A difference: the recorded line, the reason, and imgo's line.
-				if i+2 < len(lines) && strings.HasPrefix(lines[i+1].text, "! ") && strings.HasPrefix(lines[i+2].text, "! ") {
-					want = line{strings.TrimPrefix(lines[i+2].text, "! "), lines[i+2].number}
-					i += 2
+				if i+1 == len(lines) || !strings.HasPrefix(lines[i+1].text, "! ") {
+					at.do(of)
+					continue
 				}
-				at.do(want)
+				// A difference: the recorded line, the case, and imgo's lines.
+				for i++; i+1 < len(lines) && strings.HasPrefix(lines[i+1].text, "! "); i++ {
+					at.do(line{strings.TrimPrefix(lines[i+1].text, "! "), lines[i+1].number})
+				}
 			}
 		})
 	}
@@ -96,37 +104,51 @@ type conversation struct {
 	node   *harness.Node
 	file   string
 	name   string
+	link   // the connection that the lines are about
+	other  link
+	answer string // of the last call
+}
+
+// link is a connection of a conversation. ws is nil on TCP.
+type link struct {
 	client transporttest.Client
 	ws     *transporttest.WebSocket
-	answer string // of the last call
 }
 
 func begin(t *testing.T, n *harness.Node, file, name string) *conversation {
 	t.Helper()
 	c := &conversation{t: t, node: n, file: file, name: name}
-	kind, _, _ := strings.Cut(name, " ")
-	if kind == "http" {
-		return c
+	if name != "http" {
+		c.link = c.dial()
 	}
-	conn, err := net.DialTimeout("tcp", n.ClientAddr(kind).String(), transporttest.WaitLimit)
+	return c
+}
+
+// dial opens a connection of the conversation.
+func (c *conversation) dial() link {
+	c.t.Helper()
+	kind, rest, _ := strings.Cut(c.name, " ")
+	conn, err := net.DialTimeout("tcp", c.node.ClientAddr(kind).String(), transporttest.WaitLimit)
 	if err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = conn.Close() })
+	c.t.Cleanup(func() { _ = conn.Close() })
 	if kind == "tcp" {
-		c.client = &transporttest.Stream{Conn: conn}
-		return c
+		return link{client: &transporttest.Stream{Conn: conn}}
 	}
-	ws, response, err := transporttest.Upgrade(conn, "/sub")
+	path, _, _ := strings.Cut(rest, " ")
+	if !strings.HasPrefix(path, "/") {
+		path = "/sub"
+	}
+	ws, response, err := transporttest.Upgrade(conn, path)
 	if err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
 	_ = response.Body.Close()
 	if response.StatusCode != http.StatusSwitchingProtocols {
-		t.Fatalf("%s: the upgrade was answered %s", name, response.Status)
+		c.t.Fatalf("%s: the upgrade was answered %s", c.name, response.Status)
 	}
-	c.client, c.ws = ws, ws
-	return c
+	return link{ws, ws}
 }
 
 func (c *conversation) fail(of line, format string, args ...any) {
@@ -151,6 +173,12 @@ func (c *conversation) do(of line) {
 		if err == nil || !errors.Is(err, io.EOF) && !errors.As(err, &closed) {
 			c.fail(of, "got %q, %v, want the end", b, err)
 		}
+	case "recorded", "nothing":
+	case "other":
+		if c.other.client == nil {
+			c.other = c.dial()
+		}
+		c.link, c.other = c.other, c.link
 	case "token":
 		user, token, _ := strings.Cut(rest, " ")
 		token, err := strconv.Unquote(token)
@@ -196,7 +224,10 @@ func (c *conversation) call(method, path, body string) string {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	if strings.Contains(body, "=") { // as the callers of the old servers sent their forms
+	switch { // as the callers of the old servers sent their forms
+	case strings.HasPrefix(body, "--form"):
+		r.Header.Set("Content-Type", "multipart/form-data; boundary=form")
+	case strings.Contains(body, "="):
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	}
 	transport := &http.Transport{DisableKeepAlives: true}
@@ -236,21 +267,49 @@ func (c *conversation) frame(of line, rest string) []byte {
 	if c.ws == nil {
 		return b
 	}
-	first := byte(0x82)
-	if kind == "text" {
-		first = 0x81
-	}
-	return transporttest.RawFrame(first, true, b)
+	return transporttest.RawFrame(frames[kind], true, b)
 }
+
+// frames are the first bytes of whole frames on WebSocket.
+var frames = map[string]byte{"text": 0x81, "bin": 0x82, "close": 0x88, "ping": 0x89, "pong": 0x8a}
 
 func (c *conversation) expect(of line, rest string) {
 	c.t.Helper()
 	kind, want := c.payload(of, rest)
-	if c.ws != nil {
-		c.ws.Text = kind == "text"
+	var got []byte
+	var err error
+	if c.ws == nil {
+		got, err = c.client.Next()
+	} else {
+		var first byte
+		if first, got, err = c.ws.ReadFrame(); err == nil && first != frames[kind] {
+			err = fmt.Errorf("a frame that begins with %#x", first)
+		}
 	}
-	got, err := c.client.Next()
 	if err != nil || !bytes.Equal(got, want) {
 		c.fail(of, "got  %q, %v\nwant %q", got, err, want)
+	}
+}
+
+// TestUpgrades checks the head of the answer to the upgrade of a WebSocket, which is goim's.
+func TestUpgrades(t *testing.T) {
+	n := start(t, true)
+	for _, asked := range [][]string{nil, {"Sec-WebSocket-Extensions: permessage-deflate", "Sec-WebSocket-Protocol: chat"}} {
+		conn, err := net.DialTimeout("tcp", n.ClientAddr("ws").String(), transporttest.WaitLimit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_, response, err := transporttest.Upgrade(conn, "/sub", asked...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		got := response.Header
+		got.Del("Sec-WebSocket-Accept") // it follows from the key
+		want := http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}}
+		if response.StatusCode != http.StatusSwitchingProtocols || !reflect.DeepEqual(got, want) {
+			t.Errorf("asked with %q, it answered %s, %q", asked, response.Status, got)
+		}
 	}
 }
