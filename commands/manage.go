@@ -111,6 +111,21 @@ func manageUserCommands() []*cli.Command {
 			Action: calls(kick),
 		},
 		{
+			Name:      "read",
+			Usage:     "tell that a user has read messages: no device gets them any more",
+			ArgsUsage: "USER",
+			Description: "imgo users read 123 --up-to 281474976710656\n" +
+				"imgo users read 123 --id 281474976710656 --device phone\n\n" +
+				"Clients of version 2 take the messages from the screen.",
+			Flags: withAPI(
+				&cli.StringFlag{Name: "up-to", Usage: "all messages up to the one with this `id`"},
+				&cli.StringSliceFlag{Name: "id", Usage: "the message with this `id`; may be given several times"},
+				&cli.StringFlag{Name: "device", Usage: "the `device` that they were read on, for the event message.read"},
+				jsonFlag(),
+			),
+			Action: calls(read),
+		},
+		{
 			Name:      "forget",
 			Usage:     "forget a device that does not come back: no message waits for it any more",
 			ArgsUsage: "USER DEVICE",
@@ -164,6 +179,34 @@ func kick(c *cli.Context, a *api) error {
 		return err
 	}
 	return printAnswer(c, answer, "closing "+count(result.Sessions, "session"))
+}
+
+func read(c *cli.Context, a *api) error {
+	path, err := ofUser("/read")(c)
+	if err != nil {
+		return err
+	}
+	request := map[string]any{}
+	if c.IsSet("up-to") {
+		request["up_to"] = c.String("up-to")
+	}
+	if c.IsSet("id") {
+		request["ids"] = c.StringSlice("id")
+	}
+	if len(request) == 0 {
+		return usage(c, "which messages? Write --up-to or --id, with the id that a push was answered with")
+	}
+	if c.IsSet("device") {
+		request["device"] = c.String("device")
+	}
+	var result struct {
+		Sessions int `json:"sessions"`
+	}
+	answer, err := a.post(c.Context, path, request, &result)
+	if err != nil {
+		return err
+	}
+	return printAnswer(c, answer, "telling "+count(result.Sessions, "session"))
 }
 
 // noticeList is the answer of GET /v1/notices.

@@ -20,6 +20,8 @@ func TestManageUsers(t *testing.T) {
 		"DELETE /v1/user/devices?user=123&device=ph%2FOne": {200, `{"messages":0,"devices":1,"tokens":0,"sessions":0,"log_until_ms":0}`},
 		"DELETE /v1/users/123/messages":                    {200, `{"messages":0,"devices":0,"tokens":0,"sessions":0,"log_until_ms":7}`},
 		"POST /v1/users/123/kick":                          {200, `{"sessions":2}`},
+		"POST /v1/users/123/read":                          {200, `{"sessions":1}`},
+		"POST /v1/user/read?user=%2F":                      {200, `{"sessions":0}`},
 		"GET /v1/users/123/tokens": {200, `{"user":"123","tokens":[{"created_ms":1700000000000,"expires_ms":0},` +
 			`{"created_ms":1700000000000,"expires_ms":1700000000000}]}`},
 		"GET /v1/users/4/tokens": {200, `{"user":"4","tokens":[]}`},
@@ -39,6 +41,8 @@ func TestManageUsers(t *testing.T) {
 		{"users kick online", "closing 1 session\n"},
 		{"users purge 123", "nothing was there\n"},
 		{"users kick 123 --device phone --reason out --code 3100", "closing 2 sessions\n"},
+		{"users read 123 --up-to 7 --id 9 --id 18446744073709551615 --device phone", "telling 1 session\n"},
+		{"users read / --up-to 7 --json", `{"sessions":0}` + "\n"},
 		{"token list 123", "user 123 has 2 tokens\n\nMADE                       EXPIRES\n" + at + "  never\n" + at + "  " + at + "\n"},
 		{"token list 4", "user 4 has 0 tokens\n"},
 		{"notices", "5  " + at + "  mailbox_dropped (7 times)  123  why\n6  " + at + "  record_set_aside           -    \n"},
@@ -59,10 +63,14 @@ func TestManageUsers(t *testing.T) {
 		if asked.Path == "/v1/users/123/kick" && cmp.Diff(want, asked.Body) != "" {
 			t.Errorf("asked %v", asked.Body)
 		}
+		want = map[string]any{"up_to": "7", "ids": []any{"9", "18446744073709551615"}, "device": "phone"}
+		if asked.Path == "/v1/users/123/read" && cmp.Diff(want, asked.Body) != "" {
+			t.Errorf("asked %v", asked.Body)
+		}
 	}
 	for _, args := range []string{
 		"token list", "users erase", "users forget 123", "users purge 1 2",
-		"users kick", "users kick 1 --device d --session s", "notices x", "events x",
+		"users read", "users read 1", "users read 1 --device d", "users kick", "users kick 1 --device d --session s", "notices x", "events x",
 	} {
 		if r := imgo(t, s, "", strings.Fields(args)...); r.code != 64 {
 			t.Errorf("%s: exit code %d", args, r.code)
