@@ -55,6 +55,14 @@ final class FakeServer implements Closeable {
         return connection;
     }
 
+    /** Connects a client, which has to succeed, and returns its connection. */
+    Connection connect(ImgoClient client) throws Exception {
+        Completion<Void> connected = client.connect();
+        Connection connection = session();
+        connected.await();
+        return connection;
+    }
+
     @Override
     public void close() throws IOException {
         listener.close();

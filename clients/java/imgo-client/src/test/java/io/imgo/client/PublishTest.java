@@ -77,10 +77,7 @@ class PublishTest {
 
     private FakeServer.Connection connect(ImgoClientBuilder builder) throws Exception {
         client = builder.build();
-        Completion<Void> connected = client.connect();
-        FakeServer.Connection connection = server.session();
-        connected.await();
-        return connection;
+        return server.connect(client);
     }
 
     private static ErrorCode codeOf(Completion<?> call) throws InterruptedException {

@@ -58,10 +58,7 @@ class UndeclaredTest {
 
     private FakeServer.Connection connect(ImgoClientBuilder builder) throws Exception {
         client = builder.build();
-        Completion<Void> connected = client.connect();
-        FakeServer.Connection connection = server.session();
-        connected.await();
-        return connection;
+        return server.connect(client);
     }
 
     @SuppressWarnings("unchecked")
