@@ -5,13 +5,14 @@
 // A block marked console has commands behind "$ " and, below each, its output. In
 // an output "…" stands for anything up to the end of the line or the next text, and
 // a line "…" alone for any number of lines; a number of 12 digits or more stands for any
-// number. A command that ends with "&" goes on
+// number, and in a command for the one of the output that has it. A command that ends with "&" goes on
 // in the background; its output may come while later blocks run. The addresses are
 // the defaults; the test uses free ports in their place. /path/to/imgo is this checkout.
 // A block below "`NAME`:" is the file NAME of the folder in which the commands run.
 package docs_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -179,7 +180,7 @@ func pattern(want string) *regexp.Regexp {
 			if i > 0 {
 				b.WriteString(`.*?`)
 			}
-			quoted := number.ReplaceAllString(regexp.QuoteMeta(part), `\d+`)
+			quoted := number.ReplaceAllString(regexp.QuoteMeta(part), `(\d+)`)
 			b.WriteString(spaces.ReplaceAllString(quoted, ` +`))
 		}
 		b.WriteString(` *\n`)
@@ -194,12 +195,13 @@ type shell struct {
 	t         *testing.T
 	dir       string
 	env       []string
-	addresses [][2]string // as the document has it, as it is
-	hook      string      // the address at which imgo verify receives events
+	addresses [][2]string       // as the document has it, as it is
+	numbers   map[string]string // the same of the numbers in outputs
+	hook      string            // the address at which imgo verify receives events
 }
 
 func newShell(t *testing.T, bin string) *shell {
-	s := &shell{t: t, dir: t.TempDir(), hook: waittest.FreeAddress(t)}
+	s := &shell{t: t, dir: t.TempDir(), hook: waittest.FreeAddress(t), numbers: map[string]string{}}
 	http, tcp, ws := waittest.FreeAddress(t), waittest.FreeAddress(t), waittest.FreeAddress(t)
 	checkout, err := filepath.Abs("..")
 	if err != nil {
@@ -235,7 +237,7 @@ func (s *shell) real(text string) string {
 	for _, a := range s.addresses {
 		text = strings.ReplaceAll(text, a[0], a[1])
 	}
-	return text
+	return number.ReplaceAllStringFunc(text, func(n string) string { return cmp.Or(s.numbers[n], n) })
 }
 
 func (s *shell) shown(text string) string {
@@ -338,8 +340,13 @@ func TestExamples(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), limit)
 				out, err := s.command(ctx, step.command).CombinedOutput()
 				cancel()
-				if got := s.shown(string(out)); !pattern(step.want).MatchString(got + newlineFor(got)) {
+				got := s.shown(string(out))
+				matched := pattern(step.want).FindStringSubmatch(got + newlineFor(got))
+				if matched == nil {
 					t.Fatalf("%s\ngot  %s\nwant %s\n(%v)", where, got, step.want, err)
+				}
+				for i, n := range number.FindAllString(step.want, -1) {
+					s.numbers[n] = matched[i+1]
 				}
 			}
 		})

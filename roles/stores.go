@@ -3,6 +3,7 @@ package roles
 import (
 	"context"
 	"errors"
+	"time"
 
 	"imgo/envelope"
 	"imgo/roles/logic"
@@ -44,15 +45,18 @@ func (s *stores) openLogs() (of storage, err error) {
 	}
 	s.live = live
 	s.tokens = tokenlog.NewAlone(tokenlog.DefaultConfig(), store.NewTokens(s.db), s.log)
+	// No log of the past has taken more than a record each millisecond, in each partition, all the time.
+	first := time.Now().UnixMilli()
 	kept, err := store.OpenLog(s.db, store.LogOptions{
-		Partitions: int32(s.cfg.Kept.Partitions), Retention: s.cfg.Kept.Retention,
+		Partitions: int32(s.cfg.Kept.Partitions), First: first, Retention: s.cfg.Kept.Retention,
 	})
 	if err != nil {
 		return of, err
 	}
 	of.kept = kept
 	topic, err := store.OpenLog(s.db, store.LogOptions{
-		Events: true, Partitions: kept.Partitions(), Generation: kept.Generation(), Retention: s.cfg.Events.Retention,
+		Events: true, Partitions: kept.Partitions(), Generation: kept.Generation(), First: first,
+		Retention: s.cfg.Events.Retention,
 		TailBytes: eventsTailBytes,
 	})
 	if err != nil {

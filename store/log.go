@@ -31,6 +31,10 @@ type LogOptions struct {
 	// Generation is the upper part of the log's ids. 0 means the one it was made with, 1 for
 	// a new log. An existing log with another one is refused.
 	Generation uint16
+	// First is the offset of the first record of each partition of a new log. A new log that takes the place of a lost one
+	// must not give out its ids again: clients drop messages whose ids they have handled. So First is to be
+	// larger than the offsets of every earlier log, such as the time in Unix milliseconds.
+	First int64
 	// Retention is how long entries are kept. 0 means for ever. It must be longer than the
 	// longest ttl of a message.
 	Retention time.Duration
@@ -72,6 +76,7 @@ type Log struct {
 	log        zerolog.Logger
 	tails      // one for each partition
 	generation uint16
+	first      int64
 
 	records   logRecords
 	queue     appendQueue
@@ -93,6 +98,9 @@ func OpenLog(db *DB, opt LogOptions) (*Log, error) {
 	if opt.Partitions < 0 || opt.Partitions > 1<<15 {
 		return nil, fmt.Errorf("open the log: %d partitions: must be 1 to %d", opt.Partitions, 1<<15)
 	}
+	if opt.First < 0 || opt.First > envelope.MaxOffset/2 {
+		return nil, fmt.Errorf("open the log: the first offset is %d: must be 0 to %d", opt.First, envelope.MaxOffset/2)
+	}
 	opt.setDefaults()
 	space := spaceKept
 	if opt.Events {
@@ -110,7 +118,7 @@ func OpenLog(db *DB, opt LogOptions) (*Log, error) {
 }
 
 func (l *Log) open(opt LogOptions) error {
-	shape, err := l.records.openShape(logShape{opt.Partitions, opt.Generation})
+	shape, err := l.records.openShape(logShape{opt.Partitions, opt.Generation, opt.First})
 	if err != nil {
 		return err
 	}
@@ -118,7 +126,7 @@ func (l *Log) open(opt LogOptions) error {
 	if err != nil {
 		return err
 	}
-	l.generation = shape.generation
+	l.generation, l.first = shape.generation, shape.first
 	l.tails = make(tails, shape.partitions)
 	for p := range l.tails {
 		t := &l.tails[p]
@@ -136,6 +144,10 @@ func (l *Log) open(opt LogOptions) error {
 	}
 	return nil
 }
+
+// First returns the offset of the first record that each partition had. If a partition begins later, records
+// have been trimmed.
+func (l *Log) First() int64 { return l.first }
 
 // Generation returns the upper part of the ids of this log's records, from 1.
 func (l *Log) Generation() uint16 { return l.generation }

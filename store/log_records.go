@@ -18,7 +18,10 @@ import (
 // For the log of events the second letters are "e" and "q".
 func (s logSpace) keyShape() []byte { return []byte{'P', s.shape} }
 
-const logFormat = 1
+const (
+	logFormat  = 1
+	shapeBytes = 1 + 4 + 2 + 8 // of a logShape behind the format
+)
 
 func (s logSpace) keyBounds(partition int32) []byte {
 	return binary.BigEndian.AppendUint32([]byte{'P', s.bounds}, uint32(partition))
@@ -33,6 +36,7 @@ func storedBounds(begin, end int64) []byte {
 type logShape struct {
 	partitions int32
 	generation uint16
+	first      int64 // offset at which every partition began; of the call that makes the log
 }
 
 // logRecords is the log as it is in the database.
@@ -52,11 +56,12 @@ func (lr logRecords) openShape(want logShape) (shape logShape, err error) {
 		return shape, fmt.Errorf("%w: there are entries, but the number of partitions is missing%s", ErrCorrupt, restoreHint)
 	case stored == nil:
 		return lr.create(want)
-	case len(stored) != 7 || stored[0] != logFormat:
+	case len(stored) != shapeBytes || stored[0] != logFormat:
 		return shape, fmt.Errorf("it has a format that this imgo does not read (%x): run the imgo that wrote it", stored)
 	}
 	shape.partitions = int32(binary.BigEndian.Uint32(stored[1:]))
 	shape.generation = binary.BigEndian.Uint16(stored[5:])
+	shape.first = int64(binary.BigEndian.Uint64(stored[7:]))
 	if want.partitions != 0 && want.partitions != shape.partitions {
 		return shape, fmt.Errorf("it was made with %d partitions and %d are configured: a log cannot be divided anew yet; "+
 			"set partitions to %d, or take an empty data directory", shape.partitions, want.partitions, shape.partitions)
@@ -81,13 +86,21 @@ func (lr logRecords) readShape() (stored []byte, orphans bool, err error) {
 	return stored, orphans, err
 }
 
-// create makes the shape of a new log durable before anything is appended.
+// create makes the shape and the bounds of a new log durable before anything is appended.
 func (lr logRecords) create(shape logShape) (logShape, error) {
 	shape.partitions = cmp.Or(shape.partitions, defaultLogPartitions)
 	shape.generation = cmp.Or(shape.generation, 1) // so that no id is 0
 	b := binary.BigEndian.AppendUint32([]byte{logFormat}, uint32(shape.partitions))
 	b = binary.BigEndian.AppendUint16(b, shape.generation)
-	err := lr.db.update(func(txn *badger.Txn) error { return txn.Set(lr.space.keyShape(), appendChecksummed(nil, b)) })
+	b = binary.BigEndian.AppendUint64(b, uint64(shape.first))
+	err := lr.db.update(func(txn *badger.Txn) error {
+		for p := range shape.partitions {
+			if err := txn.Set(lr.space.keyBounds(p), storedBounds(shape.first, shape.first)); err != nil {
+				return err
+			}
+		}
+		return txn.Set(lr.space.keyShape(), appendChecksummed(nil, b))
+	})
 	if err != nil {
 		return shape, fmt.Errorf("make it: %w", err)
 	}

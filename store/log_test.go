@@ -105,6 +105,34 @@ func TestRecent(t *testing.T) {
 	}
 }
 
+// A new log begins at the wanted offset. An existing one goes on where it is.
+func TestLogBeginsAtFirst(t *testing.T) {
+	db := openDB(t, store.Options{Dir: t.TempDir()})
+	l := openLog(t, db, store.LogOptions{Partitions: 2, First: 1_000_000_000_000})
+	stop := run(t, l)
+	for i := range int64(3) {
+		if offset, err := l.Append(t.Context(), 1, []byte("x")); err != nil || offset != 1_000_000_000_000+i {
+			t.Fatalf("offset %d, %v", offset, err)
+		}
+	}
+	if err := errors.Join(stop(), l.Close()); err != nil {
+		t.Fatal(err)
+	}
+	again := openLog(t, db, store.LogOptions{First: 2_000_000_000_000})
+	for p, want := range []int64{0, 3} {
+		begin, end, err := again.Bounds(t.Context(), int32(p))
+		if err != nil || begin != 1_000_000_000_000 || end != begin+want {
+			t.Errorf("partition %d from %d to %d, %v", p, begin, end, err)
+		}
+	}
+	if _, err := again.Read(t.Context(), 1, 0, 1<<20); !errors.Is(err, envelope.ErrOutOfRange) {
+		t.Errorf("read before the begin: %v", err)
+	}
+	if entries, err := again.Read(t.Context(), 1, 1_000_000_000_000, 1<<20); err != nil || len(entries) != 3 {
+		t.Errorf("%d entries, %v", len(entries), err)
+	}
+}
+
 func TestLogShapeIsKept(t *testing.T) {
 	db := openDB(t, store.Options{InMemory: true})
 	l := openLog(t, db, store.LogOptions{Partitions: 7, Generation: 3})
@@ -131,6 +159,7 @@ func TestLogShapeIsKept(t *testing.T) {
 		{store.LogOptions{Partitions: 8}, "set partitions to 7"},
 		{store.LogOptions{Partitions: -1}, "-1 partitions"},
 		{store.LogOptions{Generation: 4}, "set the generation to 3"},
+		{store.LogOptions{First: -1}, "the first offset is -1"},
 	} {
 		if _, err := store.OpenLog(db, test.opt); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("OpenLog(%+v): %v, want it to say %q", test.opt, err, test.want)

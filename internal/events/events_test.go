@@ -460,4 +460,9 @@ func TestWindowOfAnEmptiedPartition(t *testing.T) {
 	if err != nil || !slices.Equal(refs(page.Records), []string{"a 20.0"}) || page.Skipped != 15 {
 		t.Errorf("after the next event: %+v, %v", page, err)
 	}
+	// Who begins has skipped nothing.
+	page, err = w.Read(ctx, events.Query{Limit: 10})
+	if err != nil || !slices.Equal(refs(page.Records), []string{"a 20.0"}) || page.Skipped != 0 {
+		t.Errorf("without a cursor: %+v, %v", page, err)
+	}
 }

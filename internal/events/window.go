@@ -157,18 +157,18 @@ func (r *pageReader) own() (list []int32) {
 	return list
 }
 
-// ends returns the ends of partitions.
-func (r *pageReader) ends(ctx context.Context, partitions []int32) ([]int64, error) {
-	ends := make([]int64, len(partitions))
+// bounds returns the begins and the ends of partitions.
+func (r *pageReader) bounds(ctx context.Context, partitions []int32) (begins, ends []int64, err error) {
+	begins, ends = make([]int64, len(partitions)), make([]int64, len(partitions))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(boundsAtOnce)
 	for i, p := range partitions {
 		g.Go(func() (err error) {
-			_, ends[i], err = r.log.Bounds(gctx, p)
+			begins[i], ends[i], err = r.log.Bounds(gctx, p)
 			return err
 		})
 	}
-	return ends, g.Wait()
+	return begins, ends, g.Wait()
 }
 
 // toEnd puts the cursor at the end of the topic.
@@ -202,9 +202,14 @@ func (r *pageReader) toEnd(ctx context.Context) error {
 // partitions reads all partitions up to their present ends.
 func (r *pageReader) partitions(ctx context.Context) error {
 	partitions := r.own()
-	ends, err := r.ends(ctx, partitions)
+	begins, ends, err := r.bounds(ctx, partitions)
 	if err != nil {
 		return err
+	}
+	for i, p := range partitions {
+		if _, known := r.at.At[p]; !known {
+			r.at.At[p] = Position{Offset: begins[i]} // nothing is skipped
+		}
 	}
 	for i, p := range partitions {
 		if r.at.At[p].Offset > ends[i] {

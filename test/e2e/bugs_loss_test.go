@@ -370,3 +370,20 @@ func TestAncestorBug13_AcceptErrorsPass(t *testing.T) {
 	}
 	p.stop()
 }
+
+// TestNewDataFolderHasNewIDs loses the data folder of a server. Clients that have handled its messages drop every message
+// whose id they know, so the ids of the next server must be new.
+func TestNewDataFolderHasNewIDs(t *testing.T) {
+	n := start(t, nil)
+	last := uint64(0)
+	for range 4 {
+		last = n.push(t, "u", `{"n":1}`)
+	}
+	if err := n.stop(); err != nil {
+		t.Fatal(err)
+	}
+	next := start(t, nil) // with a folder of its own
+	if id := next.push(t, "u", `{"n":2}`); id <= last {
+		t.Errorf("the first id is %d, but the lost folder had ids up to %d", id, last)
+	}
+}

@@ -162,7 +162,7 @@ func TestWrongReports(t *testing.T) {
 		}
 	}
 	for _, query := range []string{
-		"after=nonsense", "after=AQEAAAUAAA", "after=AQkA", "after=AQ", "types=message.lost", "types=x,message.*", "limit=0",
+		"after=nonsense", "after=AQEAAICAgICAgIACAAA", "after=AQkA", "after=AQ", "types=message.lost", "types=x,message.*", "limit=0",
 		"wait=1h", "wait=soon", "wait=5", "wait=51s", "types=", "types=message.d*", "user=", "since=1",
 	} {
 		n.call(t, "GET", "/v1/events?"+query, "").want(t, 400, `"field":"`+strings.Split(query, "=")[0]+`"`)

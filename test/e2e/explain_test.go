@@ -92,7 +92,7 @@ func TestExplain(t *testing.T) {
 	for _, wrong := range []struct{ user, id, says string }{
 		{"bob", id, "there is no message"}, {"alice", "18446744073709551615", "ends before it"},
 		{"alice", "7", "ids begin"}, {"alice", "x", "must be the id"},
-		{"alice", fmt.Sprint(uint64(1)<<48 + 1<<40), "ends before it"},
+		{"alice", fmt.Sprint(uint64(1)<<48 + 1<<47), "ends before it"},
 	} {
 		a, err := n.try("GET", "/v1/users/"+wrong.user+"/messages/"+wrong.id+"/explain", nil, shopKey)
 		var problem struct{ Error struct{ Message string } }
