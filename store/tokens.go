@@ -22,6 +22,9 @@ const (
 	// unknown one.
 	tokenMemory = 24 * time.Hour
 
+	// dueAtOnce is when a key is due that comes before all others, Unix milliseconds.
+	dueAtOnce = 0
+
 	tokenFormat  = 2
 	tokenRevoked = 1 // flag
 	tokenHeader  = 1 + 1 + 12 + 8 + 8 + 8
@@ -37,7 +40,7 @@ const (
 const (
 	tokenAt   = 'h' // with the hash: the token
 	tokenUser = 'u' // with the user, a 0 byte (no name has one) and the hash: nothing; for each valid token
-	tokenKey  = 'k' // with hash and id: when that key is due to be forgotten (Unix milliseconds, int64 BE)
+	tokenKey  = 'k' // with hash and id: when that key is due (Unix milliseconds, int64 BE)
 	tokenDue  = 'x' // with that time, hash and id: nothing; so these keys are in the order of time
 	tokenNext = 'p' // the position
 )
@@ -76,6 +79,11 @@ func (t *Token) Good(now time.Time) bool {
 
 // Tokens are the opaque tokens of clients, by their hashes. The newest entry of any key with a
 // hash decides about that hash. A change survives a power loss once its call has returned.
+//
+// An append that is tried again may leave a copy in the topic, which may come after later
+// changes. So a valid entry changes nothing if its token was revoked, or if it was created
+// before the stored token of its hash. Compaction keeps it all the same, as the newest of its
+// key, so the topic needs a further change. Due returns it.
 //
 // The keys are never used again once their token is invalid, so forgetting a key cannot undo
 // anything. One order must hold. A key may have a newest entry that says it is valid although a
@@ -222,6 +230,9 @@ func (s *Tokens) apply(txn *badger.Txn, e *TokenEntry, now time.Time) error {
 	if old != nil && old.Offset >= e.Offset {
 		return nil
 	}
+	if old != nil && old.outdates(e) {
+		return s.setDue(txn, e.Key, dueAtOnce)
+	}
 	if e.Change == nil {
 		if old != nil && old.Key == e.Key {
 			err = errors.Join(txn.Delete(s.key(tokenAt, e.Key.Hash[:])), txn.Delete(s.userKey(old.User, e.Key.Hash)))
@@ -234,7 +245,7 @@ func (s *Tokens) apply(txn *badger.Txn, e *TokenEntry, now time.Time) error {
 		}
 		if old.Key != e.Key && !old.Revoked {
 			// Nothing under its own key says that it is invalid, so it is due first.
-			if err := s.setDue(txn, old.Key, 0); err != nil {
+			if err := s.setDue(txn, old.Key, dueAtOnce); err != nil {
 				return err
 			}
 		}
@@ -261,7 +272,18 @@ func (s *Tokens) apply(txn *badger.Txn, e *TokenEntry, now time.Time) error {
 	return errors.Join(txn.SetEntry(index), s.setDue(txn, e.Key, due))
 }
 
-// setDue stores when a key is due to be forgotten; below 0: never.
+// outdates reports whether a later entry is a copy of one that was true before the token.
+func (t *Token) outdates(e *TokenEntry) bool {
+	if e.Change == nil || e.Change.GetRevoked() {
+		return false
+	}
+	if e.Key == t.Key {
+		return t.Revoked
+	}
+	return e.Change.GetCreatedMs() < t.CreatedMS
+}
+
+// setDue stores when a key is due; below 0: never.
 func (s *Tokens) setDue(txn *badger.Txn, k TokenKey, ms int64) error {
 	key := s.key(tokenKey, k.Hash[:], k.ID[:])
 	before, ok, err := getInt(txn, key)
@@ -339,26 +361,38 @@ func (s *Tokens) OfUser(ctx context.Context, user string) (tokens []Token, err e
 	return tokens, wrapToken(fmt.Sprintf("list the tokens of user %q", user), err)
 }
 
-// Due returns at most limit keys that are due to be forgotten, in the order in which they must be.
-func (s *Tokens) Due(now time.Time, limit int) (keys []TokenKey, err error) {
+// Due returns at most limit tokens that are due, in the order in which they must be dealt with. One
+// that is Revoked is to be revoked again. Of the others only the key is set: it is to be forgotten.
+func (s *Tokens) Due(now time.Time, limit int) (tokens []Token, err error) {
 	err = s.db.view(func(txn *badger.Txn) error {
 		prefix := s.key(tokenDue)
 		for item := range items(txn, keysOnly(prefix), nil) {
-			if len(keys) >= limit {
+			if len(tokens) >= limit {
 				return nil
 			}
 			key := item.Key()[len(prefix):]
 			if len(key) != 8+len(TokenHash{})+len(TokenID{}) {
 				return fmt.Errorf("%w: %x is no key of what is due", ErrCorrupt, key)
 			}
-			if int64(binary.BigEndian.Uint64(key)) > now.UnixMilli() {
+			ms := int64(binary.BigEndian.Uint64(key))
+			if ms > now.UnixMilli() {
 				return nil
 			}
-			keys = append(keys, TokenKey{TokenHash(key[8:40]), TokenID(key[40:])})
+			due := Token{Key: TokenKey{TokenHash(key[8:40]), TokenID(key[40:])}}
+			if ms == dueAtOnce {
+				t, err := s.at(txn, due.Key.Hash)
+				if err != nil {
+					return err
+				}
+				if t != nil && t.Key == due.Key && t.Revoked {
+					due = *t
+				}
+			}
+			tokens = append(tokens, due)
 		}
 		return nil
 	})
-	return keys, wrapToken("list the tokens that are due", err)
+	return tokens, wrapToken("list the tokens that are due", err)
 }
 
 // wrapToken adds what was attempted to an error that has no code of its own.

@@ -88,6 +88,12 @@ func (f *follower) put(ctx context.Context, made store.TokenEntry, more func(off
 	if err := f.append(ctx, first, 1); err != nil {
 		return err
 	}
+	switch stored, err := f.view.Token(ctx, made.Key.Hash); {
+	case err != nil:
+		return err
+	case stored != nil && stored.Offset < first[0].Offset:
+		return envelope.Errorf(envelope.CodeUnavailable, "another logic, whose clock is ahead, has just made the token too; try again")
+	}
 	entries, err := more(first[0].Offset)
 	if err != nil {
 		return err

@@ -1,11 +1,13 @@
 package tokenlog_test
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
 	"time"
 
+	"imgo/envelope"
 	"imgo/store"
 )
 
@@ -119,4 +121,103 @@ func TestHousekeeping(t *testing.T) {
 			t.Errorf("%x was removed too", key)
 		}
 	}
+}
+
+// A copy of a token's entry comes late, from an append that was tried again. It changes nothing, also for
+// a node that reads the compacted topic.
+func TestLateCopy(t *testing.T) {
+	made := int64(0)
+	put := func(t *testing.T, n *node, user string) {
+		t.Helper()
+		made++
+		if err := n.Put(t.Context(), hashOf("t"), envelope.Token{User: user, CreatedMS: made}, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	end := func(t *testing.T, n *node) {
+		t.Helper()
+		if err := revoke(t.Context(), n.Tokens, "t"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, c := range map[string]struct {
+		then func(t *testing.T, n *node) // between the entry and its copy
+		want string
+	}{
+		"of a valid token":                       {func(*testing.T, *node) {}, "ann"},
+		"of a revoked token":                     {end, revoked},
+		"of a token that was replaced":           {func(t *testing.T, n *node) { put(t, n, "bob") }, "bob"},
+		"of a revoked token that was made again": {func(t *testing.T, n *node) { end(t, n); put(t, n, "bob") }, "bob"},
+		"of a token whose successor was revoked": {func(t *testing.T, n *node) { put(t, n, "bob"); end(t, n) }, revoked},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newTopic()
+			dbs := []*store.DB{openDB(t, store.Options{InMemory: true}), openDB(t, store.Options{InMemory: true})}
+			a, b := start(t, fast(), p, dbs[0]), start(t, fast(), p, dbs[1])
+			a.ready(t)
+			b.ready(t)
+			put(t, a, "ann")
+			copied := p.newestOf("t")
+			c.then(t, a)
+			p.change(func() { p.records = append(p.records, copied) })
+			for _, n := range []*node{a, b} {
+				n.put(t, "other", "carl", 0, false) // it has read the copy
+				n.is(t, "t", c.want)
+			}
+			a.stop()
+			b.stop()
+
+			// Both nodes know after a restart what the topic needs, and see to it at the same time.
+			p.compact(true)
+			quick := fast()
+			quick.Housekeep = 5 * time.Millisecond
+			a = start(t, quick, p, dbs[0])
+			start(t, quick, p, dbs[1])
+			until(t, "the topic says the same", func() bool {
+				p.compact(true)
+				fresh := start(t, fast(), p, nil)
+				fresh.ready(t)
+				defer fresh.stop()
+				return fresh.says("t") == c.want
+			})
+			a.is(t, "t", c.want)
+			put(t, a, "dan") // it may be made again
+			a.is(t, "t", "dan")
+		})
+	}
+}
+
+// A logic whose clock is behind replaces a token that it knows. It says so if it did not replace one that it did
+// not know.
+func TestTokenOfAFasterClock(t *testing.T) {
+	p := newTopic()
+	a := start(t, fast(), p, nil)
+	a.ready(t)
+	put := func(user string, createdMS int64) error {
+		return a.Put(t.Context(), hashOf("t"), envelope.Token{User: user, CreatedMS: createdMS}, false)
+	}
+	if err := errors.Join(put("ann", 2000), put("bob", 1000)); err != nil {
+		t.Fatal(err)
+	}
+	a.is(t, "t", "bob")
+	p.change(func() { p.paused = true })
+	b := newTopic()
+	other := start(t, fast(), b, nil)
+	other.ready(t)
+	if err := other.Put(t.Context(), hashOf("t"), envelope.Token{User: "carl", CreatedMS: 3000}, false); err != nil {
+		t.Fatal(err)
+	}
+	result := make(chan error, 1)
+	p.change(func() { p.records = append(p.records, b.newestOf("t")) })
+	go func() { result <- put("dan", 1000) }()
+	until(t, "it is appended", func() bool { return len(p.keys("t")) == 4 })
+	p.change(func() { p.paused = false })
+	if err := <-result; !errors.Is(err, envelope.ErrUnavailable) {
+		t.Errorf("%v, want unavailable", err)
+	}
+	a.is(t, "t", "carl")
+	if err := put("dan", 1000); err != nil {
+		t.Fatal(err)
+	}
+	a.is(t, "t", "dan")
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -178,6 +179,19 @@ func (p *topic) keys(token string) (keys []string) {
 		}
 	}
 	return keys
+}
+
+// newestOf returns the newest entry of a token.
+func (p *topic) newestOf(token string) record {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	hash := hashOf(token)
+	for _, r := range slices.Backward(p.records) {
+		if len(r.key) == 44 && [32]byte(r.key[:32]) == hash {
+			return r
+		}
+	}
+	return record{}
 }
 
 // began returns the offsets from which each Follow began.

@@ -41,7 +41,8 @@ type Config struct {
 	// Check is how often the topic is asked for its end, for the metric and to
 	// see whether it was recreated.
 	Check time.Duration `default:"1s"`
-	// Housekeep is about how often tokens are removed that have been dead for a day.
+	// Housekeep is about how often tokens are removed that have been dead for a day, and
+	// those are revoked again of which a late copy came.
 	Housekeep time.Duration `default:"1h"`
 	// MinBackoff and MaxBackoff bound the wait before the topic is followed
 	// again after it failed.
@@ -145,8 +146,10 @@ func (t *Tokens) Lookup(ctx context.Context, hash [32]byte) (envelope.Token, err
 //
 // The error is envelope.ErrInvalid for a bad user name and envelope.ErrTooMany
 // past store.MaxTokensPerUser. It is envelope.ErrDiskFull on a node that runs alone
-// while less than the reserve of the disk is free. After an error of the topic the
-// token may become good later, so the caller must give it to nobody.
+// while less than the reserve of the disk is free. It is envelope.ErrUnavailable if
+// another logic, whose clock is ahead, has made the token at the same time. After an
+// error of the topic the token may become good later, so the caller must give it to
+// nobody.
 func (t *Tokens) Put(ctx context.Context, hash [32]byte, made envelope.Token, single bool) error {
 	user := made.User
 	if err := envelope.CheckName("user", user); err != nil {
@@ -164,6 +167,13 @@ func (t *Tokens) Put(ctx context.Context, hash [32]byte, made envelope.Token, si
 		if len(others) >= store.MaxTokensPerUser {
 			return envelope.Errorf(envelope.CodeTooMany, "user %q has %d tokens, the most that are allowed; revoke some", user, len(others))
 		}
+	}
+	stored, err := t.tokens.Token(ctx, hash)
+	if err != nil {
+		return err
+	}
+	if stored != nil { // its maker's clock may be ahead
+		made.CreatedMS = max(made.CreatedMS, stored.CreatedMS)
 	}
 	key := store.TokenKey{Hash: hash, ID: store.TokenID(envelope.NewRecordID())}
 	return t.changes.put(ctx, entryOf(key, &made, false), func(offset int64) ([]store.TokenEntry, error) {
@@ -276,11 +286,12 @@ func entryOf(key store.TokenKey, token *envelope.Token, revoked bool) store.Toke
 	}}
 }
 
-// maxDue is how many dead tokens are removed at a time.
+// maxDue is how many tokens removeDue deals with at a time.
 const maxDue = 500
 
-// housekeep removes what has been dead for a day. Every node does so, at random
-// times. What one node has removed the others find gone.
+// housekeep removes what has been dead for a day, and revokes again what a late copy
+// of an entry would make valid for a node that reads the whole topic. Every node does
+// so, at random times. What one node has done the others find done.
 func (t *Tokens) housekeep(ctx context.Context) {
 	for wait.Sleep(ctx, rand.N(2*t.cfg.Housekeep)) == nil {
 		if t.Ready() != nil {
@@ -295,21 +306,24 @@ func (t *Tokens) housekeep(ctx context.Context) {
 	}
 }
 
-// removeDue removes keys one after the other: Due gives them in the order in which
-// they must be removed. It returns how many it has removed.
+// removeDue removes keys, or revokes their tokens again, one after the other: Due gives
+// them in the order in which that must be done. It returns how many there were.
 func (t *Tokens) removeDue(ctx context.Context) (int, error) {
 	t.changes.Lock()
 	defer t.changes.Unlock()
-	keys, err := t.tokens.Due(time.Now(), maxDue)
-	if err != nil || len(keys) == 0 {
+	due, err := t.tokens.Due(time.Now(), maxDue)
+	if err != nil || len(due) == 0 {
 		return 0, err
 	}
-	entries := make([]store.TokenEntry, len(keys))
-	for i, key := range keys {
-		entries[i].Key = key
+	entries := make([]store.TokenEntry, len(due))
+	for i := range due {
+		entries[i].Key = due[i].Key
+		if due[i].Revoked {
+			entries[i] = entryOf(due[i].Key, &due[i].Token, true)
+		}
 	}
 	if err := t.changes.append(ctx, entries, 1); err != nil {
 		return 0, err
 	}
-	return len(keys), nil
+	return len(due), nil
 }

@@ -248,7 +248,7 @@ func TestRevokeWhileBehind(t *testing.T) {
 	// Another node makes the token again, and neither node has read that yet.
 	hash := hashOf("again")
 	key := slices.Concat(hash[:], []byte("twelve bytes"))
-	value, err := (&envelope.TokenChange{User: "bob"}).MarshalVT()
+	value, err := (&envelope.TokenChange{User: "bob", CreatedMs: time.Now().UnixMilli()}).MarshalVT()
 	if err != nil {
 		t.Fatal(err)
 	}
