@@ -65,7 +65,8 @@ type Config struct {
 	// DedupeWarm is how many records before the stored position are read at
 	// start to know their ids again. 0 for a log that never doubles a record.
 	DedupeWarm int
-	// Retention is how long the kept log keeps a record. 0 means for ever. Devices
+	// Retention is how long the kept log keeps a record. 0 means for ever, or that the
+	// log lives on the disk of the mailboxes and has no other writer. Devices
 	// are put into the log again at about half of it, so that a rebuild knows
 	// those that were not seen for longer.
 	Retention time.Duration

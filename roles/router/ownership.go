@@ -138,6 +138,7 @@ func (o *ownership) run(ctx context.Context, g *errgroup.Group) error {
 		timer.Reset(next)
 		select {
 		case <-changed:
+		case <-o.ended:
 		case <-timer.C:
 		case <-ctx.Done():
 		}
@@ -155,10 +156,15 @@ func (o *ownership) adjust(ctx context.Context, g *errgroup.Group, owned []int32
 	for i, p := range table {
 		index := int32(i)
 		switch own := slices.Contains(owned, index); {
-		case own && p == nil:
+		case own && (p == nil || isClosed(p.left)):
+			if p != nil { // see partition.run
+				o.busy[index] = p.done
+				p.stop()
+			}
 			o.gains[i]++
 			p := newPartition(o.resources, index, o.gains[i], o.busy[index])
 			delete(o.leftover, index)
+			delete(o.lost, index)
 			pctx, stop := context.WithCancel(ctx)
 			p.stop = stop
 			table[i] = p

@@ -3,6 +3,7 @@ package router
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -235,7 +236,8 @@ func (p *partition) help() bool {
 }
 
 // run is the partition's whole life: it follows the log until ctx is done,
-// writes what it has and is gone.
+// writes what it has and is gone. If retention overtakes it, it ends before that.
+// Ownership replaces it then by one that begins anew.
 func (p *partition) run(ctx context.Context) error {
 	defer close(p.done)
 	if p.predecessor != nil {
@@ -252,10 +254,15 @@ func (p *partition) run(ctx context.Context) error {
 	}
 	f := follower{partition: p}
 	err := f.run(ctx)
+	overtaken := errors.Is(err, errOvertaken)
 	if err == nil {
 		<-ctx.Done()
 	}
 	p.leave()
+	if overtaken {
+		err = nil
+		p.ended.Set()
+	}
 	if ferr := p.writes.flush(true); ferr != nil {
 		p.log.Error().Err(ferr).Msg("the last changes were not written: they are read from the log again")
 	}

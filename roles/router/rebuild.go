@@ -37,7 +37,7 @@ func retryPauses() wait.Backoff { return wait.Backoff{Min: 10 * time.Millisecond
 // rebuild is what a partition knows while it is read back from the log. The
 // partition's mu guards it.
 type rebuild struct {
-	// blank is set if the store had nothing of the partition when it was gained. Only
+	// blank is set if the store had nothing of the partition when it began. Only
 	// the users in stored may be there.
 	blank  bool
 	stored map[string]struct{}
@@ -95,8 +95,11 @@ func (b *rebuild) restoreDevices(a *account) {
 // follower follows the log for a partition, on one goroutine.
 type follower struct{ *partition }
 
+// errOvertaken says that retention removed records that the partition has not applied.
+var errOvertaken = errors.New("records left the log before they were applied")
+
 // run finds where to go on and follows the log until ctx is done or the log is
-// closed. It returns an error that trying again does not fix.
+// closed. It returns errOvertaken, or an error that trying again does not fix.
 func (f follower) run(ctx context.Context) error {
 	release, err := f.readSlot(ctx)
 	if err != nil {
@@ -137,10 +140,8 @@ func (f follower) run(ctx context.Context) error {
 			continue
 		case ctx.Err() != nil, errors.Is(err, envelope.ErrClosed):
 			return nil
-		case errors.Is(err, envelope.ErrOutOfRange):
-			if f.skipGap(ctx, next) {
-				continue
-			}
+		case errors.Is(err, envelope.ErrOutOfRange) && f.overtaken(ctx, next):
+			return errOvertaken
 		}
 		pause(err)
 	}
@@ -198,15 +199,9 @@ func (f follower) start(ctx context.Context) error {
 	if err != nil {
 		return logError{fmt.Errorf("find the bounds of partition %d: %w", f.index, err)}
 	}
-	id, ok, err := f.storedPosition(ctx)
+	id, ok, err := f.storedPosition(ctx, begin)
 	if err != nil {
 		return err
-	}
-	blank := false
-	if !ok {
-		if blank, err = f.store.Empty(f.index); err != nil {
-			return err
-		}
 	}
 	next, again, skipped := begin, !ok, int64(0)
 	if ok {
@@ -241,8 +236,8 @@ func (f follower) start(ctx context.Context) error {
 	defer f.mu.Unlock()
 	f.position.first, f.position.target, f.position.next = next, end, next
 	f.writes.seenNext, f.writes.storedNext = next, next
-	f.rebuild = rebuild{blank: blank, devices: devices}
-	if blank {
+	f.rebuild = rebuild{blank: !ok, devices: devices}
+	if !ok {
 		f.rebuild.stored = make(map[string]struct{})
 	}
 	f.begun, f.err = true, nil
@@ -250,21 +245,33 @@ func (f follower) start(ctx context.Context) error {
 }
 
 // storedPosition returns the id of the last record that the stored mailboxes have; ok is
-// false if the partition is to be read from the beginning of the log. Mailboxes that a router
-// derived that could not read all records in use are deleted: it has skipped such records.
-func (f follower) storedPosition(ctx context.Context) (id uint64, ok bool, err error) {
+// false if there are none, and the partition is to be read from the beginning of the log.
+//
+// It deletes mailboxes that must not be resumed: those of a router that could not read all records in
+// use, since it has skipped such records, and those that lack records which the log does not have any more.
+// They would bring back what such a record took away: an erased user, a membership or a device. The log
+// knows what is missing then: every owner repeats what it is about to forget (see repeatDevices).
+func (f follower) storedPosition(ctx context.Context, begin int64) (id uint64, ok bool, err error) {
 	id, version, ok, err := f.store.Position(f.index)
-	if err != nil || !ok || version >= f.records {
-		return id, ok, err
-	}
-	begin := time.Now()
-	if err := f.store.DropPartition(ctx, f.index); err != nil {
+	if err != nil {
 		return 0, false, err
 	}
-	f.metrics.rederived.Inc()
-	f.log.Warn().Int32("partition", f.index).Uint32("derived_by", version).Uint32("in_use", f.records).Dur("took", time.Since(begin)).
-		Msg("the stored mailboxes are of an older version of imgo, which skips records that are in use now: they are read from the log again")
-	return 0, false, nil
+	_, offset := envelope.SplitID(id)
+	switch {
+	case !ok: // an interrupted deletion may have left something
+		return 0, false, f.store.DropPartition(ctx, f.index)
+	case version < f.records:
+		f.metrics.rederived.Inc()
+		f.log.Warn().Int32("partition", f.index).Uint32("derived_by", version).Uint32("in_use", f.records).
+			Msg("the stored mailboxes are of an older version of imgo, which skips records that are in use now: they are read from the log again")
+	case offset+1 < begin && f.cfg.Retention > 0:
+		f.skipped(offset+1, begin)
+		f.log.Warn().Int32("partition", f.index).
+			Msg("the stored mailboxes are from before the log's beginning: they are read from the log again")
+	default:
+		return id, true, nil
+	}
+	return 0, false, f.store.DropPartition(ctx, f.index)
 }
 
 // clockTimeout bounds the reading of a record for its time only.
@@ -316,18 +323,10 @@ func (f follower) read(ctx context.Context, from int64) ([]envelope.Entry, error
 	return entries, err
 }
 
-// skipGap goes on from the log's beginning when retention overtook the
-// follower. It reports whether that is so.
-func (f follower) skipGap(ctx context.Context, next int64) bool {
+// overtaken reports whether the log begins after a record that was not applied.
+func (f follower) overtaken(ctx context.Context, next int64) bool {
 	begin, _, err := f.kept.Bounds(ctx, f.index)
-	if err != nil || begin <= next {
-		return false
-	}
-	f.skipped(next, begin)
-	f.mu.Lock()
-	f.position.next = begin
-	f.mu.Unlock()
-	return true
+	return err == nil && begin > next
 }
 
 // skipped notes that records left the log before they were applied, because the

@@ -121,8 +121,8 @@ type resources struct {
 	eventsLog EventsLog
 	// readSlots bounds the partitions that are read back side by side.
 	readSlots chan struct{}
-	// flushNow asks for a flush before the interval is over.
-	flushNow wait.Signal
+	// flushNow asks for a flush before the interval is over. ended says that a partition has ended that was not lost.
+	flushNow, ended wait.Signal
 	// unflushed is about how many bytes wait to be written, or are being written, of
 	// all partitions.
 	unflushed atomic.Int64
@@ -178,7 +178,7 @@ func New(cfg Config, d Deps) (*Router, error) {
 		cfg: cfg, kept: d.Kept, live: d.Live, store: d.Store,
 		log: d.Log.With().Str("role", "router").Logger(), metrics: newMetrics(d.Metrics), now: d.Now, notice: d.Notices,
 		records: d.Records, gate: d.Gate, eventsLog: d.Topic,
-		readSlots: make(chan struct{}, max(2, runtime.GOMAXPROCS(0))), flushNow: wait.NewSignal(),
+		readSlots: make(chan struct{}, max(2, runtime.GOMAXPROCS(0))), flushNow: wait.NewSignal(), ended: wait.NewSignal(),
 	}
 	if res.now == nil {
 		res.now = time.Now
