@@ -68,8 +68,9 @@ func (p *process) routerConfig() router.Config {
 	c.EventsSource, c.Presence = p.eventsSource(), p.cfg.Presence
 	c.Faults = p.opts.Faults.Router
 	if p.cfg.Clustered() {
-		// The log lives longer than this router's disk, and its producers repeat appends.
-		c.Retention, c.DedupeWarm = p.cfg.Kept.Retention, dedupeWarm
+		// The log lives longer than this router's disk, and its producers repeat appends. The last try begins within
+		// write_timeout. The network may hold an earlier one back for as long again.
+		c.Retention, c.Repeats = p.cfg.Kept.Retention, 2*p.cfg.Kafka.WriteTimeout
 	}
 	return c
 }
@@ -81,11 +82,6 @@ func (p *process) eventsSource() string {
 	}
 	return "imgo/" + p.cfg.Kafka.Prefix
 }
-
-// dedupeWarm is the number of records before its stored position that a cluster's router reads at the
-// start, to learn their ids. A producer repeats an append within kafka.write_timeout. The number
-// covers the records of that time.
-const dedupeWarm = 1 << 14
 
 // logicConfig returns the settings of the logic.
 func (p *process) logicConfig() logic.Config {

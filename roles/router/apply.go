@@ -214,7 +214,7 @@ func (ap *applier) changeLocked(offset int64, rec *envelope.Record, now time.Tim
 	p := ap.p
 	kind := func(kind string) { p.metrics.applied.WithLabelValues(kind).Inc() }
 	id := envelope.ID(p.position.generation, offset)
-	if !p.cfg.Faults.NoRecordID && ap.ids.repeated(rec.Id, offset) {
+	if !p.cfg.Faults.NoRecordID && ap.ids.repeated(rec.Id, offset, rec.TimeMs) {
 		kind("void")
 		return nil
 	}

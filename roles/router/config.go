@@ -62,9 +62,10 @@ type Config struct {
 	// IdleMailboxes bounds the mailboxes of each partition that stay in
 	// memory though their users have no session.
 	IdleMailboxes int `default:"4096"`
-	// DedupeWarm is how many records before the stored position are read at
-	// start to know their ids again. 0 for a log that never doubles a record.
-	DedupeWarm int
+	// Repeats is for how long after a record a copy of it may come, since its append was tried again. The
+	// records of that time before the stored position are read at the start, to know their ids again. 0 for a log
+	// that never doubles a record.
+	Repeats time.Duration
 	// Retention is how long the kept log keeps a record. 0 means for ever, or that the
 	// log lives on the disk of the mailboxes and has no other writer. Devices
 	// are put into the log again at about half of it, so that a rebuild knows

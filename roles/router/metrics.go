@@ -20,6 +20,7 @@ type metrics struct {
 	eventErrors     prometheus.Counter
 	void            prometheus.Counter
 	skipped         prometheus.Counter
+	forgottenIDs    prometheus.Counter
 	setAside        prometheus.Counter
 	expiredSessions prometheus.Counter
 	nudges          prometheus.Counter
@@ -47,11 +48,13 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		dropped: counter("dropped_messages_total", "Messages that a bound on mailboxes or on devices cost."),
 		rederived: counter("rederived_partitions_total",
 			"Partitions that were read from the log again, because a router of an older version had derived the stored mailboxes."),
-		emitted:         counter("emitted_events_total", "Events that were appended to the events topic."),
-		eventErrors:     counter("event_errors_total", "Appends to the events topic that failed. They are repeated unless one is too large."),
-		evicted:         counter("evicted_devices_total", "Devices that were forgotten to make room for another one of their user."),
-		void:            counter("void_pushes_total", "Pushes to a user that an idempotency key made void."),
-		skipped:         counter("skipped_records_total", "Records that left the log before they were applied."),
+		emitted:     counter("emitted_events_total", "Events that were appended to the events topic."),
+		eventErrors: counter("event_errors_total", "Appends to the events topic that failed. They are repeated unless one is too large."),
+		evicted:     counter("evicted_devices_total", "Devices that were forgotten to make room for another one of their user."),
+		void:        counter("void_pushes_total", "Pushes to a user that an idempotency key made void."),
+		skipped:     counter("skipped_records_total", "Records that left the log before they were applied."),
+		forgottenIDs: counter("forgotten_record_ids_total",
+			"Ids of records that were forgotten, for lack of room, while a producer might still repeat the record. A copy counts twice then."),
 		setAside:        counter("set_aside_records_total", "Records of the kept log, or parts of one, that cannot be applied."),
 		expiredSessions: counter("buried_sessions_total", "Sessions that left the table because their comet was silent."),
 		nudges:          counter("nudges_total", "Sessions told by the owner's watch of a message still pending."),

@@ -42,7 +42,7 @@ func (g *ring) set(owned ...int32) {
 // is nil.
 func newOwner(t *testing.T, kept *memLog, g *ring, change func(*router.Config)) *world {
 	return newWorldOf(t, kept, g, func(c *router.Config) {
-		c.LoseAfter, c.DedupeWarm = 0, 1000
+		c.LoseAfter, c.Repeats = 0, time.Minute
 		if change != nil {
 			change(c)
 		}

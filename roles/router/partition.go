@@ -76,6 +76,7 @@ func newPartition(res *resources, index int32, gain uint64, predecessor <-chan s
 		coming:   make(map[accountDevice]int),
 	}
 	p.applier.p = p
+	p.applier.ids.repeats, p.applier.ids.forgotten = res.cfg.Repeats, res.metrics.forgottenIDs
 	p.events = newEmitter(p, res.eventsLog)
 	p.presence = newPresenceRecorder(p)
 	p.dues.p, p.dues.expired = p, make(map[string][]string)

@@ -152,24 +152,52 @@ func TestClaims(t *testing.T) {
 	}
 }
 
+// Ids are remembered for as long as their records may be repeated, in bounded memory.
 func TestRecordIDs(t *testing.T) {
-	var r recordIDs
 	id := func(n int) []byte { return fmt.Appendf(nil, "%012d", n) }
-	for n := range 3 * recordIDsKept {
-		for range 2 { // a record that is applied again is not void
-			if r.repeated(id(n), int64(n)) {
-				t.Fatalf("record %d is taken for a repetition", n)
+	for name, c := range map[string]struct {
+		repeats    time.Duration
+		everyMS    int64 // between two records
+		remembered int   // records
+		held       int
+		forgotten  bool
+	}{
+		"never repeated":              {0, 0, recordIDsKept, 2 * recordIDsKept, false},
+		"few come while it may be":    {time.Second, 10, recordIDsKept, 2 * recordIDsKept, false},
+		"many come while it may be":   {3 * recordIDsKept * time.Millisecond, 1, 3 * recordIDsKept, 6*recordIDsKept + 2, false},
+		"too many":                    {time.Hour, 0, recordIDsMost, 2 * recordIDsMost, true},
+		"the log's clock is put back": {time.Second, -1, recordIDsMost, 2 * recordIDsMost, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			reg := prometheus.NewRegistry()
+			forgotten := prometheus.NewCounter(prometheus.CounterOpts{Name: "forgotten"})
+			reg.MustRegister(forgotten)
+			r := recordIDs{repeats: c.repeats, forgotten: forgotten}
+			for n := range 3 * recordIDsMost {
+				at := 1_700_000_000_000 + int64(n)*c.everyMS
+				for range 2 { // a record that is applied again is not void
+					if r.repeated(id(n), int64(n), at) {
+						t.Fatalf("record %d is taken for a repetition", n)
+					}
+				}
+				if last := n - c.remembered + 1; last >= 0 && !r.repeated(id(last), int64(n+1), at) {
+					t.Fatalf("record %d was forgotten too early", last)
+				}
+				if held := len(r.newer) + len(r.older); held > c.held {
+					t.Fatalf("%d ids are held", held)
+				}
 			}
-		}
-		if last := n - recordIDsKept + 1; last >= 0 && !r.repeated(id(last), int64(n)) {
-			t.Fatalf("record %d was forgotten too early", last)
-		}
-	}
-	if held := len(r.newer) + len(r.older); held > 2*recordIDsKept {
-		t.Errorf("%d ids are held", held)
-	}
-	if r.repeated(nil, 1) || r.repeated(nil, 2) {
-		t.Error("a record without an id is a repetition")
+			families, err := reg.Gather()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := families[0].Metric[0].Counter.GetValue(); n > 0 != c.forgotten {
+				t.Errorf("%v ids were forgotten while their records might be repeated", n)
+			}
+			if r.repeated(nil, 1, 1) || r.repeated(nil, 2, 2) {
+				t.Error("a record without an id is a repetition")
+			}
+		})
 	}
 }
 

@@ -215,8 +215,12 @@ func (f follower) start(ctx context.Context) error {
 			return &pastEndError{f.index, next, end}
 		}
 	}
-	if from := max(begin, next-int64(f.cfg.DedupeWarm)); from < next {
-		if err := f.readRecordIDs(ctx, from, next); err != nil {
+	if f.cfg.Repeats > 0 && begin < next {
+		from, err := f.repeatedFrom(ctx, begin, next)
+		if err == nil {
+			err = f.readRecordIDs(ctx, from, next)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -287,6 +291,35 @@ func (f follower) readClock(ctx context.Context, last int64) {
 	}
 }
 
+// leastRepeated is how many records repeatedFrom goes back at first.
+const leastRepeated = 1 << 10
+
+// repeatedFrom returns an offset before which no record can be repeated at or after next. It goes back in
+// steps that double, at most as many records as have room in recordIDs.
+func (f follower) repeatedFrom(ctx context.Context, begin, next int64) (int64, error) {
+	newest, err := f.appendedMS(ctx, next-1)
+	for back := int64(leastRepeated); err == nil; back *= 2 {
+		from := max(begin, next-back)
+		if from == begin || back >= recordIDsMost {
+			return from, nil
+		}
+		var ms int64
+		if ms, err = f.appendedMS(ctx, from); err == nil && newest-ms >= f.cfg.Repeats.Milliseconds() {
+			return from, nil
+		}
+	}
+	return 0, err
+}
+
+// appendedMS returns when a record was appended, Unix milliseconds.
+func (f follower) appendedMS(ctx context.Context, offset int64) (int64, error) {
+	entries, err := f.read(ctx, offset)
+	if err != nil {
+		return 0, logError{fmt.Errorf("read the time of record %d of partition %d: %w", offset, f.index, err)}
+	}
+	return entries[0].TimeMS, nil
+}
+
 // readRecordIDs reads the ids of records that were applied before the start.
 func (f follower) readRecordIDs(ctx context.Context, from, to int64) error {
 	for from < to {
@@ -299,8 +332,8 @@ func (f follower) readRecordIDs(ctx context.Context, from, to int64) error {
 				return nil
 			}
 			var rec envelope.Record
-			if rec.UnmarshalVT(e.Value) == nil {
-				f.applier.ids.repeated(rec.Id, e.Offset)
+			if e.Record(&rec) == nil {
+				f.applier.ids.repeated(rec.Id, e.Offset, rec.TimeMs)
 			}
 			from = e.Offset + 1
 		}

@@ -1,18 +1,34 @@
 package router
 
-// recordIDsKept is how many record ids a partition remembers at least; it holds up to
-// twice as many.
-const recordIDsKept = 1 << 14
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+const (
+	// recordIDsKept is how many record ids a partition remembers at least. It holds up to
+	// twice as many while they are enough.
+	recordIDsKept = 1 << 14
+	// recordIDsMost bounds each of the two maps: about 2.5 MB.
+	recordIDsMost = 1 << 16
+)
 
 // recordIDs are the ids of the records that were applied lately, with their
-// offsets. They are for one goroutine at a time.
+// offsets: of those that may still be repeated, by the log's clock. They are for one
+// goroutine at a time.
 type recordIDs struct {
 	newer, older map[[12]byte]int64
+	// sinceMS is when the first record in newer was appended, Unix milliseconds.
+	sinceMS int64
+	// repeats is Config.Repeats. forgotten counts ids that recordIDsMost has cost.
+	repeats   time.Duration
+	forgotten prometheus.Counter
 }
 
-// repeated remembers a record's id. It reports whether another record of the
-// partition had it before.
-func (r *recordIDs) repeated(recordID []byte, offset int64) bool {
+// repeated remembers the id of a record that was appended at a time. It reports whether another
+// record of the partition had the id before.
+func (r *recordIDs) repeated(recordID []byte, offset, timeMS int64) bool {
 	if len(recordID) != 12 {
 		return false
 	}
@@ -24,12 +40,20 @@ func (r *recordIDs) repeated(recordID []byte, offset int64) bool {
 	if ok {
 		return first != offset
 	}
-	if r.newer == nil {
-		r.newer = make(map[[12]byte]int64)
-	}
-	if len(r.newer) >= recordIDsKept {
-		r.older, r.newer = r.newer, make(map[[12]byte]int64)
-	}
+	r.makeRoom(timeMS)
 	r.newer[id] = offset
 	return false
+}
+
+// makeRoom forgets the older ids if all of them are from so long ago that none is repeated, or if there are
+// too many.
+func (r *recordIDs) makeRoom(timeMS int64) {
+	n, over := len(r.newer), timeMS-r.sinceMS >= r.repeats.Milliseconds()
+	switch {
+	case n > 0 && n < recordIDsKept, n > 0 && n < recordIDsMost && !over:
+		return
+	case !over:
+		r.forgotten.Add(float64(len(r.older)))
+	}
+	r.older, r.newer, r.sinceMS = r.newer, make(map[[12]byte]int64), timeMS
 }

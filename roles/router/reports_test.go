@@ -356,7 +356,7 @@ func TestEventsAreThoseOfTheLog(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, 1))
 			w := reportWorld(t, func(c *router.Config) {
 				c.FlushInterval = time.Duration(rng.IntN(4)+1) * time.Millisecond
-				c.DedupeWarm, c.IdleMailboxes, c.FlushBytes = 1000, rng.IntN(3), 1<<(6+rng.IntN(10))
+				c.Repeats, c.IdleMailboxes, c.FlushBytes = time.Minute, rng.IntN(3), 1<<(6+rng.IntN(10))
 			})
 			users, devices := []string{"u1", "u2", "u3"}, []string{"phone", "laptop"}
 			for i, u := range users {

@@ -23,7 +23,7 @@ func TestResumedIsRebuilt(t *testing.T) {
 			w := newWorld(t, func(c *router.Config) {
 				c.FlushInterval = time.Duration(rng.IntN(4)+1) * time.Millisecond
 				c.MailboxLength = 20
-				c.DedupeWarm = 1000
+				c.Repeats = time.Minute
 				c.IdleMailboxes = rng.IntN(3)
 				c.FlushBytes = 1 << (6 + rng.IntN(10))
 			})

@@ -147,7 +147,7 @@ func TestResolveAsOfThePlaceInTheLog(t *testing.T) {
 }
 
 func TestRetriedRecordIsVoid(t *testing.T) {
-	w := newWorld(t, func(c *router.Config) { c.DedupeWarm = 100 })
+	w := newWorld(t, func(c *router.Config) { c.Repeats = time.Minute })
 	s := session("c", 1, "u", "d")
 	w.attach(s)
 	rec := &envelope.Record{Id: envelope.NewRecordID(), Push: &envelope.Push{
@@ -165,6 +165,45 @@ func TestRetriedRecordIsVoid(t *testing.T) {
 	w.applied("u", third)
 	if b := w.attach(s).Backlog; len(b.Messages) != 1 {
 		t.Fatalf("mailbox: %v", b)
+	}
+}
+
+// The copy of a push is void also if many records come before it, and after a restart. A router that starts
+// does not read again what is too old to be repeated.
+func TestRetriedRecordIsVoidAfterManyOthers(t *testing.T) {
+	const between, old = 40_000, 100_000
+	for _, restart := range []bool{false, true} {
+		t.Run(fmt.Sprintf("restart=%v", restart), func(t *testing.T) {
+			w := newWorld(t, func(c *router.Config) { c.Repeats = time.Minute })
+			w.kept.stamp = w.clock.now
+			w.kept.inChunks(500)
+			w.attach(session("c", 1, "u", "d"))
+			push := &envelope.Record{Id: envelope.NewRecordID(), Push: &envelope.Push{
+				Users: []string{"u"}, Op: 5, Body: []byte("x"), ExpiresMs: w.clock.now().Add(time.Hour).UnixMilli()}}
+			others := func(n int) {
+				var last uint64
+				for range n {
+					last = w.append("u", &envelope.Record{})
+				}
+				w.applied("u", last)
+			}
+			others(old)
+			w.clock.add(2 * time.Minute)
+			w.append("u", push)
+			others(between)
+			p := envelope.Partition("u", 2)
+			before := w.kept.read(p)
+			if restart {
+				w.restart()
+			}
+			w.applied("u", w.append("u", push))
+			if got := w.pendingIDs("u", "d"); len(got) != 1 {
+				t.Errorf("one push became the messages %v", got)
+			}
+			if n := w.kept.read(p) - before; n > 2*between {
+				t.Errorf("%d records were read", n)
+			}
+		})
 	}
 }
 

@@ -165,6 +165,13 @@ func (l *memLog) trim(p int32, begin int64) {
 	l.begins[p] = begin
 }
 
+// read returns how many records of a partition were read.
+func (l *memLog) read(p int32) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.reads[p]
+}
+
 // inChunks bounds how many records a read gives.
 func (l *memLog) inChunks(n int) {
 	l.mu.Lock()

@@ -130,7 +130,7 @@ func (w *world) derive() ([]string, error) {
 	stopTopic := w.spawn(topic.Run)
 	defer stopTopic()
 	cfg := router.DefaultConfig()
-	cfg.DedupeWarm = 1000
+	cfg.Repeats = time.Minute
 	r, err := router.New(cfg, router.Deps{
 		Kept: readOnlyLog{w.kept.Log}, Live: w.live, Topic: topic, Store: store.NewMailboxes(db), Log: zerolog.Nop(),
 	})

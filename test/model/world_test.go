@@ -116,7 +116,7 @@ func (w *world) routerUp(i int) {
 	cfg := router.DefaultConfig()
 	cfg.WatchInterval, cfg.WatchAfter, cfg.WatchMax = 10*time.Millisecond, 30*time.Millisecond, 100*time.Millisecond
 	cfg.CometTimeout, cfg.FlushInterval = 150*time.Millisecond, 5*time.Millisecond
-	cfg.BacklogMessages, cfg.DedupeWarm, cfg.Faults = 3, 1000, w.p.routerFaults
+	cfg.BacklogMessages, cfg.Repeats, cfg.Faults = 3, time.Minute, w.p.routerFaults
 	cfg.Presence = router.Presence{Events: w.p.presence, Grace: presenceGrace}
 	cfg.LoseAfter, cfg.CleanAfter = time.Duration(w.dice.n(2))*20*time.Millisecond, 200*time.Millisecond
 	r, err := router.New(cfg, router.Deps{
