@@ -18,9 +18,9 @@ const (
 	// MaxTokensPerUser bounds the tokens that one user has at a time.
 	MaxTokensPerUser = 1000
 
-	// tokenMemory is how long a token that was revoked or has expired is told apart from an
-	// unknown one.
-	tokenMemory = 24 * time.Hour
+	// TokenMemory is how long a token that was revoked or has expired is told apart from an
+	// unknown one. The topic has its last entry for as long.
+	TokenMemory = 24 * time.Hour
 
 	// dueAtOnce is when a key is due that comes before all others, Unix milliseconds.
 	dueAtOnce = 0
@@ -43,6 +43,7 @@ const (
 	tokenKey  = 'k' // with hash and id: when that key is due (Unix milliseconds, int64 BE)
 	tokenDue  = 'x' // with that time, hash and id: nothing; so these keys are in the order of time
 	tokenNext = 'p' // the position
+	tokenRead = 'c' // when the view was current (Unix milliseconds, int64 BE)
 )
 
 // TokenHash is the SHA-256 of a token. The token itself is never stored.
@@ -176,6 +177,24 @@ func (s *Tokens) Position() (next int64, ok bool, err error) {
 	return next, ok, wrapToken("read the position of the tokens", err)
 }
 
+// Age returns how long ago the view was current: it had all of the topic, or was about to read it from
+// its beginning. A view that is older than TokenMemory must be cleared. It may have a token that
+// was revoked since then, while the topic has forgotten the token and its revocation.
+func (s *Tokens) Age(now time.Time) (age time.Duration, err error) {
+	err = s.db.view(func(txn *badger.Txn) error {
+		ms, _, err := getInt(txn, s.key(tokenRead))
+		age = now.Sub(time.UnixMilli(ms))
+		return err
+	})
+	return age, wrapToken("read the age of the tokens", err)
+}
+
+// SetCurrent notes that the view was current at a time.
+func (s *Tokens) SetCurrent(at time.Time) error {
+	err := s.db.update(func(txn *badger.Txn) error { return txn.Set(s.key(tokenRead), storedInt(at.UnixMilli())) })
+	return wrapToken("note the age of the tokens", err)
+}
+
 func getInt(txn *badger.Txn, key []byte) (n int64, ok bool, err error) {
 	found, err := readKey(txn, key, func(raw []byte) error {
 		if len(raw) != 8 {
@@ -261,12 +280,12 @@ func (s *Tokens) apply(txn *badger.Txn, e *TokenEntry, now time.Time) error {
 		return err
 	}
 	if t.Revoked {
-		return s.setDue(txn, e.Key, now.Add(tokenMemory).UnixMilli())
+		return s.setDue(txn, e.Key, now.Add(TokenMemory).UnixMilli())
 	}
 	index := badger.NewEntry(s.userKey(t.User, e.Key.Hash), appendChecksummed(nil, nil))
 	due := int64(-1)
 	if t.ExpiresMS != 0 {
-		due = t.ExpiresMS + tokenMemory.Milliseconds()
+		due = t.ExpiresMS + TokenMemory.Milliseconds()
 		index.ExpiresAt = uint64((t.ExpiresMS + 999) / 1000) // seconds, rounded up
 	}
 	return errors.Join(txn.SetEntry(index), s.setDue(txn, e.Key, due))
@@ -311,14 +330,18 @@ func (s *Tokens) at(txn *badger.Txn, hash TokenHash) (t *Token, err error) {
 	return t, err
 }
 
-// Clear deletes everything, so that the topic can be read from its beginning.
+// Clear deletes everything, so that the topic can be read from its beginning. The view is current then.
 func (s *Tokens) Clear(ctx context.Context) error {
+	began := time.Now()
 	// The position goes first, so an interrupted Clear is recognised.
 	err := s.db.update(func(txn *badger.Txn) error { return txn.Delete(s.key(tokenNext)) })
 	for _, kind := range []byte{tokenAt, tokenUser, tokenKey, tokenDue} {
 		if err == nil {
 			err = s.db.dropPrefix(ctx, s.key(kind))
 		}
+	}
+	if err == nil {
+		err = s.SetCurrent(began)
 	}
 	return wrapToken("clear the view of the tokens topic", err)
 }

@@ -222,24 +222,36 @@ func (f *follower) follow(parent context.Context) error {
 	return fmt.Errorf("follow the tokens topic from %d: %w", next, err)
 }
 
-// begin returns the offset to follow from. It clears a view of another topic.
+// begin returns the offset to follow from. It clears a view of another topic, and one that is too old.
 func (f *follower) begin(ctx context.Context, restart func()) (int64, error) {
 	next, ok, err := f.view.Position()
 	if err != nil {
 		return 0, err
 	}
-	recreated := f.progress.wasRecreated()
-	if recreated {
+	age, err := f.view.Age(time.Now())
+	if err != nil {
+		return 0, err
+	}
+	recreated, old := f.progress.wasRecreated(), ok && age > store.TokenMemory
+	switch {
+	case old:
+		// What is known is better than nothing while the topic cannot be read.
+		if _, err := f.topicEnd(ctx); err != nil {
+			return 0, err
+		}
+		f.log.Warn().Int64("position", next).Dur("age", age).
+			Msg("the tokens topic has been out of reach for long and may have forgotten revocations: it is read from its beginning")
+	case recreated:
 		f.log.Warn().Int64("position", next).
 			Msg("the tokens topic is not the one that was followed: it is read from its beginning")
 	}
-	if recreated || !ok {
+	if recreated || old || !ok {
 		if err := f.view.Clear(ctx); err != nil {
 			return 0, err
 		}
 		next = 0
 	}
-	f.progress.begin(next, recreated, restart)
+	f.progress.begin(next, recreated || old, restart)
 	return next, nil
 }
 

@@ -221,3 +221,50 @@ func TestTokenOfAFasterClock(t *testing.T) {
 	}
 	a.is(t, "t", "dan")
 }
+
+// A node that was away for long reads the topic again: it may have forgotten the revocation of a token that the node
+// knows.
+func TestRevocationIsForgottenWhileAway(t *testing.T) {
+	for _, suspended := range []bool{false, true} {
+		t.Run(fmt.Sprintf("suspended=%v", suspended), func(t *testing.T) {
+			p := newTopic()
+			db := openDB(t, store.Options{InMemory: true})
+			a := start(t, fast(), p, db)
+			a.ready(t)
+			a.put(t, "t", "ann", 0, false)
+			a.put(t, "good", "ann", 0, false)
+			if suspended {
+				p.change(func() { p.paused = true })
+			} else {
+				a.stop()
+			}
+			if err := store.NewTokenView(db).SetCurrent(time.Now().Add(-day - time.Minute)); err != nil {
+				t.Fatal(err)
+			}
+			// Another node revokes the token, and removes it a day later.
+			for _, value := range [][]byte{{0}, nil} {
+				if _, err := p.Put(t.Context(), []byte(p.keys("t")[0]), value); err != nil {
+					t.Fatal(err)
+				}
+			}
+			p.compact(true)
+			if suspended {
+				p.change(func() { p.paused = false })
+			} else {
+				a = start(t, fast(), p, db)
+				a.ready(t)
+				a.is(t, "t", unknown)
+			}
+			a.becomes(t, "t", unknown)
+			a.ready(t)
+			a.becomes(t, "good", "ann")
+			a.stop()
+			began := len(p.began())
+			a = start(t, fast(), p, db)
+			a.ready(t)
+			if from := p.began()[began]; from == 0 {
+				t.Error("a node that was away for a moment reads the topic from its beginning")
+			}
+		})
+	}
+}

@@ -7,7 +7,8 @@
 // It guarantees that what Put, Revoke and RevokeUser report as done is in the
 // topic and true of this node, and that two nodes that have read the same
 // entries say the same of every token. A node resumes where it was. It reads
-// everything again when its disk was lost or the topic was recreated; until then
+// everything again when its disk was lost, the topic was recreated, or the node was
+// away for a day; until then
 // it is not Ready, and of an unknown token it says that it cannot tell. Neither the
 // topic nor the store grows with tokens that have been dead for a day.
 //

@@ -3,8 +3,10 @@ package tokenlog
 import (
 	"context"
 	"errors"
+	"time"
 
 	"imgo/internal/wait"
+	"imgo/store"
 )
 
 const (
@@ -49,6 +51,9 @@ func (f *follower) watch(ctx context.Context) {
 			continue
 		}
 		f.progress.sawEnd(end)
+		if position >= end {
+			f.current()
+		}
 		if before++; position <= end {
 			before = 0
 		}
@@ -63,6 +68,25 @@ func (f *follower) watch(ctx context.Context) {
 		case stalled >= stalledAfter:
 			stalled = 0
 			f.mark(ctx)
+		}
+	}
+}
+
+// currentEvery is how often a view that is current is noted as such.
+const currentEvery = time.Hour
+
+// current notes that the view has all of the topic. A view that was not current for too long, since the node was
+// suspended or cut off, is to be read again.
+func (f *follower) current() {
+	now := time.Now()
+	switch age, err := f.view.Age(now); {
+	case err != nil:
+		f.failed(err, "the age of the known tokens cannot be read")
+	case age > store.TokenMemory:
+		f.progress.setRecreated()
+	case age > currentEvery:
+		if err := f.view.SetCurrent(now); err != nil {
+			f.failed(err, "the age of the known tokens cannot be noted")
 		}
 	}
 }
