@@ -4583,8 +4583,8 @@ func (x *Detached) GetReason() string {
 	return ""
 }
 
-// AnnounceRequest is a comet's sign of life to the owners of its users, and
-// the sessions that an owner does not know yet.
+// AnnounceRequest is a comet's sign of life. It has either the comet's counts, for all
+// routers, or sessions that their owners do not know yet.
 type AnnounceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Comet string                 `protobuf:"bytes,1,opt,name=comet,proto3" json:"comet,omitempty"`

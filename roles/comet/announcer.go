@@ -18,9 +18,17 @@ const announceChunk = 1000
 type announcer struct {
 	comet *Comet
 	// told is the epoch of the owner that knows the sessions of a partition.
-	told   map[uint32]uint64
-	failed bool // the last call
-	counts atomic.Pointer[roomCounts]
+	told map[uint32]uint64
+	// left are the sessions that are still to be announced, and telling has the epochs
+	// of their partitions' owners.
+	left    []*session
+	telling map[uint32]uint64
+	failed  bool // the last call
+	counts  atomic.Pointer[roomCounts]
+}
+
+func newAnnouncer(c *Comet) *announcer {
+	return &announcer{comet: c, told: map[uint32]uint64{}, telling: map[uint32]uint64{}}
 }
 
 // roomCounts are the numbers of sessions in each room: on all comets, and on this
@@ -56,37 +64,61 @@ func (a *announcer) announce() {
 	a.comet.table.repartition(int(reply.GetPartitions()))
 	a.counts.Store(&roomCounts{total: reply.GetRooms(), reported: req.Rooms})
 	maps.DeleteFunc(a.told, func(p uint32, _ uint64) bool { return req.Partitions[p] == 0 })
-	changed := map[uint32]uint64{}
-	for p, epoch := range reply.GetEpochs() {
-		if told, ok := a.told[p]; req.Partitions[p] > 0 && (!ok || told != epoch) {
-			changed[p] = epoch
-		}
-	}
-	if len(changed) > 0 && !a.comet.cfg.Faults.NoAnnounce {
-		a.announceSessions(req, changed)
+	if !a.comet.cfg.Faults.NoAnnounce {
+		a.updateLeft(reply.GetEpochs(), req.Partitions)
+		a.announceSessions()
 	}
 }
 
-// announceSessions sends the sessions of the partitions in changed, a chunk with
-// each request. A session that ends before its chunk is sent is left out: its owner
-// may know of the end already. A partition whose owner changes again meanwhile is left
-// to the next announcement.
-func (a *announcer) announceSessions(req *envelope.AnnounceRequest, changed map[uint32]uint64) {
-	for chunk := range slices.Chunk(a.sessionsOf(changed), announceChunk) {
-		if req.Sessions = describeLive(chunk); len(req.Sessions) == 0 {
-			continue
-		}
-		reply, ok := a.call(req)
-		if !ok {
-			return
-		}
-		for p, epoch := range reply.GetEpochs() {
-			if changed[p] != epoch {
-				delete(changed, p)
-			}
+// updateLeft makes left the sessions of each partition whose owner does not know them:
+// what an earlier announcement left for the same owner, and all sessions for a new one.
+func (a *announcer) updateLeft(epochs map[uint32]uint64, sizes map[uint32]uint32) {
+	maps.DeleteFunc(a.telling, func(p uint32, telling uint64) bool {
+		epoch, ok := epochs[p]
+		return !ok || epoch != telling
+	})
+	a.left = slices.DeleteFunc(a.left, func(s *session) bool {
+		_, ok := a.telling[a.comet.table.partitionOf(s)]
+		return !ok
+	})
+	changed := map[uint32]uint64{}
+	for p, epoch := range epochs {
+		told, ok := a.told[p]
+		if _, telling := a.telling[p]; sizes[p] > 0 && !telling && (!ok || told != epoch) {
+			changed[p] = epoch
 		}
 	}
-	maps.Copy(a.told, changed)
+	if len(changed) > 0 {
+		a.left = append(a.left, a.sessionsOf(changed)...)
+		maps.Copy(a.telling, changed)
+	}
+}
+
+// announceSessions sends the sessions that are left, a chunk with each request. The next
+// announcement goes on after a chunk that failed. A session that ends before its chunk is sent is left
+// out: its owner may know of the end already. A partition whose owner changes again meanwhile
+// is left to the next announcement.
+func (a *announcer) announceSessions() {
+	for len(a.left) > 0 {
+		n := min(len(a.left), announceChunk)
+		if sessions := describeLive(a.left[:n]); len(sessions) > 0 {
+			reply, ok := a.call(&envelope.AnnounceRequest{
+				Comet: a.comet.cfg.Name, Incarnation: a.comet.incarnation, Sessions: sessions,
+			})
+			if !ok {
+				return
+			}
+			for p, epoch := range reply.GetEpochs() {
+				if a.telling[p] != epoch {
+					delete(a.telling, p)
+				}
+			}
+		}
+		a.left = a.left[n:]
+	}
+	maps.Copy(a.told, a.telling)
+	clear(a.telling)
+	a.left = nil
 }
 
 func (a *announcer) sessionsOf(partitions map[uint32]uint64) (list []*session) {

@@ -3,6 +3,7 @@ package comet_test
 import (
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -101,7 +102,7 @@ func TestAnnounce(t *testing.T) {
 	}
 }
 
-// TestAnnounceInChunks checks that many sessions are announced in several requests.
+// TestAnnounceInChunks checks that many sessions are announced in several requests, which have no counts.
 func TestAnnounceInChunks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var epoch atomic.Uint64
@@ -126,6 +127,9 @@ func TestAnnounceInChunks(t *testing.T) {
 			}
 			if len(r.Sessions) > 0 {
 				chunks++
+				if r.Rooms != nil || r.Partitions != nil {
+					t.Errorf("sessions were announced with counts: %v, %v", r.Rooms, r.Partitions)
+				}
 			}
 			for _, session := range r.Sessions {
 				seen[session.Address.Session] = true
@@ -135,6 +139,54 @@ func TestAnnounceInChunks(t *testing.T) {
 			t.Fatalf("%d sessions in %d announcements", len(seen), chunks)
 		}
 	})
+}
+
+// TestAnnounceGoesOn checks that sessions whose announcement failed are announced again, and those before
+// them are not. If the owner changes meanwhile, all are.
+func TestAnnounceGoesOn(t *testing.T) {
+	const n = 2500
+	for _, c := range []struct {
+		name   string
+		after  uint64 // epoch of the owner after the failure
+		chunks string
+	}{{"same owner", 1, "[1000 1000 failed 1000 500]"}, {"new owner", 2, "[1000 1000 failed 1000 1000 500]"}} {
+		synctest.Test(t, func(t *testing.T) {
+			var mu sync.Mutex // guards all below
+			var epoch uint64
+			var chunks []string
+			seen := map[uint64]bool{}
+			logic := &fakeLogic{announce: func(r *envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {
+				mu.Lock()
+				defer mu.Unlock()
+				if len(r.Sessions) > 0 && epoch > 0 {
+					chunks = append(chunks, fmt.Sprint(len(r.Sessions)))
+					if len(chunks) == 2 {
+						chunks[1] += " failed"
+						epoch = c.after
+						return nil, envelope.ErrUnavailable
+					}
+					for _, s := range r.Sessions {
+						seen[s.Address.Session] = true
+					}
+				}
+				return &envelope.AnnounceReply{Epochs: map[uint32]uint64{7: epoch}}, nil
+			}}
+			s := start(t, logic, func(cfg *comet.Config) { cfg.AnnounceInterval = time.Second })
+			for i := range n {
+				s.dialPipe(pipe.Options{Buffer: 1 << 10}).send(1, protocol.OpAuth, 1, fmt.Sprint("u", i))
+			}
+			time.Sleep(1500 * time.Millisecond)
+			mu.Lock()
+			epoch = 1
+			mu.Unlock()
+			time.Sleep(5 * time.Second)
+			mu.Lock()
+			defer mu.Unlock()
+			if got := fmt.Sprint(chunks); got != c.chunks || len(seen) != n {
+				t.Errorf("%s: chunks %s with %d sessions, want %s with %d", c.name, got, len(seen), c.chunks, n)
+			}
+		})
+	}
 }
 
 // TestAnnounceWithoutEndedSessions checks that a session is not announced if it ends while other sessions

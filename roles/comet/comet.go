@@ -147,7 +147,7 @@ func New(cfg Config, logic Logic, log zerolog.Logger, reg prometheus.Registerer)
 	})
 	c.upstream.rules = upstream.NewTable(cfg.Upstream)
 	c.catchUps = &catchUpQueue{comet: c}
-	c.announcer = &announcer{comet: c, told: map[uint32]uint64{}}
+	c.announcer = newAnnouncer(c)
 	c.opener = newRoomOpener(c)
 	c.acks = c.newAcks()
 	c.detaches = c.newDetaches()

@@ -473,8 +473,8 @@ func TestAnnounce(t *testing.T) {
 	}
 }
 
-// Sessions are announced to their owners alone. To another router the counts that
-// come with every chunk would look like several announcements that differ.
+// Sessions are announced to their owners alone. Another router would take a request
+// without sessions for one with the comet's counts.
 func TestAnnounceSessionsToOwnersOnly(t *testing.T) {
 	w := newWorld(t)
 	req := &envelope.AnnounceRequest{Comet: "c1", Partitions: map[uint32]uint32{0: 1, 1: 1}, Sessions: []*envelope.SessionInfo{{User: "ann"}}}

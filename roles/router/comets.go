@@ -82,7 +82,7 @@ func (t *cometTable) announced(req *envelope.AnnounceRequest, now time.Time) (ro
 		c.drops++
 	}
 	c.seen = now
-	if req.Rooms != nil {
+	if len(req.Sessions) == 0 {
 		t.setRoomsLocked(c, req.Rooms)
 	}
 	rooms = make(map[string]uint32, len(req.Rooms))

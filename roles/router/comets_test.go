@@ -213,6 +213,33 @@ func TestRoomTotals(t *testing.T) {
 	}
 }
 
+// TestRoomsOfAComet checks which requests replace the numbers of a comet's sessions in rooms.
+func TestRoomsOfAComet(t *testing.T) {
+	request := func(rooms map[string]uint32, sessions ...*envelope.SessionInfo) *envelope.AnnounceRequest {
+		return &envelope.AnnounceRequest{Comet: "c", Incarnation: 1, Rooms: rooms, Sessions: sessions}
+	}
+	for name, c := range map[string]struct {
+		req  *envelope.AnnounceRequest
+		want uint32 // of the other comet and this one
+	}{
+		"fewer sessions":           {request(map[string]uint32{"r": 1}), 2},
+		"another room":             {request(map[string]uint32{"s": 1}), 1},
+		"no room":                  {request(nil), 1}, // a call to another process does not tell nil from empty
+		"sessions to a new owner":  {request(nil, session("c", 1<<32|1, "u", "")), 4},
+		"sessions of an old comet": {request(map[string]uint32{"r": 1}, session("c", 1<<32|1, "u", "")), 4},
+	} {
+		w := newWorld(t, nil)
+		for _, req := range []*envelope.AnnounceRequest{request(map[string]uint32{"r": 3}), c.req} {
+			if _, err := w.r.Announce(t.Context(), req); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := w.announce("other", 1, nil).Rooms["r"]; got != c.want {
+			t.Errorf("%s: %d in the room, want %d", name, got, c.want)
+		}
+	}
+}
+
 func (w *world) nudges() (n int, newest uint64) {
 	w.live.mu.Lock()
 	defer w.live.mu.Unlock()
