@@ -34,7 +34,7 @@ func (s *session) deliver(m *transport.Message, prev uint64, room bool, f *fanou
 		return
 	}
 	frame := m.Frame(s.form)
-	if !s.out.FitsLocked(len(frame)) {
+	if !s.out.MakeRoomLocked(s, len(frame)) {
 		t[kind][outDropped]++
 		return
 	}
@@ -62,7 +62,7 @@ func (s *session) deliverKeptLocked(m *transport.Message, prev uint64, f *fanout
 		return outFiltered
 	}
 	frame := m.Frame(s.form)
-	if !s.out.FitsLocked(len(frame)) || s.auto.fullLocked() || s.pacedLocked() && !s.autoLocked().pace.addLocked(frame, id) {
+	if !s.out.MakeRoomLocked(s, len(frame)) || s.auto.fullLocked() || s.pacedLocked() && !s.autoLocked().pace.addLocked(frame, id) {
 		s.fallBehindLocked(id)
 		return outBehind
 	}

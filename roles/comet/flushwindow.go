@@ -211,7 +211,7 @@ func (w *flushWindow) enqueueForLocked(s *session, t *tally) {
 			t[kindLive][outGone]++
 		case !s.wantsLocked(b.m.Op(), b.room):
 			t[kindLive][outFiltered]++
-		case !s.out.FitsLocked(len(frame)):
+		case !s.out.MakeRoomLocked(s, len(frame)):
 			t[kindLive][outDropped]++
 		default:
 			w.holdLocked(s)

@@ -125,7 +125,7 @@ func (r reader) reply(p transport.Packet, op int32, body []byte) {
 func (s *session) sendReplyLocked(frame []byte) {
 	switch {
 	case s.state != stateLive:
-	case !s.out.FitsLocked(len(frame)):
+	case !s.out.MakeRoomLocked(s, len(frame)):
 		s.comet.metrics.count(kindReply, outDropped)
 	default:
 		s.enqueueLocked(frame, 0)

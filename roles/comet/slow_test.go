@@ -3,6 +3,7 @@ package comet_test
 import (
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -102,6 +103,72 @@ func TestSlowClient(t *testing.T) {
 			t.Fatalf("%d messages came in %d backlogs of 5", kept, n)
 		}
 	})
+}
+
+// TestFastClientWithHeldFrames checks that a client that takes everything at once is not taken for slow because
+// comet holds more for it than fits into the outbox.
+func TestFastClientWithHeldFrames(t *testing.T) {
+	const pending = 8 << 10
+	body := strings.Repeat("x", 1000)
+	type deliveries func(s *server) []*envelope.Delivery
+	live := func(n int) deliveries {
+		return func(s *server) (list []*envelope.Delivery) {
+			for range n {
+				list = append(list, s.live(0, protocol.OpMessage, body))
+			}
+			return list
+		}
+	}
+	kept := func(s *server) (list []*envelope.Delivery) {
+		for id := range uint64(20) {
+			d := s.kept(0, id+1, id)
+			d.Body = []byte(body)
+			list = append(list, d)
+		}
+		return list
+	}
+	for name, c := range map[string]struct {
+		window     time.Duration
+		deliveries deliveries
+	}{
+		"live": {0, live(20)},
+		"kept": {0, kept},
+		"large": {0, func(s *server) []*envelope.Delivery {
+			return append(live(1)(s), s.live(0, protocol.OpMessage, strings.Repeat("x", pending)))
+		}},
+		"live in a window": {time.Second, live(20)},
+		"kept in a window": {time.Second, kept},
+		"broadcasts in a window": {time.Second, func(s *server) (list []*envelope.Delivery) {
+			list = live(7)(s)
+			for range 3 {
+				list = append(list, &envelope.Delivery{Op: protocol.OpMessage, Body: []byte(body), All: true})
+			}
+			return list
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := start(t, &fakeLogic{}, func(cfg *comet.Config) {
+					cfg.PendingBytes, cfg.CatchUpBytes, cfg.FlushInterval = pending, pending, c.window
+				})
+				var frames atomic.Int64
+				s.Serve(&polledSink{sink: sink{closed: make(chan struct{}), frames: &frames}})
+				synctest.Wait()
+				s.push(s.backlog(0, 0, 0, false))
+				before := frames.Load()
+				deliveries := c.deliveries(s)
+				s.push(deliveries...)
+				time.Sleep(2 * c.window)
+				synctest.Wait()
+				if n := frames.Load() - before; n != int64(len(deliveries)) {
+					t.Errorf("%d of %d messages were written", n, len(deliveries))
+				}
+				if n := s.logic.asked(); n != 0 {
+					t.Errorf("the session asked for a catch-up %d times", n)
+				}
+			})
+		})
+	}
 }
 
 // TestCatchUpAtClientsPace checks that the next backlog is requested only after the one before was

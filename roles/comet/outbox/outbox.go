@@ -8,7 +8,7 @@
 // has, and that an idle outbox has neither a goroutine nor a buffer.
 //
 // It does not know users, rooms, operations or what an id means, and it drops
-// nothing by itself: the owner asks with FitsLocked before it queues a frame.
+// nothing by itself: the owner asks with MakeRoomLocked before it queues a frame.
 package outbox
 
 import (
@@ -24,6 +24,9 @@ import (
 // writeChunk bounds the bytes of one Write where frames are small. That is much
 // for one system call, and little for a slow client's timeout.
 const writeChunk = 16 << 10
+
+// maxHeld bounds the bytes that are held: MakeRoomLocked writes them before there are more. A larger frame is held alone.
+const maxHeld = 64 << 10
 
 // ErrSlow says that the client did not take one write within the write timeout: a frame, or up to writeChunk of small
 // frames. A client that reads a large frame slowly is given up, too. Otherwise it could hold its queue in memory for ever.
@@ -109,6 +112,16 @@ func (o *Outbox) Confirms() bool { return o.confirm }
 // bound may be queued when nothing else is.
 func (o *Outbox) FitsLocked(n int) bool {
 	return o.pending == 0 || int(o.pending)+n <= o.shared.cfg.PendingBytes
+}
+
+// MakeRoomLocked reports whether a frame of n bytes may be queued. If too much would be held,
+// the outbox first writes what it holds: a client that nothing was sent to is not slow. An
+// outbox that fails then, or is to be closed, has no room.
+func (o *Outbox) MakeRoomLocked(owner Owner, n int) bool {
+	if o.mode&(held|paused) == held && !o.writing && o.pending > 0 && int(o.pending)+n > min(maxHeld, o.shared.cfg.PendingBytes) {
+		o.FlushLocked(owner)
+	}
+	return o.mode&closing == 0 && o.FitsLocked(n)
 }
 
 // EmptyLocked reports whether nothing is queued or being written.

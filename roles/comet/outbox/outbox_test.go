@@ -95,6 +95,65 @@ func TestPendingBytes(t *testing.T) {
 	})
 }
 
+// TestMakeRoom: what is held is written before a frame that does not fit behind it. What waits
+// for the start or for the client is not.
+func TestMakeRoom(t *testing.T) {
+	const room, bound = 1000, 500
+	bothKinds(t, room, func(t *testing.T, conn transport.Conn, client peer) {
+		o := newOwner(t, newShared(bound), conn)
+		fits := func(n int) (fits bool) {
+			o.locked(func() { fits = o.out.MakeRoomLocked(o, n) })
+			return fits
+		}
+		hold := func(n int) {
+			o.locked(func() {
+				o.out.HoldLocked()
+				o.out.EnqueueLocked(o, []byte(strings.Repeat("x", n)), 0)
+			})
+		}
+		hold(bound)
+		if fits(1) {
+			t.Error("a frame fits into an outbox that is full and has not begun")
+		}
+		o.start("first")
+		o.flush()
+		client.received(o)
+		hold(bound - 1)
+		if !fits(1) || client.received(o) != "" {
+			t.Error("what is held was written before a frame that fits")
+		}
+		fits(2)
+		if got := client.received(o); len(got) != bound-1 || !fits(2) {
+			t.Errorf("%d bytes of what was held were written, want %d", len(got), bound-1)
+		}
+		o.enqueue(strings.Repeat("x", room), 0)
+		o.enqueue(strings.Repeat("x", bound), 0)
+		hold(1)
+		synctest.Wait()
+		if fits(bound) {
+			t.Error("a frame fits into an outbox whose client takes nothing")
+		}
+		client.received(o)
+	})
+}
+
+// TestMakeRoomFails: an outbox whose connection fails has no room.
+func TestMakeRoomFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conn := &polledConn{room: 100}
+		o := newOwner(t, newShared(100), conn)
+		o.start("first")
+		conn.err = errors.New("broken")
+		o.locked(func() {
+			o.out.HoldLocked()
+			o.out.EnqueueLocked(o, []byte("abc"), 1)
+			if o.out.MakeRoomLocked(o, 100) || o.failed == nil || !o.out.EmptyLocked() {
+				t.Errorf("failed with %v, empty %v", o.failed, o.out.EmptyLocked())
+			}
+		})
+	})
+}
+
 // TestClose: the connection is closed when all that was queued, and the last
 // frame, have gone out.
 func TestClose(t *testing.T) {
