@@ -35,7 +35,7 @@ type Rule struct {
 	URL      string        `toml:"url" example:"\"\"" doc:"For call: the address that is called."`
 	Secrets  []string      `toml:"secrets" secret:"true" example:"[]" doc:"For call: the secrets that sign each call (Standard Webhooks). Make one with: echo whsec_$(openssl rand -base64 32). List two while you replace one."`
 	Timeout  time.Duration `toml:"timeout" default:"3s" unit:"duration" min:"100ms" max:"8s" example:"\"3s\"" doc:"For call: the longest time that one call may take."`
-	InFlight int           `toml:"max_in_flight" default:"64" unit:"calls" min:"1" max:"10000" example:"64" doc:"For call: calls under way at a logic. Further ones wait, within the timeout."`
+	InFlight int           `toml:"max_in_flight" default:"64" unit:"calls" min:"1" max:"10000" example:"64" doc:"For call: calls under way at a logic. Further ones wait for at most the timeout."`
 }
 
 // UnmarshalText reads "ops:to" or "ops:call:secret:url", as a flag or the environment gives it. The

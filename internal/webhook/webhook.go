@@ -54,7 +54,7 @@ type Config struct {
 	// Secrets sign each call. While a secret is replaced there are two, and each call has a signature
 	// of both.
 	Secrets []string
-	// Timeout bounds one call. For Post that includes the wait for its turn. Default: 3 s.
+	// Timeout bounds one call, and before that the wait of Post for its turn. Default: 3 s.
 	Timeout time.Duration
 	// InFlight bounds the calls under way. Default: 64.
 	InFlight int
@@ -167,7 +167,10 @@ func New(cfg Config) (*Caller, error) {
 		Timeout:     cfg.OpenFor,
 		ReadyToTrip: func(n gobreaker.Counts) bool { return n.ConsecutiveFailures >= tripAfter },
 		// A caller that goes away says nothing about the address.
-		IsExcluded: func(err error) bool { return errors.Is(err, context.Canceled) },
+		IsExcluded: func(err error) bool {
+			var not uncounted
+			return errors.Is(err, context.Canceled) || errors.As(err, &not)
+		},
 	})
 	return c, nil
 }
@@ -199,18 +202,25 @@ type Document struct {
 	Body []byte
 }
 
+// uncounted is a failure that says nothing about the address: it does not make later calls fail.
+type uncounted struct{ error }
+
+func (e uncounted) Unwrap() error { return e.error }
+
 // Post sends a JSON document and returns the answer. Post returns an error, with ErrUnavailable in its
 // chain, if there is no answer, or one that says that the receiver failed: 408, 429, 500 and above, and a
 // redirect. The Answer has RetryAfter then, if the receiver asked for it. After failures in a row Post makes
 // no call for a while.
 func (c *Caller) Post(ctx context.Context, id string, document []byte) (Answer, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
+	wait, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
-	return c.call(ctx, func(ctx context.Context, outcome *string) (Answer, error) {
+	return c.call(ctx, wait, func(ctx context.Context, late bool, outcome *string) (Answer, error) {
 		return c.breaker.Execute(func() (Answer, error) {
 			*outcome = OutcomeFailed
 			answer, err := c.post(ctx, Document{ID: id, Body: document})
 			switch {
+			case late && errors.Is(err, context.DeadlineExceeded):
+				return Answer{}, uncounted{err}
 			case err != nil:
 				return Answer{}, err
 			case answer.Status/100 == 3:
@@ -227,26 +237,36 @@ func (c *Caller) Post(ctx context.Context, id string, document []byte) (Answer, 
 // error, with ErrUnavailable in its chain, if there is none. Only ctx bounds the wait for its turn, so
 // no call fails because others are under way. The caller decides when to repeat it.
 func (c *Caller) Send(ctx context.Context, document Document) (Answer, error) {
-	return c.call(ctx, func(ctx context.Context, outcome *string) (Answer, error) {
+	return c.call(ctx, ctx, func(ctx context.Context, _ bool, outcome *string) (Answer, error) {
 		*outcome = OutcomeFailed
 		return c.post(ctx, document)
 	})
 }
 
-// call waits for its turn until ctx is done. Then it runs send within Timeout.
-func (c *Caller) call(ctx context.Context, send func(ctx context.Context, outcome *string) (Answer, error)) (Answer, error) {
+// call waits for its turn until wait is done. Then it runs send within Timeout. late tells send that the wait has left
+// it less than half of that.
+func (c *Caller) call(
+	ctx, wait context.Context, send func(ctx context.Context, late bool, outcome *string) (Answer, error),
+) (Answer, error) {
 	start := time.Now()
 	outcome := OutcomeRefused
 	defer func() { c.cfg.Observe(outcome, time.Since(start)) }()
+	late := false
 	select {
 	case c.slots <- struct{}{}:
-		defer func() { <-c.slots }()
-	case <-ctx.Done():
-		return Answer{}, fmt.Errorf("%w: %d calls are under way: %w", ErrUnavailable, c.cfg.InFlight, ctx.Err())
+	default:
+		select {
+		case c.slots <- struct{}{}:
+		case <-wait.Done():
+			return Answer{}, fmt.Errorf("%w: %d calls are under way: %w", ErrUnavailable, c.cfg.InFlight, wait.Err())
+		}
+		deadline, ok := ctx.Deadline()
+		late = ok && time.Until(deadline) < c.cfg.Timeout/2
 	}
+	defer func() { <-c.slots }()
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
-	answer, err := send(ctx, &outcome)
+	answer, err := send(ctx, late, &outcome)
 	if err != nil {
 		return answer, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}

@@ -193,6 +193,56 @@ func TestCircuit(t *testing.T) {
 	})
 }
 
+// TestCallsThatWaited checks that an address which answers in time stays in use, however long its calls have waited
+// for their turn, and that one which does not answer has a rest.
+func TestCallsThatWaited(t *testing.T) {
+	for name, c := range map[string]struct {
+		takes, budget time.Duration // of an answer, and of the caller
+		answered      int
+		stays         bool
+	}{
+		"in time":                  {600 * time.Millisecond, 5 * time.Second, 16, true},
+		"less than half is left":   {600 * time.Millisecond, time.Second, 8, true},
+		"more than half is left":   {600 * time.Millisecond, 1150 * time.Millisecond, 8, false},
+		"no answer within Timeout": {time.Minute, 5 * time.Second, 0, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var quick atomic.Bool
+				caller := newCaller(t, webhook.Config{URL: "https://x.example", InFlight: 8, Timeout: time.Second, OpenFor: time.Hour,
+					Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+						if quick.Load() {
+							return respond(200), nil
+						}
+						select {
+						case <-time.After(c.takes):
+							return respond(200), nil
+						case <-r.Context().Done():
+							return nil, r.Context().Err()
+						}
+					})})
+				var answered atomic.Int32
+				var wg sync.WaitGroup
+				for range 16 {
+					wg.Go(func() {
+						ctx, cancel := context.WithTimeout(t.Context(), c.budget)
+						defer cancel()
+						if _, err := caller.Post(ctx, "1", nil); err == nil {
+							answered.Add(1)
+						}
+					})
+				}
+				wg.Wait()
+				quick.Store(true)
+				_, err := caller.Post(t.Context(), "1", nil)
+				if answered.Load() != int32(c.answered) || (err == nil) != c.stays {
+					t.Errorf("%d calls were answered, want %d; a later one: %v, want an answer: %v", answered.Load(), c.answered, err, c.stays)
+				}
+			})
+		})
+	}
+}
+
 // TestCallersThatGoAway checks that callers that give up do not open the circuit.
 func TestCallersThatGoAway(t *testing.T) {
 	var hang atomic.Bool

@@ -57,7 +57,7 @@ type Config struct {
 	RoomsWebhookURL string        `toml:"rooms_webhook_url" unit:"https:// address" doc:"Whom rules of [[rooms]] with join = \"webhook\" ask. Empty: webhook_url. Its calls are signed and bounded as\nthose of webhook_url, and counted apart."`
 	WebhookSecrets  []string      `toml:"webhook_secrets" secret:"true" unit:"whsec_… as of: echo whsec_$(openssl rand -base64 32)" doc:"The secrets that sign the calls by Standard Webhooks. Two while one is replaced."`
 	WebhookTimeout  time.Duration `toml:"webhook_timeout" default:"3s" unit:"duration" min:"100ms" max:"5s" doc:"The longest time that one call may take."`
-	WebhookInFlight int           `toml:"webhook_in_flight" default:"64" unit:"calls" min:"1" max:"10000" doc:"The most calls under way. Further clients wait, within webhook_timeout."`
+	WebhookInFlight int           `toml:"webhook_in_flight" default:"64" unit:"calls" min:"1" max:"10000" doc:"The most calls under way. Further clients wait for at most webhook_timeout."`
 
 	// RefreshInterval is how often JWKSURL is fetched.
 	RefreshInterval time.Duration `default:"5m"`
