@@ -210,7 +210,7 @@ func (e uncounted) Unwrap() error { return e.error }
 // Post sends a JSON document and returns the answer. Post returns an error, with ErrUnavailable in its
 // chain, if there is no answer, or one that says that the receiver failed: 408, 429, 500 and above, and a
 // redirect. The Answer has RetryAfter then, if the receiver asked for it. After failures in a row Post makes
-// no call for a while.
+// no call for a while. 429 and an answer with Retry-After are no failures of the receiver as a whole.
 func (c *Caller) Post(ctx context.Context, id string, document []byte) (Answer, error) {
 	wait, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
@@ -225,8 +225,11 @@ func (c *Caller) Post(ctx context.Context, id string, document []byte) (Answer, 
 				return Answer{}, err
 			case answer.Status/100 == 3:
 				return Answer{}, fmt.Errorf("status %d: redirects are not followed", answer.Status)
+			case answer.Status == http.StatusTooManyRequests || answer.Retry() && answer.RetryAfter > 0:
+				// The address is there, and this call is too early. Calls for other clients may not be.
+				return Answer{RetryAfter: answer.RetryAfter}, uncounted{fmt.Errorf("status %d", answer.Status)}
 			case answer.Retry():
-				return Answer{RetryAfter: answer.RetryAfter}, fmt.Errorf("status %d", answer.Status)
+				return Answer{}, fmt.Errorf("status %d", answer.Status)
 			}
 			return answer, nil
 		})

@@ -193,6 +193,44 @@ func TestCircuit(t *testing.T) {
 	})
 }
 
+// TestAnswersToComeLater checks that an answer which tells one client to come later is no reason to make no calls for
+// the others.
+func TestAnswersToComeLater(t *testing.T) {
+	for name, c := range map[string]struct {
+		status int
+		header http.Header
+		stays  bool
+	}{
+		"too many requests":       {429, nil, true},
+		"too many, with a time":   {429, http.Header{"Retry-After": {"2"}}, true},
+		"unavailable with a time": {503, http.Header{"Retry-After": {"2"}}, true},
+		"unavailable":             {503, nil, false},
+		"broken":                  {500, nil, false},
+		"too slow":                {408, nil, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var later atomic.Bool
+			caller := newCaller(t, webhook.Config{URL: "https://x.example", Transport: roundTripper(func(*http.Request) (*http.Response, error) {
+				if later.Load() {
+					return respond(200), nil
+				}
+				answer := respond(c.status)
+				answer.Header = c.header
+				return answer, nil
+			})})
+			for range 10 {
+				if _, err := caller.Post(t.Context(), "1", nil); !errors.Is(err, webhook.ErrUnavailable) {
+					t.Fatal(err)
+				}
+			}
+			later.Store(true)
+			if _, err := caller.Post(t.Context(), "1", nil); (err == nil) != c.stays {
+				t.Errorf("a call for another client: %v, want an answer: %v", err, c.stays)
+			}
+		})
+	}
+}
+
 // TestCallsThatWaited checks that an address which answers in time stays in use, however long its calls have waited
 // for their turn, and that one which does not answer has a rest.
 func TestCallsThatWaited(t *testing.T) {
