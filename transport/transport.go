@@ -108,7 +108,8 @@ type Conn interface {
 	// Written counts the bytes handed to the kernel so far, framing included.
 	Written() int64
 	// LastSign is the time of the client's last sign of life: a packet, or a
-	// WebSocket ping or pong.
+	// WebSocket ping or pong. It has a reading of the monotonic clock, so no step of
+	// the wall clock changes how long ago it was.
 	LastSign() time.Time
 	// Close ends the connection, and a ReadStep or Write under way returns. On
 	// WebSocket a close frame tells the code and the reason, if there is room for it

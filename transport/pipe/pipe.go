@@ -50,22 +50,23 @@ func New(o Options) (*Client, transport.Conn) {
 	if !o.Remote.IsValid() {
 		o.Remote = netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, 1}), 1024)
 	}
-	s := &conn{opts: o, up: newHalf(o.Buffer, o.Text), down: newHalf(o.Buffer, o.Text)}
+	s := &conn{opts: o, epoch: time.Now(), up: newHalf(o.Buffer, o.Text), down: newHalf(o.Buffer, o.Text)}
 	s.sign()
 	return &Client{server: s}, s
 }
 
 // conn is the server's end.
 type conn struct {
-	opts Options
-	up   *half // client to server
-	down *half // server to client
+	opts  Options
+	epoch time.Time
+	up    *half // client to server
+	down  *half // server to client
 
 	header   [protocol.HeaderV2]byte // ReadStep's
 	text     atomic.Bool
 	torn     atomic.Bool
 	written  atomic.Int64
-	lastSign atomic.Int64 // nanoseconds since 1970
+	lastSign atomic.Int64 // nanoseconds since epoch
 	closed   atomic.Pointer[goodbye]
 }
 
@@ -77,7 +78,7 @@ type goodbye struct {
 
 var _ transport.Conn = (*conn)(nil)
 
-func (c *conn) sign() { c.lastSign.Store(time.Now().UnixNano()) }
+func (c *conn) sign() { c.lastSign.Store(int64(time.Since(c.epoch))) }
 
 // ReadStep returns whole packets only: a pipe counts nothing else.
 func (c *conn) ReadStep() (p transport.Packet, err error) {
@@ -137,7 +138,7 @@ func (c *conn) Traits() transport.Traits {
 }
 func (c *conn) Remote() netip.AddrPort { return c.opts.Remote }
 func (c *conn) Written() int64         { return c.written.Load() }
-func (c *conn) LastSign() time.Time    { return time.Unix(0, c.lastSign.Load()) }
+func (c *conn) LastSign() time.Time    { return c.epoch.Add(time.Duration(c.lastSign.Load())) }
 
 func (c *conn) Unacked() (int64, bool) {
 	if c.opts.NoUnacked {

@@ -58,6 +58,7 @@ func testEcho(t *testing.T, h Harness) {
 		remote      bool
 		early, late bool
 		signs       bool
+		monotonic   bool
 	}
 	seen := newResult[facts]()
 	c := h.run(t, Options{MaxBody: 8192}, func(c transport.Conn) {
@@ -67,7 +68,8 @@ func testEcho(t *testing.T, h Harness) {
 		if err != nil {
 			return
 		}
-		f.late, f.signs = c.Text(), c.LastSign().After(before)
+		sign := c.LastSign()
+		f.late, f.signs, f.monotonic = c.Text(), sign.After(before), sign != sign.Round(0)
 		seen.put(f)
 		_ = c.Write(soon(), transport.EncodeReply(h.form(), p.Version, p.Op+1, p.Seq, 0, p.Body))
 		h.echo(c)
@@ -75,7 +77,7 @@ func testEcho(t *testing.T, h Harness) {
 	time.Sleep(time.Millisecond) // so that LastSign can change
 	send(t, c, h.packet(2, 7, ""))
 	h.expect(t, c, 3, 7, "")
-	if got, want := seen.wait(t), (facts{h.Scheme, true, false, h.Text, true}); got != want {
+	if got, want := seen.wait(t), (facts{h.Scheme, true, false, h.Text, true, true}); got != want {
 		t.Errorf("the connection says %+v, want %+v", got, want)
 	}
 	for i, n := range []int{0, 1, 100, 125, 126, 4000, 8190} {

@@ -38,6 +38,8 @@ const (
 type Acceptor struct {
 	cfg transport.ListenConfig
 	ln  *net.TCPListener
+	// epoch is the start of a clock that no step of the wall clock moves.
+	epoch time.Time
 	// handshakes bounds what comes before the handler of a connection.
 	handshakes *transport.SharedDeadline
 
@@ -70,7 +72,7 @@ func Listen(cfg transport.ListenConfig) (*Acceptor, error) {
 		return nil, fmt.Errorf("listen on %s: %w", cfg.Addr, err)
 	}
 	a := &Acceptor{
-		cfg: cfg, ln: ln.(*net.TCPListener), open: map[*Socket]struct{}{},
+		cfg: cfg, ln: ln.(*net.TCPListener), epoch: time.Now(), open: map[*Socket]struct{}{},
 		handshakes: transport.NewSharedDeadline(cfg.HandshakeTimeout),
 	}
 	a.none = sync.NewCond(&a.mu)

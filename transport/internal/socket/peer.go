@@ -13,7 +13,7 @@ type peer struct {
 	acceptor *Acceptor
 	addr     netip.Addr   // IPv4 is IPv4, never mapped into IPv6
 	in       readBuffer   // reader's
-	lastSign atomic.Int64 // nanoseconds since 1970
+	lastSign atomic.Int64 // nanoseconds since the acceptor's epoch
 
 	// What the connection holds of an incomplete request or packet before its client
 	// has authenticated. It belongs to the reader.
@@ -37,10 +37,10 @@ func (p *peer) SetRemote(client netip.AddrPort) error {
 }
 
 // Sign implements Input.
-func (p *peer) Sign() { p.lastSign.Store(time.Now().UnixNano()) }
+func (p *peer) Sign() { p.lastSign.Store(int64(time.Since(p.acceptor.epoch))) }
 
 // LastSign implements transport.Conn.
-func (p *peer) LastSign() time.Time { return time.Unix(0, p.lastSign.Load()) }
+func (p *peer) LastSign() time.Time { return p.acceptor.epoch.Add(time.Duration(p.lastSign.Load())) }
 
 // MaxBody implements Input.
 func (p *peer) MaxBody() int { return p.acceptor.cfg.MaxBody }
