@@ -3,6 +3,7 @@ package comet
 import (
 	"context"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"sync/atomic"
 
@@ -88,18 +89,26 @@ func (a *announcer) updateLeft(epochs map[uint32]uint64, sizes map[uint32]uint32
 			changed[p] = epoch
 		}
 	}
-	if len(changed) > 0 {
-		a.left = append(a.left, a.sessionsOf(changed)...)
-		maps.Copy(a.telling, changed)
+	if len(changed) == 0 {
+		return
 	}
+	maps.Copy(a.telling, changed)
+	// An owner doubts a number of sessions that differs from its own by the same for some
+	// announcements. So what each owner knows has to grow with every few chunks.
+	a.left = append(a.left, a.sessionsOf(changed)...)
+	rand.Shuffle(len(a.left), func(i, j int) { a.left[i], a.left[j] = a.left[j], a.left[i] })
 }
 
 // announceSessions sends the sessions that are left, a chunk with each request. The next
-// announcement goes on after a chunk that failed. A session that ends before its chunk is sent is left
-// out: its owner may know of the end already. A partition whose owner changes again meanwhile
-// is left to the next announcement.
+// announcement goes on with a chunk that failed. It also goes on with what is left after an
+// interval, because a chunk is a sign of life only to the owners of its sessions. A session
+// that ends before its chunk is sent is left out: its owner may know of the end already. A
+// partition whose owner changes again meanwhile is left to the next announcement.
 func (a *announcer) announceSessions() {
-	for len(a.left) > 0 {
+	for began := a.comet.now(); len(a.left) > 0; {
+		if a.comet.now()-began >= a.comet.cfg.AnnounceInterval {
+			return
+		}
 		n := min(len(a.left), announceChunk)
 		if sessions := describeLive(a.left[:n]); len(sessions) > 0 {
 			reply, ok := a.call(&envelope.AnnounceRequest{

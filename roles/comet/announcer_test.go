@@ -189,6 +189,51 @@ func TestAnnounceGoesOn(t *testing.T) {
 	}
 }
 
+// TestAnnounceBetweenChunks checks that all routers hear of a comet in time while its sessions are announced, however
+// long that takes.
+func TestAnnounceBetweenChunks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n, interval, takes = 5500, time.Second, 400 * time.Millisecond
+		var mu sync.Mutex // guards all below
+		var epoch uint64
+		var last time.Time
+		longest, chunks, seen := time.Duration(0), 0, map[uint64]bool{}
+		logic := &fakeLogic{announce: func(r *envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			if len(r.Sessions) > 0 && epoch > 0 {
+				time.Sleep(takes)
+				chunks++
+				for _, s := range r.Sessions {
+					seen[s.Address.Session] = true
+				}
+			}
+			if len(r.Sessions) == 0 {
+				if !last.IsZero() {
+					longest = max(longest, time.Since(last))
+				}
+				last = time.Now()
+			}
+			return &envelope.AnnounceReply{Epochs: map[uint32]uint64{7: epoch}}, nil
+		}}
+		s := start(t, logic, func(cfg *comet.Config) { cfg.AnnounceInterval = interval })
+		for i := range n {
+			s.dialPipe(pipe.Options{Buffer: 1 << 10}).send(1, protocol.OpAuth, 1, fmt.Sprint("u", i))
+		}
+		time.Sleep(1500 * time.Millisecond)
+		mu.Lock()
+		epoch = 1
+		mu.Unlock()
+		time.Sleep(8 * time.Second)
+		mu.Lock()
+		defer mu.Unlock()
+		if len(seen) != n || chunks != 6 || longest > interval+takes {
+			t.Errorf("%d of %d sessions in %d chunks, want 6; %v between two signs of life, want at most %v",
+				len(seen), n, chunks, longest, interval+takes)
+		}
+	})
+}
+
 // TestAnnounceWithoutEndedSessions checks that a session is not announced if it ends while other sessions
 // are announced: its owner would put it back after it was told of the end.
 func TestAnnounceWithoutEndedSessions(t *testing.T) {

@@ -45,7 +45,7 @@ type cometState struct {
 	drops uint64
 	rooms map[string]uint32
 	// review counts the announcements since the comet was asked to announce its
-	// sessions again because its count differs. It is 0 if the comet was not asked.
+	// sessions again because its count differs, or has last announced some. It is 0 if the comet was not asked.
 	review int
 	// mismatches has the partitions in which its count differs from the table's.
 	mismatches map[uint32]mismatch
@@ -84,6 +84,8 @@ func (t *cometTable) announced(req *envelope.AnnounceRequest, now time.Time) (ro
 	c.seen = now
 	if len(req.Sessions) == 0 {
 		t.setRoomsLocked(c, req.Rooms)
+	} else {
+		c.review = min(c.review, 1) // it still announces sessions, so it gets its time anew
 	}
 	rooms = make(map[string]uint32, len(req.Rooms))
 	for room := range req.Rooms {

@@ -292,6 +292,12 @@ func TestCometTable(t *testing.T) {
 	}
 	table.beginReview("c", now)
 	grows("a review")
+	for range 3 * mismatchLimit {
+		if reviewing, over := table.reviewStep("c", now); !reviewing || over {
+			t.Errorf("the review of a comet that still announces sessions: %v, %v", reviewing, over)
+		}
+		table.announced(&envelope.AnnounceRequest{Comet: "c", Incarnation: 2, Sessions: []*envelope.SessionInfo{{User: "u"}}}, now)
+	}
 	for i := range mismatchLimit + 1 {
 		if reviewing, over := table.reviewStep("c", now); !reviewing || over != (i == mismatchLimit) {
 			t.Errorf("step %d: %v, %v", i, reviewing, over)
