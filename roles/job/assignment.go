@@ -61,8 +61,6 @@ const (
 // for as long as the process runs. It is that assignment as well.
 type SoleGroup struct {
 	All []Part
-	// Store stores the position of a partition. It is nil if none is stored.
-	Store func(ctx context.Context, at Part) error
 
 	assigned bool
 }
@@ -98,18 +96,8 @@ func (g *SoleGroup) Parts() []Part { return g.All }
 // Done returns nil: the assignment ends with the process.
 func (g *SoleGroup) Done() <-chan struct{} { return nil }
 
-// Commit stores positions.
-func (g *SoleGroup) Commit(ctx context.Context, at []Part) error {
-	if g.Store == nil {
-		return nil
-	}
-	for _, part := range at {
-		if err := g.Store(ctx, part); err != nil {
-			return err
-		}
-	}
-	return nil
-}
+// Commit does nothing: a process without others stores no positions.
+func (*SoleGroup) Commit(context.Context, []Part) error { return nil }
 
 // serve carries one assignment until it or ctx ends.
 func (j *Job) serve(ctx context.Context, a Assignment) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -20,10 +21,11 @@ import (
 // carrier posts the events of one partition to one hook, for one assignment. Its methods are for the
 // goroutine of run, except post and read.
 //
-// An event is unread, then open until it is answered or set aside. The group's position says where the next
-// carrier begins to read. It passes an open event or a dead letter only when the stored state has it: save stores
-// the state first and the position after it. So an event that was not answered is always in the topic behind the
-// position, or in the state.
+// An event is unread, then open until it is answered or set aside. The stored state says where the next carrier
+// begins to read, and which events before that place are open or dead letters. All of it is one entry of the table,
+// so an event that was not answered is always in the topic behind the state's position, or in the state. That holds
+// for each state that was ever stored. If a carrier of an earlier assignment stores its state late, the next one
+// repeats events, and loses none.
 type carrier struct {
 	h         *hook
 	log       envelope.Log
@@ -38,12 +40,11 @@ type carrier struct {
 	bytes   int // of the open events that are in memory
 	calls   int
 	state   State
-	stored  bool // there was a stored state at the beginning
-	changed bool // the state has changed since it was stored
-	// unsaved has the offsets of dead letters that the stored state does not have yet.
-	unsaved    map[int64]struct{}
-	saved      map[int64]struct{} // offsets of the events in the stored state: open ones and dead letters
-	committed  int64              // the position that was stored last; -1: none by this carrier
+	entry   []byte // the stored state: that of the carrier before, until this one has stored its own; nil: none
+	changed bool   // the state has changed since it was stored
+	// known has the offsets of the events in the state at the beginning. They are not opened again when they are read.
+	known      map[int64]struct{}
+	committed  int64 // the group's position that was stored last; -1: none by this carrier
 	storedAt   time.Time
 	fullSince  time.Time // zero: fewer events are open than the bound
 	recoveries int
@@ -70,10 +71,10 @@ type callResult struct {
 	err    error
 }
 
-func newCarrier(h *hook, log envelope.Log, partition int32, state State, commit func(context.Context, int64) error) *carrier {
+func newCarrier(h *hook, log envelope.Log, partition int32, commit func(context.Context, int64) error) *carrier {
 	return &carrier{
-		h: h, log: log, partition: partition, commit: commit, state: state, lanes: lanes{byUser: make(map[string]*lane)},
-		unsaved: make(map[int64]struct{}), saved: make(map[int64]struct{}), recoveries: h.health.view().recoveries,
+		h: h, log: log, partition: partition, commit: commit, lanes: lanes{byUser: make(map[string]*lane)},
+		known: make(map[int64]struct{}), recoveries: h.health.view().recoveries,
 		more: make(chan struct{}, 1), reads: make(chan readResult), results: make(chan callResult, maxCalls),
 	}
 }
@@ -85,10 +86,10 @@ var (
 	errBeyondEnd = errors.New("the topic ends before the hook's position")
 )
 
-// run posts from an offset on until ctx is done. -1 means that the group has no position: run goes on at the
-// position of the stored state. Without a state the hook is new in this partition: it begins at the end, or at
-// the beginning if the hook has posted events of an earlier generation. run returns errReplay if a caller of the
-// API wants a replay, and errBeyondEnd if the topic was made again, or has lost events.
+// run posts from the position of the stored state on until ctx is done. Without a state it begins at the group's
+// position. If that is -1, the hook is new in this partition: it begins at the end, or at the beginning if the hook
+// has posted events of an earlier generation. run returns errReplay if a caller of the API wants a replay, and
+// errBeyondEnd if the topic was made again, or has lost events.
 func (c *carrier) run(ctx context.Context, from int64) error {
 	if err := c.begin(ctx, from); err != nil {
 		return err
@@ -102,6 +103,8 @@ func (c *carrier) run(ctx context.Context, from int64) error {
 	for c.calls > 0 {
 		c.finish(<-c.results)
 	}
+	// The next carrier posts again what was answered behind the position of the stored state.
+	c.changed = c.changed || c.position() != c.state.Position
 	c.save(context.WithoutCancel(ctx))
 	return err
 }
@@ -112,17 +115,15 @@ func (c *carrier) begin(ctx context.Context, from int64) error {
 	if err != nil {
 		return fmt.Errorf("find the end of the events of partition %d: %w", c.partition, err)
 	}
-	fresh := false
-	if from < 0 {
-		switch {
-		case c.stored: // Kafka forgets the position of a group that had no member for long, or whose topic was deleted
-			from = c.state.Position
-		case c.h.hasState(c.log.Generation() - 1):
-			from = begin
-		default:
-			from = end
-		}
-		fresh, c.changed = true, true // the stored state tells that the hook was here
+	fresh := c.entry == nil
+	switch {
+	case !fresh:
+		from = c.state.Position
+	case from >= 0: // the hooks topic was lost
+	case c.h.hasState(c.log.Generation() - 1):
+		from = begin
+	default:
+		from = end
 	}
 	if from > end {
 		return errBeyondEnd
@@ -136,11 +137,14 @@ func (c *carrier) begin(ctx context.Context, from int64) error {
 	for _, l := range c.state.Open {
 		c.lanes.add(&item{Letter: l}, now)
 	}
-	c.markSaved()
+	for _, l := range slices.Concat(c.state.Open, c.state.Dead) {
+		c.known[l.Offset] = struct{}{}
+	}
 	if fresh {
 		// At once, so that no later job begins at a later end.
-		if c.save(ctx); c.committed < 0 {
-			return errors.New("the first position was not stored")
+		c.changed = true
+		if c.save(ctx); c.entry == nil {
+			return errors.New("the first state was not stored")
 		}
 	}
 	return nil
@@ -231,7 +235,7 @@ func (c *carrier) open() {
 	for len(c.unread) > 0 && c.capacity() > 0 {
 		r := c.unread[0]
 		c.unread = c.unread[1:]
-		if _, known := c.saved[r.Offset]; known || len(c.h.cfg.Types) > 0 && !events.Matches(c.h.cfg.Types, r.Type) {
+		if _, known := c.known[r.Offset]; known || len(c.h.cfg.Types) > 0 && !events.Matches(c.h.cfg.Types, r.Type) {
 			continue
 		}
 		c.bytes += len(r.Value)
@@ -381,12 +385,10 @@ func (c *carrier) remove(r callResult) {
 	}
 }
 
-// forget takes an event out of the books. If it is in the stored state, the state has changed.
+// forget takes an event out of the books. If it was tried, it is in the state, which changes.
 func (c *carrier) forget(it *item) {
 	c.bytes -= len(it.value)
-	if _, ok := c.saved[it.Offset]; ok {
-		c.changed = true
-	}
+	c.changed = c.changed || it.Tries > 0
 }
 
 // setAside makes the one event of a call a dead letter.
@@ -399,7 +401,7 @@ func (c *carrier) setAside(r callResult, why string, now time.Time) {
 func (c *carrier) addDeadLetter(it *item, why string, now time.Time) {
 	l := it.Letter
 	c.state.addDead(l, why, now)
-	c.unsaved[it.Offset], c.changed = struct{}{}, true
+	c.changed = true
 	c.h.metrics.events.WithLabelValues(c.h.cfg.Name, "dead").Inc()
 	c.h.log.Error().Int32("partition", c.partition).Str("event", l.ID).Str("user", l.User).Int("tries", l.Tries).Str("why", why).
 		Msg("an event was set aside as a dead letter: fix the receiver, then replay the dead letters")
@@ -483,42 +485,38 @@ func (c *carrier) makeRoom(v view) {
 	c.fullSince = time.Time{}
 }
 
-// position returns up to where everything was answered or is in the stored state.
+// position returns up to where everything was answered, tried or set aside.
 func (c *carrier) position() int64 {
 	at := c.next
 	if len(c.unread) > 0 {
 		at = c.unread[0].Offset
 	}
 	c.lanes.all(func(it *item) {
-		if _, saved := c.saved[it.Offset]; !saved {
+		if it.Tries == 0 {
 			at = min(at, it.Offset)
 		}
 	})
-	for offset := range c.unsaved {
-		if _, saved := c.saved[offset]; !saved {
-			at = min(at, offset)
-		}
-	}
 	return at
 }
 
-// showInterval is how often the position is stored for those who look at the hook.
+// showInterval is how often the state is stored while nothing but its position changes. The events that a job has
+// posted in that time come again if it is killed.
 const showInterval = 10 * time.Second
 
-// save stores the state if it has changed, and then the position. Both are tried again after the next
-// interval.
+// save stores the state if it has changed or is not the newest entry, and then the group's position. Both are tried
+// again after the next interval.
 func (c *carrier) save(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, saveTimeout)
 	defer cancel()
 	at := c.position()
 	show := at != c.state.Position && c.h.now().Sub(c.storedAt) > showInterval
-	if c.changed || show {
+	if c.changed || show || c.replaced() {
 		if err := c.store(ctx); err != nil {
 			c.h.sampled.Warn().Err(err).Int32("partition", c.partition).Msg("the state of a hook was not stored; trying again")
 			return
 		}
 	}
-	if at = c.position(); at == c.committed {
+	if at == c.committed {
 		return
 	}
 	if err := c.commit(ctx, at); err != nil {
@@ -528,8 +526,27 @@ func (c *carrier) save(ctx context.Context) {
 	c.committed = at
 }
 
+// replaced reports whether the newest entry is not the stored state: a carrier of an earlier assignment has stored
+// its own late. The stored state with the mark of endGeneration counts as the same.
+func (c *carrier) replaced() bool {
+	newest := c.h.mirror.get(c.key())
+	if bytes.Equal(newest, c.entry) {
+		return false
+	}
+	var s State
+	if err := json.Unmarshal(newest, &s); err != nil || !s.Ended {
+		return true
+	}
+	s.Ended = false
+	return !bytes.Equal(encode(s), c.entry)
+}
+
+// key returns the key of the partition's state.
+func (c *carrier) key() string { return stateKey(c.h.cfg.Name, place{c.log.Generation(), c.partition}) }
+
 // store stores the state with the events that were tried.
 func (c *carrier) store(ctx context.Context) error {
+	c.changed = true // until the state is stored
 	c.state.Open, c.state.Position = nil, c.position()
 	c.lanes.all(func(it *item) {
 		if it.Tries > 0 {
@@ -537,23 +554,12 @@ func (c *carrier) store(ctx context.Context) error {
 		}
 	})
 	slices.SortFunc(c.state.Open, func(a, b Letter) int { return cmp.Compare(a.Offset, b.Offset) })
-	if err := c.h.put(ctx, stateKey(c.h.cfg.Name, place{c.log.Generation(), c.partition}), encode(c.state)); err != nil {
+	entry := encode(c.state)
+	if err := c.h.put(ctx, c.key(), entry); err != nil {
 		return err
 	}
-	clear(c.unsaved)
-	c.markSaved()
-	c.storedAt, c.changed = c.h.now(), false
+	c.entry, c.storedAt, c.changed = entry, c.h.now(), false
 	return nil
-}
-
-// markSaved notes which events are in the stored state. They are not opened again when they are read.
-func (c *carrier) markSaved() {
-	clear(c.saved)
-	for _, list := range [][]Letter{c.state.Open, c.state.Dead} {
-		for _, l := range list {
-			c.saved[l.Offset] = struct{}{}
-		}
-	}
 }
 
 // measure sets the metrics of the partition.

@@ -75,8 +75,7 @@ type Deps struct {
 	Topics events.Topics
 	// ShowOnly makes Hooks that post nothing: those of a node without job.
 	ShowOnly bool
-	// Group joins the group of a hook for a generation of the topic. Nil: this process has all partitions,
-	// and the positions are in the table.
+	// Group joins the group of a hook for a generation of the topic. Nil: this process has all partitions.
 	Group   func(ctx context.Context, hook string, generation uint16) (Group, error)
 	Table   Table
 	Log     zerolog.Logger

@@ -149,7 +149,7 @@ func (h *hook) post(ctx context.Context, generation uint16) error {
 // join joins the group of the hook for a generation of the topic.
 func (h *hook) join(ctx context.Context, log envelope.Log) (Group, error) {
 	if h.deps.Group == nil {
-		return newLoneGroup(h, log.Partitions()), nil
+		return newLoneGroup(log.Partitions()), nil
 	}
 	return h.deps.Group(ctx, h.cfg.Name, log.Generation())
 }
@@ -247,7 +247,7 @@ func (h *hook) serve(ctx context.Context, log envelope.Log, a job.Assignment) {
 }
 
 // carry posts the events of one partition until ctx is done. After an error it goes on at the stored
-// position.
+// state.
 func (h *hook) carry(ctx context.Context, log envelope.Log, a job.Assignment, part job.Part) {
 	commit := func(ctx context.Context, next int64) error {
 		at := part
@@ -275,9 +275,9 @@ func (h *hook) carry(ctx context.Context, log envelope.Log, a job.Assignment, pa
 					<-ctx.Done()
 					return
 				}
-				err = h.replay(ctx, c, commit)
+				err = h.replay(ctx, c)
 			case errors.Is(err, errBeyondEnd):
-				err = h.startOver(ctx, c, commit)
+				err = h.startOver(ctx, c)
 			}
 		}
 		if err != nil && ctx.Err() == nil {
@@ -290,7 +290,7 @@ func (h *hook) carry(ctx context.Context, log envelope.Log, a job.Assignment, pa
 // startOver prepares the stored state of a partition that ends before the position of its carrier. The topic was made
 // again, or has lost events. The next carrier begins with the oldest event. Events that waited for another try become
 // dead letters, because their offsets may be those of other events now.
-func (h *hook) startOver(ctx context.Context, c *carrier, commit func(context.Context, int64) error) error {
+func (h *hook) startOver(ctx context.Context, c *carrier) error {
 	begin, end, err := c.log.Bounds(ctx, c.partition)
 	if err != nil {
 		return fmt.Errorf("find the begin of the events of partition %d: %w", c.partition, err)
@@ -304,11 +304,7 @@ func (h *hook) startOver(ctx context.Context, c *carrier, commit func(context.Co
 		state.Dead[i].Offset = gone
 	}
 	state.Open, state.Position, state.Ended = nil, begin, false
-	// The state comes first: its position is not beyond the end. If the position is then not stored, this is done again.
-	if err := h.put(ctx, stateKey(h.cfg.Name, place{c.log.Generation(), c.partition}), encode(state)); err != nil {
-		return err
-	}
-	if err := commit(ctx, begin); err != nil {
+	if err := h.put(ctx, c.key(), encode(state)); err != nil {
 		return err
 	}
 	h.log.Error().Int32("partition", c.partition).Int64("begin", begin).Int64("end", end).
@@ -318,13 +314,11 @@ func (h *hook) startOver(ctx context.Context, c *carrier, commit func(context.Co
 
 // restore returns a carrier with the stored state of a partition.
 func (h *hook) restore(log envelope.Log, partition int32, commit func(context.Context, int64) error) (*carrier, error) {
-	state, stored, err := load[State](h.mirror, stateKey(h.cfg.Name, place{log.Generation(), partition}))
-	if err != nil {
-		return nil, err
-	}
-	c := newCarrier(h, log, partition, state, commit)
-	c.stored = stored
-	return c, nil
+	c := newCarrier(h, log, partition, commit)
+	c.entry = h.mirror.get(c.key())
+	var err error
+	c.state, _, err = decode[State](c.key(), c.entry)
+	return c, err
 }
 
 // control returns what callers of the API want of the hook, and a channel that is closed when that may

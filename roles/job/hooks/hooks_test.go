@@ -277,19 +277,87 @@ func TestRestarts(t *testing.T) {
 			w.add(1+dice.IntN(5), "1", "2", "3")
 			w.after(time.Duration(dice.IntN(4000)) * time.Millisecond)
 			if round%10 == 5 {
-				w.table.mu.Lock()
-				w.table.failing = !w.table.failing
-				w.table.mu.Unlock()
+				w.table.fail(round%20 == 5)
 			}
 			w.stop()
 			w.start()
 		}
-		w.table.mu.Lock()
-		w.table.failing = false
-		w.table.mu.Unlock()
+		w.table.fail(false)
 		w.after(time.Hour)
 		w.checkAll()
 	})
+}
+
+// A job that ends in order leaves nothing that its successor posts again, also if its state could not be stored for a while.
+func TestRestartRepeatsNothing(t *testing.T) {
+	for _, alone := range []bool{false, true} {
+		inWorld(t, func(w *world) {
+			w.alone = alone
+			w.start()
+			for range 3 {
+				w.add(3, "1")
+				w.after(2 * time.Second) // a position alone is stored every ten
+			}
+			w.stop()
+			w.start()
+			w.table.fail(true)
+			w.add(3, "1")
+			w.after(time.Minute)
+			w.table.fail(false)
+			w.after(time.Minute)
+			w.stop()
+			w.start()
+			w.after(time.Minute)
+			w.checkAll()
+			if n := w.to.count(); n != 12 {
+				t.Errorf("alone: %t, %d calls for 12 events", alone, n)
+			}
+		})
+	}
+}
+
+// A job that has lost the partition stores its state late, over that of a later job. No event is lost by that, whether
+// the later job is still there to store its own again or not.
+func TestLateState(t *testing.T) {
+	for _, ended := range []bool{false, true} {
+		inWorld(t, func(w *world) {
+			bad := true
+			w.to.answer = func(c call) (int, http.Header) {
+				if bad && c.events[0].Subject == "bad" {
+					return http.StatusInternalServerError, nil
+				}
+				return http.StatusOK, nil
+			}
+			w.start()
+			w.add(3, "good")
+			w.after(time.Minute)
+			key, late := w.table.state()
+			w.add(1, "bad")
+			w.after(time.Second)
+			w.add(3, "good")
+			w.after(10 * time.Minute)
+			if ended {
+				w.stop()
+			}
+			if _, err := w.table.Put(t.Context(), key, late); err != nil {
+				t.Fatal(err)
+			}
+			if !ended {
+				w.after(2 * time.Second)
+				if s := w.status(); s.Waiting != 1 || s.Lag != 0 {
+					t.Errorf("the state of the job that posts is not the newest one again: %+v", s)
+				}
+				w.stop()
+			}
+			w.to.change(func() { bad = false })
+			w.start()
+			w.after(time.Hour)
+			w.checkAll()
+			if s := w.status(); s.Waiting != 0 || s.DeadLetters != 0 || s.Lag != 0 {
+				t.Errorf("ended: %t, status %+v", ended, s)
+			}
+		})
+	}
 }
 
 // A hook whose position Kafka has forgotten goes on at the position of its stored state.
@@ -430,21 +498,23 @@ func TestReplayFromATime(t *testing.T) {
 	})
 }
 
-// A replay whose position cannot be stored begins when it can be, and loses no dead letter.
-func TestReplayWithoutPosition(t *testing.T) {
+// A replay whose state cannot be stored begins when it can be, and loses no dead letter.
+func TestReplayWithoutState(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.to.always(http.StatusBadRequest)
 		w.start()
 		w.add(3, "1")
 		w.after(time.Minute)
 		w.to.always(http.StatusOK)
-		w.groups[1].change(func() { w.groups[1].failing = true })
+		w.stop()
 		w.admin(func(ctx context.Context, a *hooks.Admin) error { return a.Replay(ctx, "orders", time.UnixMilli(1)) })
+		w.table.fail(true)
+		w.start()
 		w.after(time.Minute)
 		if s := w.status(); s.DeadLetters != 3 {
 			t.Errorf("before the replay: status %+v", s)
 		}
-		w.groups[1].change(func() { w.groups[1].failing = false })
+		w.table.fail(false)
 		w.after(time.Hour)
 		w.checkAll()
 		if s := w.status(); s.DeadLetters != 0 || s.Waiting != 0 || s.Lag != 0 {

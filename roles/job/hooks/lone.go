@@ -1,29 +1,14 @@
 package hooks
 
-import (
-	"context"
-	"encoding/binary"
-	"fmt"
+import "imgo/roles/job"
 
-	"imgo/roles/job"
-)
-
-// loneGroup is the group of a process that has all partitions.
+// loneGroup is the group of a process that has all partitions. Their positions are those of the stored states.
 type loneGroup struct{ job.SoleGroup }
 
-// newLoneGroup returns a group whose positions are in the table.
-func newLoneGroup(h *hook, partitions int32) *loneGroup {
-	key := func(partition int32) string { return fmt.Sprintf("position/%s/%d", h.cfg.Name, partition) }
+func newLoneGroup(partitions int32) *loneGroup {
 	g := &loneGroup{}
 	for i := range partitions {
-		part := job.Part{Partition: i, Next: -1}
-		if value := h.mirror.get(key(i)); len(value) == 8 {
-			part.Next = int64(binary.BigEndian.Uint64(value))
-		}
-		g.All = append(g.All, part)
-	}
-	g.Store = func(ctx context.Context, at job.Part) error {
-		return h.put(ctx, key(at.Partition), binary.BigEndian.AppendUint64(nil, uint64(at.Next)))
+		g.All = append(g.All, job.Part{Partition: i, Next: -1})
 	}
 	return g
 }

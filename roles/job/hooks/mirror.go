@@ -106,7 +106,11 @@ func (m *mirror) get(key string) []byte {
 
 // load reads an entry. stored is false if there is none.
 func load[T any](m *mirror, key string) (v T, stored bool, err error) {
-	value := m.get(key)
+	return decode[T](key, m.get(key))
+}
+
+// decode is load for an entry that was read.
+func decode[T any](key string, value []byte) (v T, stored bool, err error) {
 	if value == nil {
 		return v, false, nil
 	}

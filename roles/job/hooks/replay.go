@@ -11,7 +11,7 @@ import (
 
 // replay prepares the stored state of a partition for the replay that ended its carrier. The next carrier
 // goes on from there.
-func (h *hook) replay(ctx context.Context, c *carrier, commit func(context.Context, int64) error) error {
+func (h *hook) replay(ctx context.Context, c *carrier) error {
 	control, _ := h.control()
 	state := c.state
 	position := c.position()
@@ -34,12 +34,7 @@ func (h *hook) replay(ctx context.Context, c *carrier, commit func(context.Conte
 		state.Dead = slices.DeleteFunc(slices.Clone(state.Dead), again)
 	}
 	state.Replayed, state.Position, state.Ended = control.Replay, position, false
-	// The position comes first: the state no longer has the letters after it. If the state is then not stored, the replay
-	// begins anew.
-	if err := commit(ctx, position); err != nil {
-		return err
-	}
-	if err := h.put(ctx, stateKey(h.cfg.Name, place{c.log.Generation(), c.partition}), encode(state)); err != nil {
+	if err := h.put(ctx, c.key(), encode(state)); err != nil {
 		return err
 	}
 	h.log.Info().Int32("partition", c.partition).Int64("offset", position).Bool("dead_letters", control.Dead).Msg("the hook is replayed")

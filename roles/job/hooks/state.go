@@ -9,8 +9,9 @@ import (
 	"time"
 )
 
-// State is what a hook has stored about one partition: the events that wait for another try, and the
-// dead letters. A job resumes reading at the group's position, or at Position if the group has none.
+// State is what a hook has stored about one partition: the events that wait for another try, the dead letters, and
+// where a job goes on to read. Each state that was ever stored is true for ever: a job that goes on from an older one
+// loses no event.
 type State struct {
 	// Open has the events before the position that were not answered, oldest first.
 	Open []Letter `json:"open,omitempty"`
@@ -22,7 +23,7 @@ type State struct {
 	Replayed uint64 `json:"replayed,omitempty"`
 	// Ended is set if all events of an older generation are posted. A replay begins it anew.
 	Ended bool `json:"ended,omitempty"`
-	// Position is up to where everything is answered, or in Open or Dead.
+	// Position is up to where everything is answered, or in Open or Dead. The next job reads from there.
 	Position int64 `json:"position"`
 	// Failing says why the newest failed call failed, with its time; empty after a success.
 	Failing   string `json:"failing,omitempty"`

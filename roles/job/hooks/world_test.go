@@ -254,12 +254,29 @@ func (t *table) Follow(ctx context.Context, from int64, fn func(offset int64, ke
 	}
 }
 
-// group is a group of one member with one partition. Its position outlives the member. While failing is set, no position is
-// stored.
+// fail changes whether entries are stored.
+func (t *table) fail(failing bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.failing = failing
+}
+
+// state returns the newest state of the partition of the first topic.
+func (t *table) state() (key, value []byte) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i := range t.keys {
+		if string(t.keys[i]) == "state/orders/1/0" {
+			key, value = t.keys[i], t.values[i]
+		}
+	}
+	return key, value
+}
+
+// group is a group of one member with one partition. Its position outlives the member.
 type group struct {
-	mu      sync.Mutex
-	next    int64
-	failing bool
+	mu   sync.Mutex
+	next int64
 }
 
 func (g *group) Next(context.Context) (job.Assignment, error) { return g, nil }
@@ -275,9 +292,6 @@ func (g *group) Parts() []job.Part {
 func (g *group) Commit(_ context.Context, at []job.Part) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.failing {
-		return envelope.ErrUnavailable
-	}
 	g.next = at[0].Next
 	return nil
 }
@@ -398,6 +412,7 @@ type world struct {
 	groups map[uint16]*group
 	to     *receiver
 	cfg    hooks.Config
+	alone  bool                // the process has no group
 	sent   map[string][]string // ids by user
 	// metrics are those of the running hook.
 	metrics *prometheus.Registry
@@ -424,7 +439,7 @@ func inWorld(t *testing.T, fn func(w *world)) {
 func (w *world) start() {
 	w.t.Helper()
 	w.metrics = prometheus.NewRegistry()
-	h, err := hooks.New([]hooks.Config{w.cfg}, hooks.Deps{
+	deps := hooks.Deps{
 		Topics: &w.topics, Table: w.table, Log: zerolog.Nop(), Metrics: w.metrics, Transport: w.to, Now: time.Now,
 		Group: func(_ context.Context, _ string, generation uint16) (hooks.Group, error) {
 			if w.groups[generation] == nil {
@@ -432,7 +447,11 @@ func (w *world) start() {
 			}
 			return w.groups[generation], nil
 		},
-	})
+	}
+	if w.alone {
+		deps.Group = nil
+	}
+	h, err := hooks.New([]hooks.Config{w.cfg}, deps)
 	if err != nil {
 		w.t.Fatal(err)
 	}
