@@ -7,6 +7,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"imgo/cluster/bus"
 	"imgo/envelope"
 	"imgo/internal/wait"
 )
@@ -16,24 +17,30 @@ const (
 	pulseEvery = time.Second
 	// pulseTimeout bounds one question.
 	pulseTimeout = 2 * time.Second
-	// cutAfter is the time without an answer after which a router gives up its partitions. It is longer
-	// than Kafka takes to move a broker's partitions to another broker.
-	cutAfter = 10 * time.Second
+	// cutAfter is the time without an answer after which a router gives up its partitions.
+	cutAfter = bus.UnreadableAfter
 )
 
 // pulse asks the kept log whether it answers. A router that cannot read the log cannot own a
 // partition: its mailboxes do not change, and it answers no question about them. So it says in gossip
 // that it is cut off. The other routers own its partitions until the log answers again. If no router
 // can read the log, the log itself is away, and all routers keep what they own.
+//
+// A router that cannot reach one of several brokers keeps that broker's partitions: nobody tells whether another router
+// can read them. It is not ready meanwhile.
 type pulse struct {
 	ask func(ctx context.Context, try int32) error
 	// announce says in gossip whether this router is cut off from the log.
 	announce func(cut bool) error
 	// ownsNone reports whether other routers own all partitions.
 	ownsNone func() bool
-	log      zerolog.Logger
+	// unreadable returns why an owned partition cannot be read, or nil.
+	unreadable func() error
+	log        zerolog.Logger
 
 	cut atomic.Bool
+	// missing is why an owned partition cannot be read although the log answers, or nil.
+	missing atomic.Pointer[error]
 }
 
 // newPulse returns the pulse of the kept log that the router reads. It asks for one partition after
@@ -47,13 +54,21 @@ func (c *cluster) newPulse() *pulse {
 		},
 		announce: func(cut bool) error { return c.updateMeta(func(m *envelope.NodeMeta) { m.Cut = cut }) },
 		ownsNone: func() bool { owned, _ := c.remote.Load().owned(); return len(owned) == 0 },
-		log:      c.log,
+		unreadable: func() (why error) {
+			kept, ok := c.cores.serving.Load().kept.(*bus.Log)
+			owned, _ := c.remote.Load().owned()
+			for i := 0; ok && i < len(owned) && why == nil; i++ {
+				why = kept.Unreadable(owned[i])
+			}
+			return why
+		},
+		log: c.log,
 	}
 }
 
 // run asks until ctx is done.
 func (p *pulse) run(ctx context.Context) error {
-	answered := time.Now()
+	answered, back := time.Now(), time.Time{}
 	for try := int32(0); ctx.Err() == nil; try++ {
 		qctx, cancel := context.WithTimeout(ctx, pulseTimeout)
 		err := p.ask(qctx, try)
@@ -61,8 +76,16 @@ func (p *pulse) run(ctx context.Context) error {
 		if err == nil {
 			answered = time.Now()
 		}
-		if cut := time.Since(answered) > cutAfter; cut != p.cut.Load() && ctx.Err() == nil {
+		cut := time.Since(answered) > cutAfter
+		if cut != p.cut.Load() && ctx.Err() == nil {
 			p.change(cut, err)
+			back = time.Now()
+		}
+		switch why := p.unreadable(); {
+		case why == nil, cut, time.Since(back) < cutAfter: // after an outage of all, each broker has time to come back
+			p.missing.Store(nil)
+		case err == nil: // another broker answers
+			p.missing.Store(&why)
 		}
 		if wait.Sleep(ctx, pulseEvery) != nil {
 			return nil
@@ -86,8 +109,11 @@ func (p *pulse) change(cut bool, err error) {
 	}
 }
 
-// ready returns an error while the router has given up its partitions.
+// ready returns an error while the router has given up its partitions, or cannot read one of them.
 func (p *pulse) ready() error {
+	if missing := p.missing.Load(); missing != nil {
+		return envelope.Errorf(envelope.CodeUnavailable, "%v", *missing)
+	}
 	if p.cut.Load() && p.ownsNone() {
 		return envelope.Errorf(envelope.CodeUnavailable,
 			"the kept log has not answered for %s: other routers own the partitions of this one", cutAfter)

@@ -112,7 +112,7 @@ func Open(ctx context.Context, o Options) (*Bus, error) {
 			return nil, settingErrorf("open the bus: compression %q: there are none, gzip, snappy, lz4 and zstd", o.Compression)
 		}
 	}
-	if b.metrics, err = newMetrics(o.Metrics); err != nil {
+	if b.metrics, err = newMetrics(o.Metrics, b); err != nil {
 		return nil, settingErrorf("open the bus: register its metrics: %v", err)
 	}
 	b.ctx, b.stop = context.WithCancel(context.Background())

@@ -54,16 +54,21 @@ func (c *Compacted) Follow(ctx context.Context, from int64, fn func(offset int64
 	fetching, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(l.ctx, cancel)() // Close ends the fetch under way
+	defer l.readers[0].clearFailing()
 	for backoff := newBackoff(); ; {
 		if err := errors.Join(l.producer.closedErr(), ctx.Err()); err != nil {
 			return err
 		}
 		var refused error
+		began := time.Now()
 		next, err := l.fetchOnce(fetching, 0, from, func(offset int64, _ time.Time, key, value []byte) {
 			if refused == nil {
 				refused = fn(offset, key, value)
 			}
 		})
+		if fetching.Err() == nil {
+			l.noteFetch(0, began, err)
+		}
 		switch {
 		case refused != nil:
 			return refused

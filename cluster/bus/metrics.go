@@ -18,7 +18,7 @@ type metrics struct {
 	fetchErrors   *prometheus.CounterVec
 }
 
-func newMetrics(reg prometheus.Registerer) (*metrics, error) {
+func newMetrics(reg prometheus.Registerer, b *Bus) (*metrics, error) {
 	counter := func(name, help string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "imgo_bus_" + name, Help: help}, []string{"topic"})
 	}
@@ -37,7 +37,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	}
 	var err error
 	m.registered, err = collectors.Register(reg,
-		m.appendSeconds, m.appendBytes, m.appendErrors, m.appendRetries, m.appendBatches, m.fetchBytes, m.fetchErrors)
+		m.appendSeconds, m.appendBytes, m.appendErrors, m.appendRetries, m.appendBatches, m.fetchBytes, m.fetchErrors, failingCollector{b})
 	return m, err
 }
 

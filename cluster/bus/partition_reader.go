@@ -38,6 +38,7 @@ type partitionReader struct {
 	mu      sync.Mutex
 	streams []*stream
 	closed  error
+	failing failing
 }
 
 // stream has consecutive entries in memory, and the fetch that adds to them. A fetch
@@ -228,12 +229,14 @@ func (l *Log) fetch(partition int32, s *stream, next int64) {
 	p := &l.readers[partition]
 	for backoff := newBackoff(); ; {
 		var entries []envelope.Entry
+		began := time.Now()
 		after, err := l.fetchOnce(l.ctx, partition, next, func(offset int64, at time.Time, _, value []byte) {
 			entries = append(entries, envelope.Entry{Partition: partition, Offset: offset, Value: value, TimeMS: at.UnixMilli()})
 		})
 		if errors.Is(err, kafka.OffsetOutOfRange) {
 			err = l.outOfRange(l.ctx, partition, next)
 		}
+		l.noteFetch(partition, began, err)
 		p.mu.Lock()
 		switch {
 		case p.closed != nil:
@@ -243,6 +246,9 @@ func (l *Log) fetch(partition int32, s *stream, next int64) {
 			s.err = err
 			p.dropLocked(s)
 		case s.waiters == 0:
+			if !slices.ContainsFunc(p.streams, func(other *stream) bool { return other != s && other.fetching }) {
+				p.failing = failing{} // nobody reads
+			}
 		default:
 			p.mu.Unlock()
 			if err != nil {

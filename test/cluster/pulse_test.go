@@ -2,9 +2,11 @@ package cluster_test
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"testing"
 
+	"imgo/cluster/bus/kafkatest"
 	"imgo/config"
 	"imgo/envelope"
 	"imgo/roles"
@@ -89,4 +91,39 @@ func TestRouterCutFromKafka(t *testing.T) {
 	if len(w.of(config.RoleRouter)) != 2 {
 		t.Error("a router has ended")
 	}
+}
+
+// A router that cannot reach one of two brokers says so, with the partition and the broker, and is ready again when it can.
+func TestOneBrokerDoesNotAnswer(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.kafka = kafkatest.New(t, kafkatest.Options{Brokers: 2})
+	w.startAll()
+	users := w.connectUsers(8)
+	for partition := range int32(4) {
+		if err := w.kafka.Cluster.MoveTopicPartition("imgo.kept.1", partition, partition%2); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reasons := func() (texts []string) {
+		for _, n := range w.of(config.RoleRouter) {
+			if err := get("http://"+n.HTTPAddr().String()+"/readyz", nil); err != nil {
+				texts = append(texts, err.Error())
+			}
+		}
+		return texts
+	}
+	resume := w.kafka.Silence(1)
+	eventually(t, "a router is not ready", func() bool { return len(reasons()) > 0 })
+	for _, text := range reasons() {
+		if !strings.Contains(text, "of imgo.kept.1 was not read") || !strings.Contains(text, w.kafka.Brokers()[1]) {
+			t.Errorf("the reason does not name the partition and the broker: %s", text)
+		}
+	}
+	resume()
+	eventually(t, "the routers are ready", func() bool { return len(reasons()) == 0 })
+	for _, user := range users {
+		w.pushes.push(user)
+	}
+	w.checkHistory()
 }

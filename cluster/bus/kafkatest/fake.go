@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,7 +23,9 @@ import (
 // Options are the options of a Fake. The zero value means one broker without TLS and
 // without a login.
 type Options struct {
-	// Ports has the port of 127.0.0.1. Nil means a free one.
+	// Brokers is the number of brokers; 0: one.
+	Brokers int
+	// Ports has the ports of 127.0.0.1, one a broker. Nil means free ones.
 	Ports []int
 	// TLS is the configuration of its listeners. Nil means no TLS.
 	TLS *tls.Config
@@ -36,8 +39,7 @@ type User struct {
 	Name, Password string
 }
 
-// Fake is a Kafka in this process, with one broker. Its methods are safe for concurrent
-// use.
+// Fake is a Kafka in this process. Its methods are safe for concurrent use.
 type Fake struct {
 	// Cluster is the kfake cluster, for faults that have no method here.
 	Cluster *kfake.Cluster
@@ -66,7 +68,7 @@ func New(t testing.TB, o Options) *Fake {
 func Start(o Options) (*Fake, error) {
 	f := &Fake{done: make(chan struct{})}
 	opts := []kfake.Opt{
-		kfake.NumBrokers(1), kfake.ListenFn(f.listen(o.TLS)), kfake.GroupMinSessionTimeout(100 * time.Millisecond),
+		kfake.NumBrokers(max(o.Brokers, 1)), kfake.ListenFn(f.listen(o.TLS)), kfake.GroupMinSessionTimeout(100 * time.Millisecond),
 		kfake.BrokerConfigs(map[string]string{"group.initial.rebalance.delay.ms": "0"}),
 	}
 	if len(o.Ports) > 0 {
@@ -117,6 +119,16 @@ func (f *Fake) Slow(by time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.delay = by
+}
+
+// Silence makes one broker, by its number from 0 on, answer nothing until resume is called. It keeps its partitions.
+func (f *Fake) Silence(broker int32) (resume func()) {
+	var over atomic.Bool
+	f.Cluster.Control(func(kmsg.Request) (kmsg.Response, error, bool) { //nolint:revive // the order is kfake's
+		f.Cluster.KeepControl()
+		return nil, nil, !over.Load() && f.Cluster.CurrentNode() == broker
+	})
+	return func() { over.Store(true) }
 }
 
 // AppendTwice makes the next n appends to a topic ("": any) return an error although the

@@ -1,0 +1,67 @@
+package roles
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// A router is not ready while it cannot read a partition of one broker. While no broker answers it is ready, and also until
+// its reads succeed again after that: no other router could serve in its place.
+func TestPulse(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		silent func(try int32) bool // the questions without an answer from the 100th to the 200th second
+		ready  bool                 // meanwhile
+	}{
+		{"one of three brokers does not answer", func(try int32) bool { return try%3 == 0 }, false},
+		{"no broker answers", func(int32) bool { return true }, true},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			began := time.Now()
+			during := func(first, last int) bool {
+				now := time.Since(began)
+				return now >= time.Duration(first)*time.Second && now <= time.Duration(last)*time.Second
+			}
+			p := &pulse{
+				ask: func(ctx context.Context, try int32) error {
+					if !during(100, 200) || !test.silent(try) {
+						return nil
+					}
+					<-ctx.Done()
+					return ctx.Err()
+				},
+				announce: func(bool) error { return nil },
+				ownsNone: func() bool { return false },
+				unreadable: func() error {
+					if during(108, 205) {
+						return errors.New("partition 3 was not read")
+					}
+					return nil
+				},
+				log: zerolog.Nop(),
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() { done <- p.run(ctx) }()
+			for range 300 {
+				time.Sleep(time.Second)
+				synctest.Wait()
+				switch err := p.ready(); {
+				case err != nil && (test.ready || !during(108, 210)):
+					t.Errorf("%s: not ready after %s: %v", test.name, time.Since(began), err)
+				case err == nil && !test.ready && during(115, 200):
+					t.Errorf("%s: ready after %s", test.name, time.Since(began))
+				}
+			}
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
