@@ -4371,6 +4371,62 @@ func (x *AckRequest) GetAcks() []*Ack {
 	return nil
 }
 
+// PartsReply answers a call about users of several partitions. The call was
+// done for the users of all partitions but those that failed.
+type PartsReply struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// failed are the partitions for whose users the call is to be repeated.
+	Failed []int32 `protobuf:"varint,1,rep,packed,name=failed,proto3" json:"failed,omitempty"`
+	// partitions: how many the kept topic has; 0: not told, none failed.
+	Partitions    int32 `protobuf:"varint,2,opt,name=partitions,proto3" json:"partitions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PartsReply) Reset() {
+	*x = PartsReply{}
+	mi := &file_envelope_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PartsReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PartsReply) ProtoMessage() {}
+
+func (x *PartsReply) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PartsReply.ProtoReflect.Descriptor instead.
+func (*PartsReply) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *PartsReply) GetFailed() []int32 {
+	if x != nil {
+		return x.Failed
+	}
+	return nil
+}
+
+func (x *PartsReply) GetPartitions() int32 {
+	if x != nil {
+		return x.Partitions
+	}
+	return 0
+}
+
 // ReadRequest tells that a user has read messages.
 type ReadRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -4384,7 +4440,7 @@ type ReadRequest struct {
 
 func (x *ReadRequest) Reset() {
 	*x = ReadRequest{}
-	mi := &file_envelope_proto_msgTypes[58]
+	mi := &file_envelope_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4396,7 +4452,7 @@ func (x *ReadRequest) String() string {
 func (*ReadRequest) ProtoMessage() {}
 
 func (x *ReadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[58]
+	mi := &file_envelope_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4409,7 +4465,7 @@ func (x *ReadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadRequest.ProtoReflect.Descriptor instead.
 func (*ReadRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{58}
+	return file_envelope_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ReadRequest) GetRead() *Read {
@@ -4436,7 +4492,7 @@ type ReadReply struct {
 
 func (x *ReadReply) Reset() {
 	*x = ReadReply{}
-	mi := &file_envelope_proto_msgTypes[59]
+	mi := &file_envelope_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4448,7 +4504,7 @@ func (x *ReadReply) String() string {
 func (*ReadReply) ProtoMessage() {}
 
 func (x *ReadReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[59]
+	mi := &file_envelope_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4461,7 +4517,7 @@ func (x *ReadReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadReply.ProtoReflect.Descriptor instead.
 func (*ReadReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{59}
+	return file_envelope_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ReadReply) GetSessions() uint32 {
@@ -4480,7 +4536,7 @@ type DetachRequest struct {
 
 func (x *DetachRequest) Reset() {
 	*x = DetachRequest{}
-	mi := &file_envelope_proto_msgTypes[60]
+	mi := &file_envelope_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4492,7 +4548,7 @@ func (x *DetachRequest) String() string {
 func (*DetachRequest) ProtoMessage() {}
 
 func (x *DetachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[60]
+	mi := &file_envelope_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4505,7 +4561,7 @@ func (x *DetachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachRequest.ProtoReflect.Descriptor instead.
 func (*DetachRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{60}
+	return file_envelope_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *DetachRequest) GetSessions() []*Detached {
@@ -4527,7 +4583,7 @@ type Detached struct {
 
 func (x *Detached) Reset() {
 	*x = Detached{}
-	mi := &file_envelope_proto_msgTypes[61]
+	mi := &file_envelope_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4539,7 +4595,7 @@ func (x *Detached) String() string {
 func (*Detached) ProtoMessage() {}
 
 func (x *Detached) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[61]
+	mi := &file_envelope_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4552,7 +4608,7 @@ func (x *Detached) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Detached.ProtoReflect.Descriptor instead.
 func (*Detached) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{61}
+	return file_envelope_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *Detached) GetSession() *Address {
@@ -4601,7 +4657,7 @@ type AnnounceRequest struct {
 
 func (x *AnnounceRequest) Reset() {
 	*x = AnnounceRequest{}
-	mi := &file_envelope_proto_msgTypes[62]
+	mi := &file_envelope_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4613,7 +4669,7 @@ func (x *AnnounceRequest) String() string {
 func (*AnnounceRequest) ProtoMessage() {}
 
 func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[62]
+	mi := &file_envelope_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4626,7 +4682,7 @@ func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceRequest.ProtoReflect.Descriptor instead.
 func (*AnnounceRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{62}
+	return file_envelope_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *AnnounceRequest) GetComet() string {
@@ -4679,7 +4735,7 @@ type AnnounceReply struct {
 
 func (x *AnnounceReply) Reset() {
 	*x = AnnounceReply{}
-	mi := &file_envelope_proto_msgTypes[63]
+	mi := &file_envelope_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4691,7 +4747,7 @@ func (x *AnnounceReply) String() string {
 func (*AnnounceReply) ProtoMessage() {}
 
 func (x *AnnounceReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[63]
+	mi := &file_envelope_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4704,7 +4760,7 @@ func (x *AnnounceReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceReply.ProtoReflect.Descriptor instead.
 func (*AnnounceReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{63}
+	return file_envelope_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *AnnounceReply) GetEpochs() map[uint32]uint64 {
@@ -4739,7 +4795,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_envelope_proto_msgTypes[64]
+	mi := &file_envelope_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4751,7 +4807,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[64]
+	mi := &file_envelope_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4764,7 +4820,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{64}
+	return file_envelope_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *AttachRequest) GetSession() *SessionInfo {
@@ -4805,7 +4861,7 @@ type AttachReply struct {
 
 func (x *AttachReply) Reset() {
 	*x = AttachReply{}
-	mi := &file_envelope_proto_msgTypes[65]
+	mi := &file_envelope_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4817,7 +4873,7 @@ func (x *AttachReply) String() string {
 func (*AttachReply) ProtoMessage() {}
 
 func (x *AttachReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[65]
+	mi := &file_envelope_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4830,7 +4886,7 @@ func (x *AttachReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachReply.ProtoReflect.Descriptor instead.
 func (*AttachReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{65}
+	return file_envelope_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *AttachReply) GetBacklog() *Backlog {
@@ -4888,7 +4944,7 @@ type MembershipsRequest struct {
 
 func (x *MembershipsRequest) Reset() {
 	*x = MembershipsRequest{}
-	mi := &file_envelope_proto_msgTypes[66]
+	mi := &file_envelope_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4900,7 +4956,7 @@ func (x *MembershipsRequest) String() string {
 func (*MembershipsRequest) ProtoMessage() {}
 
 func (x *MembershipsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[66]
+	mi := &file_envelope_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4913,7 +4969,7 @@ func (x *MembershipsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembershipsRequest.ProtoReflect.Descriptor instead.
 func (*MembershipsRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{66}
+	return file_envelope_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *MembershipsRequest) GetUser() string {
@@ -4942,7 +4998,7 @@ type MembershipsReply struct {
 
 func (x *MembershipsReply) Reset() {
 	*x = MembershipsReply{}
-	mi := &file_envelope_proto_msgTypes[67]
+	mi := &file_envelope_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4954,7 +5010,7 @@ func (x *MembershipsReply) String() string {
 func (*MembershipsReply) ProtoMessage() {}
 
 func (x *MembershipsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[67]
+	mi := &file_envelope_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4967,7 +5023,7 @@ func (x *MembershipsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembershipsReply.ProtoReflect.Descriptor instead.
 func (*MembershipsReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{67}
+	return file_envelope_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *MembershipsReply) GetMemberships() *Memberships {
@@ -5009,7 +5065,7 @@ type LookupRequest struct {
 
 func (x *LookupRequest) Reset() {
 	*x = LookupRequest{}
-	mi := &file_envelope_proto_msgTypes[68]
+	mi := &file_envelope_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5021,7 +5077,7 @@ func (x *LookupRequest) String() string {
 func (*LookupRequest) ProtoMessage() {}
 
 func (x *LookupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[68]
+	mi := &file_envelope_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5034,7 +5090,7 @@ func (x *LookupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupRequest.ProtoReflect.Descriptor instead.
 func (*LookupRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{68}
+	return file_envelope_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *LookupRequest) GetUsers() []string {
@@ -5082,7 +5138,7 @@ type LookupReply struct {
 
 func (x *LookupReply) Reset() {
 	*x = LookupReply{}
-	mi := &file_envelope_proto_msgTypes[69]
+	mi := &file_envelope_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5094,7 +5150,7 @@ func (x *LookupReply) String() string {
 func (*LookupReply) ProtoMessage() {}
 
 func (x *LookupReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[69]
+	mi := &file_envelope_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5107,7 +5163,7 @@ func (x *LookupReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupReply.ProtoReflect.Descriptor instead.
 func (*LookupReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{69}
+	return file_envelope_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *LookupReply) GetUsers() []*UserSessions {
@@ -5141,7 +5197,7 @@ type UserSessions struct {
 
 func (x *UserSessions) Reset() {
 	*x = UserSessions{}
-	mi := &file_envelope_proto_msgTypes[70]
+	mi := &file_envelope_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5153,7 +5209,7 @@ func (x *UserSessions) String() string {
 func (*UserSessions) ProtoMessage() {}
 
 func (x *UserSessions) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[70]
+	mi := &file_envelope_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5166,7 +5222,7 @@ func (x *UserSessions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserSessions.ProtoReflect.Descriptor instead.
 func (*UserSessions) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{70}
+	return file_envelope_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *UserSessions) GetUser() string {
@@ -5220,7 +5276,7 @@ type UserRequest struct {
 
 func (x *UserRequest) Reset() {
 	*x = UserRequest{}
-	mi := &file_envelope_proto_msgTypes[71]
+	mi := &file_envelope_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5232,7 +5288,7 @@ func (x *UserRequest) String() string {
 func (*UserRequest) ProtoMessage() {}
 
 func (x *UserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[71]
+	mi := &file_envelope_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5245,7 +5301,7 @@ func (x *UserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserRequest.ProtoReflect.Descriptor instead.
 func (*UserRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{71}
+	return file_envelope_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *UserRequest) GetUser() string {
@@ -5274,7 +5330,7 @@ type UserReply struct {
 
 func (x *UserReply) Reset() {
 	*x = UserReply{}
-	mi := &file_envelope_proto_msgTypes[72]
+	mi := &file_envelope_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5286,7 +5342,7 @@ func (x *UserReply) String() string {
 func (*UserReply) ProtoMessage() {}
 
 func (x *UserReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[72]
+	mi := &file_envelope_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5299,7 +5355,7 @@ func (x *UserReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserReply.ProtoReflect.Descriptor instead.
 func (*UserReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{72}
+	return file_envelope_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *UserReply) GetSessions() []*SessionInfo {
@@ -5368,7 +5424,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_envelope_proto_msgTypes[73]
+	mi := &file_envelope_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5380,7 +5436,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[73]
+	mi := &file_envelope_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5393,7 +5449,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{73}
+	return file_envelope_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *RemoveRequest) GetRemoval() *Removal {
@@ -5414,7 +5470,7 @@ type RemoveReply struct {
 
 func (x *RemoveReply) Reset() {
 	*x = RemoveReply{}
-	mi := &file_envelope_proto_msgTypes[74]
+	mi := &file_envelope_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5426,7 +5482,7 @@ func (x *RemoveReply) String() string {
 func (*RemoveReply) ProtoMessage() {}
 
 func (x *RemoveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[74]
+	mi := &file_envelope_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5439,7 +5495,7 @@ func (x *RemoveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveReply.ProtoReflect.Descriptor instead.
 func (*RemoveReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{74}
+	return file_envelope_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *RemoveReply) GetMessages() uint32 {
@@ -5474,7 +5530,7 @@ type MessagesRequest struct {
 
 func (x *MessagesRequest) Reset() {
 	*x = MessagesRequest{}
-	mi := &file_envelope_proto_msgTypes[75]
+	mi := &file_envelope_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5486,7 +5542,7 @@ func (x *MessagesRequest) String() string {
 func (*MessagesRequest) ProtoMessage() {}
 
 func (x *MessagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[75]
+	mi := &file_envelope_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5499,7 +5555,7 @@ func (x *MessagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessagesRequest.ProtoReflect.Descriptor instead.
 func (*MessagesRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{75}
+	return file_envelope_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *MessagesRequest) GetUser() string {
@@ -5548,7 +5604,7 @@ type MessagesReply struct {
 
 func (x *MessagesReply) Reset() {
 	*x = MessagesReply{}
-	mi := &file_envelope_proto_msgTypes[76]
+	mi := &file_envelope_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5560,7 +5616,7 @@ func (x *MessagesReply) String() string {
 func (*MessagesReply) ProtoMessage() {}
 
 func (x *MessagesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[76]
+	mi := &file_envelope_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5573,7 +5629,7 @@ func (x *MessagesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessagesReply.ProtoReflect.Descriptor instead.
 func (*MessagesReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{76}
+	return file_envelope_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *MessagesReply) GetMessages() []*WaitingMessage {
@@ -5611,7 +5667,7 @@ type WaitingMessage struct {
 
 func (x *WaitingMessage) Reset() {
 	*x = WaitingMessage{}
-	mi := &file_envelope_proto_msgTypes[77]
+	mi := &file_envelope_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5623,7 +5679,7 @@ func (x *WaitingMessage) String() string {
 func (*WaitingMessage) ProtoMessage() {}
 
 func (x *WaitingMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[77]
+	mi := &file_envelope_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5636,7 +5692,7 @@ func (x *WaitingMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitingMessage.ProtoReflect.Descriptor instead.
 func (*WaitingMessage) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{77}
+	return file_envelope_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *WaitingMessage) GetId() uint64 {
@@ -5715,7 +5771,7 @@ type DeviceInfo struct {
 
 func (x *DeviceInfo) Reset() {
 	*x = DeviceInfo{}
-	mi := &file_envelope_proto_msgTypes[78]
+	mi := &file_envelope_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5727,7 +5783,7 @@ func (x *DeviceInfo) String() string {
 func (*DeviceInfo) ProtoMessage() {}
 
 func (x *DeviceInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[78]
+	mi := &file_envelope_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5740,7 +5796,7 @@ func (x *DeviceInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceInfo.ProtoReflect.Descriptor instead.
 func (*DeviceInfo) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{78}
+	return file_envelope_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *DeviceInfo) GetDevice() string {
@@ -5784,7 +5840,7 @@ type TakeRequest struct {
 
 func (x *TakeRequest) Reset() {
 	*x = TakeRequest{}
-	mi := &file_envelope_proto_msgTypes[79]
+	mi := &file_envelope_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5796,7 +5852,7 @@ func (x *TakeRequest) String() string {
 func (*TakeRequest) ProtoMessage() {}
 
 func (x *TakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[79]
+	mi := &file_envelope_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5809,7 +5865,7 @@ func (x *TakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeRequest.ProtoReflect.Descriptor instead.
 func (*TakeRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{79}
+	return file_envelope_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *TakeRequest) GetUser() string {
@@ -5842,7 +5898,7 @@ type TakeReply struct {
 
 func (x *TakeReply) Reset() {
 	*x = TakeReply{}
-	mi := &file_envelope_proto_msgTypes[80]
+	mi := &file_envelope_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5854,7 +5910,7 @@ func (x *TakeReply) String() string {
 func (*TakeReply) ProtoMessage() {}
 
 func (x *TakeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[80]
+	mi := &file_envelope_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5867,7 +5923,7 @@ func (x *TakeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeReply.ProtoReflect.Descriptor instead.
 func (*TakeReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{80}
+	return file_envelope_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *TakeReply) GetMessages() []*Kept {
@@ -5891,7 +5947,7 @@ type ClaimRequest struct {
 
 func (x *ClaimRequest) Reset() {
 	*x = ClaimRequest{}
-	mi := &file_envelope_proto_msgTypes[81]
+	mi := &file_envelope_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5903,7 +5959,7 @@ func (x *ClaimRequest) String() string {
 func (*ClaimRequest) ProtoMessage() {}
 
 func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[81]
+	mi := &file_envelope_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5916,7 +5972,7 @@ func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimRequest.ProtoReflect.Descriptor instead.
 func (*ClaimRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{81}
+	return file_envelope_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *ClaimRequest) GetPartition() uint32 {
@@ -5956,7 +6012,7 @@ type ClaimReply struct {
 
 func (x *ClaimReply) Reset() {
 	*x = ClaimReply{}
-	mi := &file_envelope_proto_msgTypes[82]
+	mi := &file_envelope_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5968,7 +6024,7 @@ func (x *ClaimReply) String() string {
 func (*ClaimReply) ProtoMessage() {}
 
 func (x *ClaimReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[82]
+	mi := &file_envelope_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5981,7 +6037,7 @@ func (x *ClaimReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimReply.ProtoReflect.Descriptor instead.
 func (*ClaimReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{82}
+	return file_envelope_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *ClaimReply) GetWon() bool {
@@ -6003,7 +6059,7 @@ type ResolveRequest struct {
 
 func (x *ResolveRequest) Reset() {
 	*x = ResolveRequest{}
-	mi := &file_envelope_proto_msgTypes[83]
+	mi := &file_envelope_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6015,7 +6071,7 @@ func (x *ResolveRequest) String() string {
 func (*ResolveRequest) ProtoMessage() {}
 
 func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[83]
+	mi := &file_envelope_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6028,7 +6084,7 @@ func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
 func (*ResolveRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{83}
+	return file_envelope_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *ResolveRequest) GetPartition() uint32 {
@@ -6055,7 +6111,7 @@ type ResolveItem struct {
 
 func (x *ResolveItem) Reset() {
 	*x = ResolveItem{}
-	mi := &file_envelope_proto_msgTypes[84]
+	mi := &file_envelope_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6067,7 +6123,7 @@ func (x *ResolveItem) String() string {
 func (*ResolveItem) ProtoMessage() {}
 
 func (x *ResolveItem) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[84]
+	mi := &file_envelope_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6080,7 +6136,7 @@ func (x *ResolveItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveItem.ProtoReflect.Descriptor instead.
 func (*ResolveItem) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{84}
+	return file_envelope_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *ResolveItem) GetId() uint64 {
@@ -6107,7 +6163,7 @@ type ResolveReply struct {
 
 func (x *ResolveReply) Reset() {
 	*x = ResolveReply{}
-	mi := &file_envelope_proto_msgTypes[85]
+	mi := &file_envelope_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6119,7 +6175,7 @@ func (x *ResolveReply) String() string {
 func (*ResolveReply) ProtoMessage() {}
 
 func (x *ResolveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[85]
+	mi := &file_envelope_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6132,7 +6188,7 @@ func (x *ResolveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveReply.ProtoReflect.Descriptor instead.
 func (*ResolveReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{85}
+	return file_envelope_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *ResolveReply) GetItems() []*Resolved {
@@ -6151,7 +6207,7 @@ type Resolved struct {
 
 func (x *Resolved) Reset() {
 	*x = Resolved{}
-	mi := &file_envelope_proto_msgTypes[86]
+	mi := &file_envelope_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6163,7 +6219,7 @@ func (x *Resolved) String() string {
 func (*Resolved) ProtoMessage() {}
 
 func (x *Resolved) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[86]
+	mi := &file_envelope_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6176,7 +6232,7 @@ func (x *Resolved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resolved.ProtoReflect.Descriptor instead.
 func (*Resolved) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{86}
+	return file_envelope_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *Resolved) GetTo() []*ResolvedTarget {
@@ -6197,7 +6253,7 @@ type ResolvedTarget struct {
 
 func (x *ResolvedTarget) Reset() {
 	*x = ResolvedTarget{}
-	mi := &file_envelope_proto_msgTypes[87]
+	mi := &file_envelope_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6209,7 +6265,7 @@ func (x *ResolvedTarget) String() string {
 func (*ResolvedTarget) ProtoMessage() {}
 
 func (x *ResolvedTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[87]
+	mi := &file_envelope_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6222,7 +6278,7 @@ func (x *ResolvedTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolvedTarget.ProtoReflect.Descriptor instead.
 func (*ResolvedTarget) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{87}
+	return file_envelope_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *ResolvedTarget) GetTo() *Address {
@@ -6250,7 +6306,7 @@ type RoomsRequest struct {
 
 func (x *RoomsRequest) Reset() {
 	*x = RoomsRequest{}
-	mi := &file_envelope_proto_msgTypes[88]
+	mi := &file_envelope_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6262,7 +6318,7 @@ func (x *RoomsRequest) String() string {
 func (*RoomsRequest) ProtoMessage() {}
 
 func (x *RoomsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[88]
+	mi := &file_envelope_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6275,7 +6331,7 @@ func (x *RoomsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomsRequest.ProtoReflect.Descriptor instead.
 func (*RoomsRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{88}
+	return file_envelope_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *RoomsRequest) GetRoom() string {
@@ -6303,7 +6359,7 @@ type RoomsReply struct {
 
 func (x *RoomsReply) Reset() {
 	*x = RoomsReply{}
-	mi := &file_envelope_proto_msgTypes[89]
+	mi := &file_envelope_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6315,7 +6371,7 @@ func (x *RoomsReply) String() string {
 func (*RoomsReply) ProtoMessage() {}
 
 func (x *RoomsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[89]
+	mi := &file_envelope_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6328,7 +6384,7 @@ func (x *RoomsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomsReply.ProtoReflect.Descriptor instead.
 func (*RoomsReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{89}
+	return file_envelope_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *RoomsReply) GetCounts() map[string]uint32 {
@@ -6362,7 +6418,7 @@ type ForgetRequest struct {
 
 func (x *ForgetRequest) Reset() {
 	*x = ForgetRequest{}
-	mi := &file_envelope_proto_msgTypes[90]
+	mi := &file_envelope_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6374,7 +6430,7 @@ func (x *ForgetRequest) String() string {
 func (*ForgetRequest) ProtoMessage() {}
 
 func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[90]
+	mi := &file_envelope_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6387,7 +6443,7 @@ func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetRequest.ProtoReflect.Descriptor instead.
 func (*ForgetRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{90}
+	return file_envelope_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *ForgetRequest) GetComet() string {
@@ -6406,7 +6462,7 @@ type ForgetReply struct {
 
 func (x *ForgetReply) Reset() {
 	*x = ForgetReply{}
-	mi := &file_envelope_proto_msgTypes[91]
+	mi := &file_envelope_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6418,7 +6474,7 @@ func (x *ForgetReply) String() string {
 func (*ForgetReply) ProtoMessage() {}
 
 func (x *ForgetReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[91]
+	mi := &file_envelope_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6431,7 +6487,7 @@ func (x *ForgetReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetReply.ProtoReflect.Descriptor instead.
 func (*ForgetReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{91}
+	return file_envelope_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *ForgetReply) GetSessions() uint32 {
@@ -6460,7 +6516,7 @@ type TokenChange struct {
 
 func (x *TokenChange) Reset() {
 	*x = TokenChange{}
-	mi := &file_envelope_proto_msgTypes[92]
+	mi := &file_envelope_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6472,7 +6528,7 @@ func (x *TokenChange) String() string {
 func (*TokenChange) ProtoMessage() {}
 
 func (x *TokenChange) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[92]
+	mi := &file_envelope_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6485,7 +6541,7 @@ func (x *TokenChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenChange.ProtoReflect.Descriptor instead.
 func (*TokenChange) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{92}
+	return file_envelope_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *TokenChange) GetId() []byte {
@@ -6554,7 +6610,7 @@ type KeptPlan struct {
 
 func (x *KeptPlan) Reset() {
 	*x = KeptPlan{}
-	mi := &file_envelope_proto_msgTypes[93]
+	mi := &file_envelope_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6566,7 +6622,7 @@ func (x *KeptPlan) String() string {
 func (*KeptPlan) ProtoMessage() {}
 
 func (x *KeptPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[93]
+	mi := &file_envelope_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6579,7 +6635,7 @@ func (x *KeptPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeptPlan.ProtoReflect.Descriptor instead.
 func (*KeptPlan) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{93}
+	return file_envelope_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *KeptPlan) GetGeneration() uint32 {
@@ -6621,7 +6677,7 @@ type KeptMoved struct {
 
 func (x *KeptMoved) Reset() {
 	*x = KeptMoved{}
-	mi := &file_envelope_proto_msgTypes[94]
+	mi := &file_envelope_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6633,7 +6689,7 @@ func (x *KeptMoved) String() string {
 func (*KeptMoved) ProtoMessage() {}
 
 func (x *KeptMoved) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[94]
+	mi := &file_envelope_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6646,7 +6702,7 @@ func (x *KeptMoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeptMoved.ProtoReflect.Descriptor instead.
 func (*KeptMoved) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{94}
+	return file_envelope_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *KeptMoved) GetGeneration() uint32 {
@@ -6675,7 +6731,7 @@ type RecordsVersion struct {
 
 func (x *RecordsVersion) Reset() {
 	*x = RecordsVersion{}
-	mi := &file_envelope_proto_msgTypes[95]
+	mi := &file_envelope_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6687,7 +6743,7 @@ func (x *RecordsVersion) String() string {
 func (*RecordsVersion) ProtoMessage() {}
 
 func (x *RecordsVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[95]
+	mi := &file_envelope_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6700,7 +6756,7 @@ func (x *RecordsVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordsVersion.ProtoReflect.Descriptor instead.
 func (*RecordsVersion) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{95}
+	return file_envelope_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *RecordsVersion) GetVersion() uint32 {
@@ -6747,7 +6803,7 @@ type NodeMeta struct {
 
 func (x *NodeMeta) Reset() {
 	*x = NodeMeta{}
-	mi := &file_envelope_proto_msgTypes[96]
+	mi := &file_envelope_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6759,7 +6815,7 @@ func (x *NodeMeta) String() string {
 func (*NodeMeta) ProtoMessage() {}
 
 func (x *NodeMeta) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[96]
+	mi := &file_envelope_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6772,7 +6828,7 @@ func (x *NodeMeta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeMeta.ProtoReflect.Descriptor instead.
 func (*NodeMeta) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{96}
+	return file_envelope_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *NodeMeta) GetRoles() []string {
@@ -6887,7 +6943,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_envelope_proto_msgTypes[97]
+	mi := &file_envelope_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6899,7 +6955,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[97]
+	mi := &file_envelope_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6912,7 +6968,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{97}
+	return file_envelope_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *Endpoint) GetScheme() string {
@@ -6938,7 +6994,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_envelope_proto_msgTypes[98]
+	mi := &file_envelope_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6950,7 +7006,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[98]
+	mi := &file_envelope_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6963,7 +7019,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{98}
+	return file_envelope_proto_rawDescGZIP(), []int{99}
 }
 
 type StatusReply struct {
@@ -6980,7 +7036,7 @@ type StatusReply struct {
 
 func (x *StatusReply) Reset() {
 	*x = StatusReply{}
-	mi := &file_envelope_proto_msgTypes[99]
+	mi := &file_envelope_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6992,7 +7048,7 @@ func (x *StatusReply) String() string {
 func (*StatusReply) ProtoMessage() {}
 
 func (x *StatusReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[99]
+	mi := &file_envelope_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7005,7 +7061,7 @@ func (x *StatusReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusReply.ProtoReflect.Descriptor instead.
 func (*StatusReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{99}
+	return file_envelope_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *StatusReply) GetReady() bool {
@@ -7054,7 +7110,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_envelope_proto_msgTypes[100]
+	mi := &file_envelope_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7066,7 +7122,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[100]
+	mi := &file_envelope_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7079,7 +7135,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{100}
+	return file_envelope_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *Failure) GetCode() string {
@@ -7126,7 +7182,7 @@ type Empty struct {
 
 func (x *Empty) Reset() {
 	*x = Empty{}
-	mi := &file_envelope_proto_msgTypes[101]
+	mi := &file_envelope_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7138,7 +7194,7 @@ func (x *Empty) String() string {
 func (*Empty) ProtoMessage() {}
 
 func (x *Empty) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[101]
+	mi := &file_envelope_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7151,7 +7207,7 @@ func (x *Empty) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Empty.ProtoReflect.Descriptor instead.
 func (*Empty) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{101}
+	return file_envelope_proto_rawDescGZIP(), []int{102}
 }
 
 // CallParts is one message of the stream that carries the calls of one node to
@@ -7165,7 +7221,7 @@ type CallParts struct {
 
 func (x *CallParts) Reset() {
 	*x = CallParts{}
-	mi := &file_envelope_proto_msgTypes[102]
+	mi := &file_envelope_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7177,7 +7233,7 @@ func (x *CallParts) String() string {
 func (*CallParts) ProtoMessage() {}
 
 func (x *CallParts) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[102]
+	mi := &file_envelope_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7190,7 +7246,7 @@ func (x *CallParts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallParts.ProtoReflect.Descriptor instead.
 func (*CallParts) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{102}
+	return file_envelope_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *CallParts) GetParts() []*CallPart {
@@ -7229,7 +7285,7 @@ type CallPart struct {
 
 func (x *CallPart) Reset() {
 	*x = CallPart{}
-	mi := &file_envelope_proto_msgTypes[103]
+	mi := &file_envelope_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7241,7 +7297,7 @@ func (x *CallPart) String() string {
 func (*CallPart) ProtoMessage() {}
 
 func (x *CallPart) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[103]
+	mi := &file_envelope_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7254,7 +7310,7 @@ func (x *CallPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallPart.ProtoReflect.Descriptor instead.
 func (*CallPart) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{103}
+	return file_envelope_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *CallPart) GetCall() uint64 {
@@ -7662,7 +7718,13 @@ const file_envelope_proto_rawDesc = "" +
 	"\tmax_bytes\x18\a \x01(\rR\bmaxBytes\"7\n" +
 	"\n" +
 	"AckRequest\x12)\n" +
-	"\x04acks\x18\x01 \x03(\v2\x15.imgo.envelope.v1.AckR\x04acks\"h\n" +
+	"\x04acks\x18\x01 \x03(\v2\x15.imgo.envelope.v1.AckR\x04acks\"D\n" +
+	"\n" +
+	"PartsReply\x12\x16\n" +
+	"\x06failed\x18\x01 \x03(\x05R\x06failed\x12\x1e\n" +
+	"\n" +
+	"partitions\x18\x02 \x01(\x05R\n" +
+	"partitions\"h\n" +
 	"\vReadRequest\x12*\n" +
 	"\x04read\x18\x01 \x01(\v2\x16.imgo.envelope.v1.ReadR\x04read\x12-\n" +
 	"\x04from\x18\x02 \x01(\v2\x19.imgo.envelope.v1.AddressR\x04from\"'\n" +
@@ -7914,7 +7976,7 @@ func file_envelope_proto_rawDescGZIP() []byte {
 }
 
 var file_envelope_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_envelope_proto_msgTypes = make([]protoimpl.MessageInfo, 109)
+var file_envelope_proto_msgTypes = make([]protoimpl.MessageInfo, 110)
 var file_envelope_proto_goTypes = []any{
 	(Due_Step)(0),              // 0: imgo.envelope.v1.Due.Step
 	(*Record)(nil),             // 1: imgo.envelope.v1.Record
@@ -7975,57 +8037,58 @@ var file_envelope_proto_goTypes = []any{
 	(*MembersReply)(nil),       // 56: imgo.envelope.v1.MembersReply
 	(*CatchUpRequest)(nil),     // 57: imgo.envelope.v1.CatchUpRequest
 	(*AckRequest)(nil),         // 58: imgo.envelope.v1.AckRequest
-	(*ReadRequest)(nil),        // 59: imgo.envelope.v1.ReadRequest
-	(*ReadReply)(nil),          // 60: imgo.envelope.v1.ReadReply
-	(*DetachRequest)(nil),      // 61: imgo.envelope.v1.DetachRequest
-	(*Detached)(nil),           // 62: imgo.envelope.v1.Detached
-	(*AnnounceRequest)(nil),    // 63: imgo.envelope.v1.AnnounceRequest
-	(*AnnounceReply)(nil),      // 64: imgo.envelope.v1.AnnounceReply
-	(*AttachRequest)(nil),      // 65: imgo.envelope.v1.AttachRequest
-	(*AttachReply)(nil),        // 66: imgo.envelope.v1.AttachReply
-	(*MembershipsRequest)(nil), // 67: imgo.envelope.v1.MembershipsRequest
-	(*MembershipsReply)(nil),   // 68: imgo.envelope.v1.MembershipsReply
-	(*LookupRequest)(nil),      // 69: imgo.envelope.v1.LookupRequest
-	(*LookupReply)(nil),        // 70: imgo.envelope.v1.LookupReply
-	(*UserSessions)(nil),       // 71: imgo.envelope.v1.UserSessions
-	(*UserRequest)(nil),        // 72: imgo.envelope.v1.UserRequest
-	(*UserReply)(nil),          // 73: imgo.envelope.v1.UserReply
-	(*RemoveRequest)(nil),      // 74: imgo.envelope.v1.RemoveRequest
-	(*RemoveReply)(nil),        // 75: imgo.envelope.v1.RemoveReply
-	(*MessagesRequest)(nil),    // 76: imgo.envelope.v1.MessagesRequest
-	(*MessagesReply)(nil),      // 77: imgo.envelope.v1.MessagesReply
-	(*WaitingMessage)(nil),     // 78: imgo.envelope.v1.WaitingMessage
-	(*DeviceInfo)(nil),         // 79: imgo.envelope.v1.DeviceInfo
-	(*TakeRequest)(nil),        // 80: imgo.envelope.v1.TakeRequest
-	(*TakeReply)(nil),          // 81: imgo.envelope.v1.TakeReply
-	(*ClaimRequest)(nil),       // 82: imgo.envelope.v1.ClaimRequest
-	(*ClaimReply)(nil),         // 83: imgo.envelope.v1.ClaimReply
-	(*ResolveRequest)(nil),     // 84: imgo.envelope.v1.ResolveRequest
-	(*ResolveItem)(nil),        // 85: imgo.envelope.v1.ResolveItem
-	(*ResolveReply)(nil),       // 86: imgo.envelope.v1.ResolveReply
-	(*Resolved)(nil),           // 87: imgo.envelope.v1.Resolved
-	(*ResolvedTarget)(nil),     // 88: imgo.envelope.v1.ResolvedTarget
-	(*RoomsRequest)(nil),       // 89: imgo.envelope.v1.RoomsRequest
-	(*RoomsReply)(nil),         // 90: imgo.envelope.v1.RoomsReply
-	(*ForgetRequest)(nil),      // 91: imgo.envelope.v1.ForgetRequest
-	(*ForgetReply)(nil),        // 92: imgo.envelope.v1.ForgetReply
-	(*TokenChange)(nil),        // 93: imgo.envelope.v1.TokenChange
-	(*KeptPlan)(nil),           // 94: imgo.envelope.v1.KeptPlan
-	(*KeptMoved)(nil),          // 95: imgo.envelope.v1.KeptMoved
-	(*RecordsVersion)(nil),     // 96: imgo.envelope.v1.RecordsVersion
-	(*NodeMeta)(nil),           // 97: imgo.envelope.v1.NodeMeta
-	(*Endpoint)(nil),           // 98: imgo.envelope.v1.Endpoint
-	(*StatusRequest)(nil),      // 99: imgo.envelope.v1.StatusRequest
-	(*StatusReply)(nil),        // 100: imgo.envelope.v1.StatusReply
-	(*Failure)(nil),            // 101: imgo.envelope.v1.Failure
-	(*Empty)(nil),              // 102: imgo.envelope.v1.Empty
-	(*CallParts)(nil),          // 103: imgo.envelope.v1.CallParts
-	(*CallPart)(nil),           // 104: imgo.envelope.v1.CallPart
-	nil,                        // 105: imgo.envelope.v1.AnnounceRequest.RoomsEntry
-	nil,                        // 106: imgo.envelope.v1.AnnounceRequest.PartitionsEntry
-	nil,                        // 107: imgo.envelope.v1.AnnounceReply.EpochsEntry
-	nil,                        // 108: imgo.envelope.v1.AnnounceReply.RoomsEntry
-	nil,                        // 109: imgo.envelope.v1.RoomsReply.CountsEntry
+	(*PartsReply)(nil),         // 59: imgo.envelope.v1.PartsReply
+	(*ReadRequest)(nil),        // 60: imgo.envelope.v1.ReadRequest
+	(*ReadReply)(nil),          // 61: imgo.envelope.v1.ReadReply
+	(*DetachRequest)(nil),      // 62: imgo.envelope.v1.DetachRequest
+	(*Detached)(nil),           // 63: imgo.envelope.v1.Detached
+	(*AnnounceRequest)(nil),    // 64: imgo.envelope.v1.AnnounceRequest
+	(*AnnounceReply)(nil),      // 65: imgo.envelope.v1.AnnounceReply
+	(*AttachRequest)(nil),      // 66: imgo.envelope.v1.AttachRequest
+	(*AttachReply)(nil),        // 67: imgo.envelope.v1.AttachReply
+	(*MembershipsRequest)(nil), // 68: imgo.envelope.v1.MembershipsRequest
+	(*MembershipsReply)(nil),   // 69: imgo.envelope.v1.MembershipsReply
+	(*LookupRequest)(nil),      // 70: imgo.envelope.v1.LookupRequest
+	(*LookupReply)(nil),        // 71: imgo.envelope.v1.LookupReply
+	(*UserSessions)(nil),       // 72: imgo.envelope.v1.UserSessions
+	(*UserRequest)(nil),        // 73: imgo.envelope.v1.UserRequest
+	(*UserReply)(nil),          // 74: imgo.envelope.v1.UserReply
+	(*RemoveRequest)(nil),      // 75: imgo.envelope.v1.RemoveRequest
+	(*RemoveReply)(nil),        // 76: imgo.envelope.v1.RemoveReply
+	(*MessagesRequest)(nil),    // 77: imgo.envelope.v1.MessagesRequest
+	(*MessagesReply)(nil),      // 78: imgo.envelope.v1.MessagesReply
+	(*WaitingMessage)(nil),     // 79: imgo.envelope.v1.WaitingMessage
+	(*DeviceInfo)(nil),         // 80: imgo.envelope.v1.DeviceInfo
+	(*TakeRequest)(nil),        // 81: imgo.envelope.v1.TakeRequest
+	(*TakeReply)(nil),          // 82: imgo.envelope.v1.TakeReply
+	(*ClaimRequest)(nil),       // 83: imgo.envelope.v1.ClaimRequest
+	(*ClaimReply)(nil),         // 84: imgo.envelope.v1.ClaimReply
+	(*ResolveRequest)(nil),     // 85: imgo.envelope.v1.ResolveRequest
+	(*ResolveItem)(nil),        // 86: imgo.envelope.v1.ResolveItem
+	(*ResolveReply)(nil),       // 87: imgo.envelope.v1.ResolveReply
+	(*Resolved)(nil),           // 88: imgo.envelope.v1.Resolved
+	(*ResolvedTarget)(nil),     // 89: imgo.envelope.v1.ResolvedTarget
+	(*RoomsRequest)(nil),       // 90: imgo.envelope.v1.RoomsRequest
+	(*RoomsReply)(nil),         // 91: imgo.envelope.v1.RoomsReply
+	(*ForgetRequest)(nil),      // 92: imgo.envelope.v1.ForgetRequest
+	(*ForgetReply)(nil),        // 93: imgo.envelope.v1.ForgetReply
+	(*TokenChange)(nil),        // 94: imgo.envelope.v1.TokenChange
+	(*KeptPlan)(nil),           // 95: imgo.envelope.v1.KeptPlan
+	(*KeptMoved)(nil),          // 96: imgo.envelope.v1.KeptMoved
+	(*RecordsVersion)(nil),     // 97: imgo.envelope.v1.RecordsVersion
+	(*NodeMeta)(nil),           // 98: imgo.envelope.v1.NodeMeta
+	(*Endpoint)(nil),           // 99: imgo.envelope.v1.Endpoint
+	(*StatusRequest)(nil),      // 100: imgo.envelope.v1.StatusRequest
+	(*StatusReply)(nil),        // 101: imgo.envelope.v1.StatusReply
+	(*Failure)(nil),            // 102: imgo.envelope.v1.Failure
+	(*Empty)(nil),              // 103: imgo.envelope.v1.Empty
+	(*CallParts)(nil),          // 104: imgo.envelope.v1.CallParts
+	(*CallPart)(nil),           // 105: imgo.envelope.v1.CallPart
+	nil,                        // 106: imgo.envelope.v1.AnnounceRequest.RoomsEntry
+	nil,                        // 107: imgo.envelope.v1.AnnounceRequest.PartitionsEntry
+	nil,                        // 108: imgo.envelope.v1.AnnounceReply.EpochsEntry
+	nil,                        // 109: imgo.envelope.v1.AnnounceReply.RoomsEntry
+	nil,                        // 110: imgo.envelope.v1.RoomsReply.CountsEntry
 }
 var file_envelope_proto_depIdxs = []int32{
 	10,  // 0: imgo.envelope.v1.Record.push:type_name -> imgo.envelope.v1.Push
@@ -8098,38 +8161,38 @@ var file_envelope_proto_depIdxs = []int32{
 	15,  // 67: imgo.envelope.v1.AckRequest.acks:type_name -> imgo.envelope.v1.Ack
 	2,   // 68: imgo.envelope.v1.ReadRequest.read:type_name -> imgo.envelope.v1.Read
 	32,  // 69: imgo.envelope.v1.ReadRequest.from:type_name -> imgo.envelope.v1.Address
-	62,  // 70: imgo.envelope.v1.DetachRequest.sessions:type_name -> imgo.envelope.v1.Detached
+	63,  // 70: imgo.envelope.v1.DetachRequest.sessions:type_name -> imgo.envelope.v1.Detached
 	32,  // 71: imgo.envelope.v1.Detached.session:type_name -> imgo.envelope.v1.Address
 	43,  // 72: imgo.envelope.v1.AnnounceRequest.sessions:type_name -> imgo.envelope.v1.SessionInfo
-	105, // 73: imgo.envelope.v1.AnnounceRequest.rooms:type_name -> imgo.envelope.v1.AnnounceRequest.RoomsEntry
-	106, // 74: imgo.envelope.v1.AnnounceRequest.partitions:type_name -> imgo.envelope.v1.AnnounceRequest.PartitionsEntry
-	107, // 75: imgo.envelope.v1.AnnounceReply.epochs:type_name -> imgo.envelope.v1.AnnounceReply.EpochsEntry
-	108, // 76: imgo.envelope.v1.AnnounceReply.rooms:type_name -> imgo.envelope.v1.AnnounceReply.RoomsEntry
+	106, // 73: imgo.envelope.v1.AnnounceRequest.rooms:type_name -> imgo.envelope.v1.AnnounceRequest.RoomsEntry
+	107, // 74: imgo.envelope.v1.AnnounceRequest.partitions:type_name -> imgo.envelope.v1.AnnounceRequest.PartitionsEntry
+	108, // 75: imgo.envelope.v1.AnnounceReply.epochs:type_name -> imgo.envelope.v1.AnnounceReply.EpochsEntry
+	109, // 76: imgo.envelope.v1.AnnounceReply.rooms:type_name -> imgo.envelope.v1.AnnounceReply.RoomsEntry
 	43,  // 77: imgo.envelope.v1.AttachRequest.session:type_name -> imgo.envelope.v1.SessionInfo
 	35,  // 78: imgo.envelope.v1.AttachReply.backlog:type_name -> imgo.envelope.v1.Backlog
 	36,  // 79: imgo.envelope.v1.AttachReply.kicks:type_name -> imgo.envelope.v1.Kick
 	9,   // 80: imgo.envelope.v1.AttachReply.memberships:type_name -> imgo.envelope.v1.Memberships
 	9,   // 81: imgo.envelope.v1.MembershipsReply.memberships:type_name -> imgo.envelope.v1.Memberships
 	32,  // 82: imgo.envelope.v1.MembershipsReply.sessions:type_name -> imgo.envelope.v1.Address
-	71,  // 83: imgo.envelope.v1.LookupReply.users:type_name -> imgo.envelope.v1.UserSessions
+	72,  // 83: imgo.envelope.v1.LookupReply.users:type_name -> imgo.envelope.v1.UserSessions
 	43,  // 84: imgo.envelope.v1.LookupReply.keyed:type_name -> imgo.envelope.v1.SessionInfo
 	32,  // 85: imgo.envelope.v1.UserSessions.sessions:type_name -> imgo.envelope.v1.Address
 	43,  // 86: imgo.envelope.v1.UserSessions.full:type_name -> imgo.envelope.v1.SessionInfo
 	43,  // 87: imgo.envelope.v1.UserReply.sessions:type_name -> imgo.envelope.v1.SessionInfo
-	79,  // 88: imgo.envelope.v1.UserReply.devices:type_name -> imgo.envelope.v1.DeviceInfo
+	80,  // 88: imgo.envelope.v1.UserReply.devices:type_name -> imgo.envelope.v1.DeviceInfo
 	17,  // 89: imgo.envelope.v1.RemoveRequest.removal:type_name -> imgo.envelope.v1.Removal
-	78,  // 90: imgo.envelope.v1.MessagesReply.messages:type_name -> imgo.envelope.v1.WaitingMessage
+	79,  // 90: imgo.envelope.v1.MessagesReply.messages:type_name -> imgo.envelope.v1.WaitingMessage
 	23,  // 91: imgo.envelope.v1.WaitingMessage.tracked:type_name -> imgo.envelope.v1.Tracked
 	34,  // 92: imgo.envelope.v1.TakeReply.messages:type_name -> imgo.envelope.v1.Kept
-	85,  // 93: imgo.envelope.v1.ResolveRequest.items:type_name -> imgo.envelope.v1.ResolveItem
-	87,  // 94: imgo.envelope.v1.ResolveReply.items:type_name -> imgo.envelope.v1.Resolved
-	88,  // 95: imgo.envelope.v1.Resolved.to:type_name -> imgo.envelope.v1.ResolvedTarget
+	86,  // 93: imgo.envelope.v1.ResolveRequest.items:type_name -> imgo.envelope.v1.ResolveItem
+	88,  // 94: imgo.envelope.v1.ResolveReply.items:type_name -> imgo.envelope.v1.Resolved
+	89,  // 95: imgo.envelope.v1.Resolved.to:type_name -> imgo.envelope.v1.ResolvedTarget
 	32,  // 96: imgo.envelope.v1.ResolvedTarget.to:type_name -> imgo.envelope.v1.Address
-	109, // 97: imgo.envelope.v1.RoomsReply.counts:type_name -> imgo.envelope.v1.RoomsReply.CountsEntry
+	110, // 97: imgo.envelope.v1.RoomsReply.counts:type_name -> imgo.envelope.v1.RoomsReply.CountsEntry
 	43,  // 98: imgo.envelope.v1.RoomsReply.members:type_name -> imgo.envelope.v1.SessionInfo
-	98,  // 99: imgo.envelope.v1.NodeMeta.endpoints:type_name -> imgo.envelope.v1.Endpoint
-	104, // 100: imgo.envelope.v1.CallParts.parts:type_name -> imgo.envelope.v1.CallPart
-	101, // 101: imgo.envelope.v1.CallPart.failure:type_name -> imgo.envelope.v1.Failure
+	99,  // 99: imgo.envelope.v1.NodeMeta.endpoints:type_name -> imgo.envelope.v1.Endpoint
+	105, // 100: imgo.envelope.v1.CallParts.parts:type_name -> imgo.envelope.v1.CallPart
+	102, // 101: imgo.envelope.v1.CallPart.failure:type_name -> imgo.envelope.v1.Failure
 	102, // [102:102] is the sub-list for method output_type
 	102, // [102:102] is the sub-list for method input_type
 	102, // [102:102] is the sub-list for extension type_name
@@ -8148,7 +8211,7 @@ func file_envelope_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_envelope_proto_rawDesc), len(file_envelope_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   109,
+			NumMessages:   110,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

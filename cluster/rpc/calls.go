@@ -29,9 +29,9 @@ type Router interface {
 type Logic interface {
 	Connect(ctx context.Context, r *envelope.ConnectRequest) (*envelope.ConnectReply, error)
 	CatchUp(ctx context.Context, r *envelope.CatchUpRequest) error
-	Ack(ctx context.Context, r *envelope.AckRequest) error
+	Ack(ctx context.Context, r *envelope.AckRequest) (*envelope.PartsReply, error)
 	Read(ctx context.Context, r *envelope.ReadRequest) (*envelope.ReadReply, error)
-	Detach(ctx context.Context, r *envelope.DetachRequest) error
+	Detach(ctx context.Context, r *envelope.DetachRequest) (*envelope.PartsReply, error)
 	Announce(ctx context.Context, r *envelope.AnnounceRequest) (*envelope.AnnounceReply, error)
 	RoomOpened(ctx context.Context, r *envelope.RoomOpened) error
 	Join(ctx context.Context, r *envelope.JoinRequest) (*envelope.JoinReply, error)
@@ -79,9 +79,9 @@ func newHandlers() handlers {
 	logic := service[Logic]{"logic", func(o *Services) Logic { return o.Logic }}
 	add(h, logic, logicService+"Connect", Logic.Connect)
 	add(h, logic, logicService+"CatchUp", noReply(Logic.CatchUp))
-	add(h, logic, logicService+"Ack", noReply(Logic.Ack))
+	add(h, logic, logicService+"Ack", Logic.Ack)
 	add(h, logic, logicService+"Read", Logic.Read)
-	add(h, logic, logicService+"Detach", noReply(Logic.Detach))
+	add(h, logic, logicService+"Detach", Logic.Detach)
 	add(h, logic, logicService+"Announce", Logic.Announce)
 	add(h, logic, logicService+"RoomOpened", noReply(Logic.RoomOpened))
 	add(h, logic, logicService+"Join", Logic.Join)
@@ -188,16 +188,16 @@ func (r remoteLogic) CatchUp(ctx context.Context, q *envelope.CatchUpRequest) er
 	return r.tell(ctx, logicService+"CatchUp", q)
 }
 
-func (r remoteLogic) Ack(ctx context.Context, q *envelope.AckRequest) error {
-	return r.tell(ctx, logicService+"Ack", q)
+func (r remoteLogic) Ack(ctx context.Context, q *envelope.AckRequest) (*envelope.PartsReply, error) {
+	return ask[envelope.PartsReply](ctx, r.stub, logicService+"Ack", q)
 }
 
 func (r remoteLogic) Read(ctx context.Context, q *envelope.ReadRequest) (*envelope.ReadReply, error) {
 	return ask[envelope.ReadReply](ctx, r.stub, logicService+"Read", q)
 }
 
-func (r remoteLogic) Detach(ctx context.Context, q *envelope.DetachRequest) error {
-	return r.tell(ctx, logicService+"Detach", q)
+func (r remoteLogic) Detach(ctx context.Context, q *envelope.DetachRequest) (*envelope.PartsReply, error) {
+	return ask[envelope.PartsReply](ctx, r.stub, logicService+"Detach", q)
 }
 
 func (r remoteLogic) Announce(ctx context.Context, q *envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {
@@ -266,16 +266,16 @@ func (try anyLogic) CatchUp(ctx context.Context, r *envelope.CatchUpRequest) err
 	return try(ctx, func(ctx context.Context, to Logic) error { return to.CatchUp(ctx, r) })
 }
 
-func (try anyLogic) Ack(ctx context.Context, r *envelope.AckRequest) error {
-	return try(ctx, func(ctx context.Context, to Logic) error { return to.Ack(ctx, r) })
+func (try anyLogic) Ack(ctx context.Context, r *envelope.AckRequest) (*envelope.PartsReply, error) {
+	return askAny(ctx, try, r, Logic.Ack)
 }
 
 func (try anyLogic) Read(ctx context.Context, r *envelope.ReadRequest) (*envelope.ReadReply, error) {
 	return askAny(ctx, try, r, Logic.Read)
 }
 
-func (try anyLogic) Detach(ctx context.Context, r *envelope.DetachRequest) error {
-	return try(ctx, func(ctx context.Context, to Logic) error { return to.Detach(ctx, r) })
+func (try anyLogic) Detach(ctx context.Context, r *envelope.DetachRequest) (*envelope.PartsReply, error) {
+	return askAny(ctx, try, r, Logic.Detach)
 }
 
 func (try anyLogic) RoomOpened(ctx context.Context, r *envelope.RoomOpened) error {

@@ -1,14 +1,18 @@
 package comet_test
 
 import (
+	"context"
 	"encoding/binary"
+	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"imgo/envelope"
+	"imgo/internal/wait"
 	"imgo/protocol"
 	"imgo/roles/comet"
 )
@@ -146,6 +150,199 @@ func TestAckBatchRefused(t *testing.T) {
 		}
 		if n := s.metric("imgo_comet_lost_total"); n != 1 {
 			t.Errorf("%v were lost, want 1", n)
+		}
+	})
+}
+
+// failingPartition is how fakeLogic answers while one of 8 partitions fails: a call for it hangs for nearly as long as it may.
+type failingPartition struct {
+	mu    sync.Mutex
+	fails bool
+	of    string // the user whose partition it is
+	calls map[string]int
+}
+
+func (f *failingPartition) set(fails bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.fails = fails
+}
+
+func (f *failingPartition) answer(ctx context.Context, users []string) *envelope.PartsReply {
+	f.mu.Lock()
+	fails := f.fails
+	for _, user := range users {
+		f.calls[user]++
+	}
+	f.mu.Unlock()
+	if p := envelope.Partition(f.of, 8); fails && slices.ContainsFunc(users, func(u string) bool { return envelope.Partition(u, 8) == p }) {
+		by, _ := ctx.Deadline()
+		_ = wait.Sleep(ctx, time.Until(by)*3/4)
+		return &envelope.PartsReply{Failed: []int32{p}, Partitions: 8}
+	}
+	return &envelope.PartsReply{}
+}
+
+// userLike returns another user of the same one of 8 partitions as a user, or of another one.
+func userLike(user string, same bool) string {
+	for i := 0; ; i++ {
+		if other := fmt.Sprint("user", i); (envelope.Partition(other, 8) == envelope.Partition(user, 8)) == same {
+			return other
+		}
+	}
+}
+
+// TestAckFailingPartition checks that a partition that fails delays the acknowledgements and the ends of sessions of the
+// other partitions' users once, that nothing is sent twice for them, and that what waits for it arrives when it is back.
+func TestAckFailingPartition(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		down := &failingPartition{fails: true, of: "ann", calls: make(map[string]int)}
+		s := start(t, &fakeLogic{parts: down.answer}, func(cfg *comet.Config) { cfg.AckQueue = 1000 })
+		other := userLike("ann", false)
+		ann, bob := s.connected(0, "ann", 0), s.connected(1, other, 0)
+		acknowledge := func(n int, c *client, id uint64) {
+			s.push(s.kept(n, id, id-1))
+			c.receive()
+			c.send(2, protocol.OpAck, 0, ackBody(id))
+			synctest.Wait()
+		}
+		acknowledge(0, ann, 1)
+		time.Sleep(5 * time.Second)
+		const messages = 200
+		for id := uint64(1); id <= messages; id++ {
+			acknowledge(0, ann, id+1)
+			acknowledge(1, bob, id)
+			time.Sleep(100 * time.Millisecond)
+			if ids := s.logic.acked(); len(ids) != int(id) {
+				t.Fatalf("bob's ids %v have arrived, want %d", ids, id)
+			}
+		}
+		third := s.connected(2, other, 0)
+		_ = third.pipe.Close()
+		time.Sleep(100 * time.Millisecond)
+		if gone := s.logic.gone(); len(gone) != 1 || gone[0].User != other {
+			t.Errorf("the ended sessions are %v, want bob's", gone)
+		}
+		if n := down.calls[other]; n != messages+1 {
+			t.Errorf("%d calls for bob, want %d", n, messages+1)
+		}
+		down.set(false)
+		time.Sleep(10 * time.Second)
+		if ids := s.logic.acked(); len(ids) != 2*messages+1 {
+			t.Errorf("%d ids have arrived, want %d", len(ids), 2*messages+1)
+		}
+		if n := s.metric("imgo_comet_ack_queue_ids"); n != 0 {
+			t.Errorf("%v ids wait", n)
+		}
+	})
+}
+
+// TestAckFailingPartitionIsBounded checks that what waits for a partition that fails takes no space of the others, and that
+// each user has a share.
+func TestAckFailingPartitionIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		down := &failingPartition{fails: true, of: "honest", calls: make(map[string]int)}
+		eve := userLike("honest", true)
+		s := start(t, &fakeLogic{parts: down.answer}, func(cfg *comet.Config) { cfg.AckQueue, cfg.AckBatch = 160, 20 })
+		bob := userLike("honest", false)
+		names := []string{"honest", eve, bob}
+		clients := make([]*client, len(names))
+		for i, name := range names {
+			clients[i] = s.connected(i, name, 0)
+		}
+		acknowledge := func(n int, id uint64) {
+			s.push(s.kept(n, id+1, id))
+			clients[n].receive()
+			clients[n].send(2, protocol.OpAck, 0, ackBody(id+1))
+		}
+		acknowledge(0, 0)
+		time.Sleep(5 * time.Second)
+		const honest = 40
+		for id := range uint64(1000) {
+			for i := range clients {
+				if i > 0 || id > 0 && id < honest {
+					acknowledge(i, id)
+				}
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		if n := s.metric("imgo_comet_ack_queue_ids"); n > 160 {
+			t.Errorf("%v ids wait, want at most 160", n)
+		}
+		down.set(false)
+		time.Sleep(10 * time.Second)
+		counts := make(map[string]int)
+		s.logic.mu.Lock()
+		for _, a := range s.logic.acks {
+			counts[a.User] += len(a.Ids)
+		}
+		s.logic.mu.Unlock()
+		if counts["honest"] != honest || counts[bob] != 1000 || counts[eve] == 0 {
+			t.Errorf("acknowledged %v", counts)
+		}
+	})
+}
+
+// TestAckFailingPartitionAtTheEnd checks that a comet that stops does not wait for a partition that fails for longer than a
+// call takes, and that it tells logic all else.
+func TestAckFailingPartitionAtTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		down := &failingPartition{fails: true, of: "ann", calls: make(map[string]int)}
+		s := start(t, &fakeLogic{parts: down.answer}, nil)
+		other := userLike("ann", false)
+		for i, user := range []string{"ann", other} {
+			c := s.connected(i, user, 0)
+			s.push(s.kept(i, 1, 0))
+			c.receive()
+			c.send(2, protocol.OpAck, 0, ackBody(1))
+			time.Sleep(5 * time.Second)
+			_ = c.pipe.Close()
+			synctest.Wait()
+		}
+		began := time.Now()
+		if err := s.stop(); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(began); took > 6*time.Second {
+			t.Errorf("the end took %v", took)
+		}
+		if gone := s.logic.gone(); len(s.logic.acked()) != 1 || len(gone) != 1 || gone[0].User != other {
+			t.Errorf("acknowledged %v, ended %v", s.logic.acked(), gone)
+		}
+	})
+}
+
+// TestAckPartitionsGrow checks that items of a partition that failed find their new partition.
+func TestAckPartitionsGrow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var partitions atomic.Int32
+		partitions.Store(4)
+		logic := &fakeLogic{}
+		logic.parts = func(_ context.Context, users []string) *envelope.PartsReply {
+			n := partitions.Load()
+			if n > 8 || !slices.Contains(users, "ann") {
+				return &envelope.PartsReply{}
+			}
+			return &envelope.PartsReply{Failed: []int32{envelope.Partition("ann", int(n))}, Partitions: n}
+		}
+		s := start(t, logic, nil)
+		acknowledge := func(n int, c *client, id uint64) {
+			s.push(s.kept(n, id, id-1))
+			c.receive()
+			c.send(2, protocol.OpAck, 0, ackBody(id))
+			time.Sleep(3 * time.Second)
+		}
+		ann, bob := s.connected(0, "ann", 0), s.connected(1, "bob", 0)
+		acknowledge(0, ann, 1)
+		acknowledge(0, ann, 2)
+		acknowledge(1, bob, 1)
+		partitions.Store(8)
+		time.Sleep(3 * time.Second)
+		acknowledge(1, bob, 2)
+		partitions.Store(16)
+		time.Sleep(3 * time.Second)
+		if ids := logic.acked(); len(ids) != 4 {
+			t.Errorf("acknowledged %v, want 4 ids", ids)
 		}
 	})
 }

@@ -21,27 +21,45 @@ const (
 )
 
 // batcher gathers items and sends them to logic in one call, in order. It repeats
-// a call until it succeeds. The queue is bounded: over the bound the oldest items
-// are dropped and counted, of those owners that have more than their share. Safe for
+// a call until it succeeds. Items of a partition that fails are set aside, so that they
+// do not delay the others (see failingItems). The queue is bounded: over the bound the oldest items
+// are dropped and counted, of those users that have more than their share. Safe for
 // concurrent use.
 type batcher[T any] struct {
 	comet  *Comet
 	name   string // of the call, for the log and the metrics
 	weight func(T) int
-	owner  func(T) string // whose share of the queue an item takes; nil: there are no shares
-	send   func(context.Context, []T) error
+	user   func(T) string
+	shares bool // each user has a share of the queue
+	send   func(context.Context, []T) (*envelope.PartsReply, error)
 
-	mu    sync.Mutex
-	items []T
-	total int // weight of items
+	mu      sync.Mutex
+	items   []T
+	total   int // weight of items
+	failing failingItems[T]
 
 	some  wait.Signal // something is queued
 	hurry wait.Signal // do not gather any longer
+	fails wait.Signal // a partition fails
+}
+
+func newBatcher[T any](
+	c *Comet, name string, weight func(T) int, user func(T) string, send func(context.Context, []T) (*envelope.PartsReply, error),
+) *batcher[T] {
+	return &batcher[T]{
+		comet: c, name: name, weight: weight, user: user, send: send,
+		some: wait.NewSignal(), hurry: wait.NewSignal(), fails: wait.NewSignal(),
+	}
 }
 
 // add queues an item. It never blocks.
 func (b *batcher[T]) add(item T) {
 	b.mu.Lock()
+	if b.failing.has(b.user(item)) {
+		b.setAsideLocked(item)
+		b.mu.Unlock()
+		return
+	}
 	b.items = append(b.items, item)
 	b.total += b.weight(item)
 	b.trimLocked()
@@ -60,45 +78,45 @@ func (b *batcher[T]) flush() { b.hurry.Set() }
 func (b *batcher[T]) queued() float64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return float64(b.total)
+	return float64(b.total + b.failing.total)
 }
 
 // trimLocked drops the oldest items that are over the bound.
-func (b *batcher[T]) trimLocked() {
-	if b.total > b.comet.cfg.AckQueue && b.owner != nil {
-		b.trimSharesLocked()
+func (b *batcher[T]) trimLocked() { b.items, b.total = b.trimmed(b.items, b.total) }
+
+// trimmed returns what is left of items, which have a weight, without the oldest that are over the bound.
+func (b *batcher[T]) trimmed(items []T, weight int) (left []T, leftWeight int) {
+	before, bound := weight, b.comet.cfg.AckQueue
+	if weight > bound && b.shares {
+		items, weight = b.trimmedToShares(items, weight)
 	}
-	lost := 0
-	for b.total > b.comet.cfg.AckQueue && len(b.items) > 1 {
-		w := b.weight(b.items[0])
-		b.items = b.items[1:]
-		b.total -= w
-		lost += w
+	for weight > bound && len(items) > 1 {
+		weight -= b.weight(items[0])
+		items = items[1:]
 	}
-	b.countLost(lost)
+	b.countLost(before - weight)
+	return items, weight
 }
 
-// trimSharesLocked makes room for an eighth of the bound: it drops the oldest items of
-// each owner that has more than the others.
-func (b *batcher[T]) trimSharesLocked() {
+// trimmedToShares makes room for an eighth of the bound: it drops the oldest items of
+// each user that has more than the others.
+func (b *batcher[T]) trimmedToShares(items []T, weight int) (left []T, leftWeight int) {
 	weights := make(map[string]int)
-	for _, item := range b.items {
-		weights[b.owner(item)] += b.weight(item)
+	for _, item := range items {
+		weights[b.user(item)] += b.weight(item)
 	}
 	bound := b.comet.cfg.AckQueue
 	share := fairShare(slices.Collect(maps.Values(weights)), bound-bound/8)
-	lost := 0
-	b.items = slices.DeleteFunc(b.items, func(item T) bool {
-		owner, w := b.owner(item), b.weight(item)
-		if weights[owner] <= share {
+	items = slices.DeleteFunc(items, func(item T) bool {
+		user, w := b.user(item), b.weight(item)
+		if weights[user] <= share {
 			return false
 		}
-		weights[owner] -= w
-		lost += w
+		weights[user] -= w
+		weight -= w
 		return true
 	})
-	b.total -= lost
-	b.countLost(lost)
+	return items, weight
 }
 
 // countLost counts a weight that is dropped.
@@ -108,8 +126,8 @@ func (b *batcher[T]) countLost(n int) {
 	}
 }
 
-// fairShare returns the most that each owner may have of a room, so that all together
-// fit. An owner with less than that loses nothing.
+// fairShare returns the most that each user may have of a room, so that all together
+// fit. A user with less than that loses nothing.
 func fairShare(weights []int, room int) int {
 	slices.Sort(weights)
 	for i, w := range weights {
@@ -124,12 +142,26 @@ func fairShare(weights []int, room int) int {
 // run sends until stop is closed, and then what is left. It returns at the latest
 // when ctx is done, which bounds the calls too.
 func (b *batcher[T]) run(ctx context.Context, stop <-chan struct{}) {
+	sent, tried := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(tried)
+		b.runFailing(ctx, sent)
+	}()
 	for stopped := false; !stopped; {
 		select {
 		case <-b.some:
 			stopped = !b.gather(stop)
 		case <-stop:
 			stopped = true
+		}
+		b.sendAll(ctx)
+	}
+	close(sent)
+	for ended := false; !ended; {
+		select {
+		case <-b.some: // a partition does not fail any more
+		case <-tried:
+			ended = true
 		}
 		b.sendAll(ctx)
 	}
@@ -211,14 +243,23 @@ func (b *batcher[T]) sendSingly(ctx context.Context, items []T, err error) (rest
 	return items, failure
 }
 
+// call sends items. It sets those aside whose partition fails.
 func (b *batcher[T]) call(ctx context.Context, items []T) error {
-	ctx, cancel := context.WithTimeout(ctx, b.comet.cfg.CallTimeout)
-	defer cancel()
-	err := b.send(ctx, items)
-	if err != nil {
-		b.comet.metrics.callErrors.WithLabelValues(b.name).Inc()
+	reply, err := b.sendOnce(ctx, items)
+	if err == nil && len(reply.GetFailed()) > 0 {
+		b.setAside(items, reply)
 	}
 	return err
+}
+
+func (b *batcher[T]) sendOnce(ctx context.Context, items []T) (*envelope.PartsReply, error) {
+	ctx, cancel := context.WithTimeout(ctx, b.comet.cfg.CallTimeout)
+	defer cancel()
+	reply, err := b.send(ctx, items)
+	if err != nil || len(reply.GetFailed()) > 0 {
+		b.comet.metrics.callErrors.WithLabelValues(b.name).Inc()
+	}
+	return reply, err
 }
 
 // dequeue removes the next batch: at least one item, and at most the weight of a full

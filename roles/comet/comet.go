@@ -56,11 +56,12 @@ type Logic interface {
 	// CatchUp asks for what is pending for a session. The answer is a Backlog that
 	// comes through Push.
 	CatchUp(context.Context, *envelope.CatchUpRequest) error
-	// Ack returns when the acknowledgements are durable.
-	Ack(context.Context, *envelope.AckRequest) error
+	// Ack returns when the acknowledgements are durable, but for those of the partitions that the reply names.
+	Ack(context.Context, *envelope.AckRequest) (*envelope.PartsReply, error)
 	// Read returns when it is durable that a user has read messages.
 	Read(context.Context, *envelope.ReadRequest) (*envelope.ReadReply, error)
-	Detach(context.Context, *envelope.DetachRequest) error
+	// Detach returns when the owners know which sessions are gone, but for those of the partitions that the reply names.
+	Detach(context.Context, *envelope.DetachRequest) (*envelope.PartsReply, error)
 	Announce(context.Context, *envelope.AnnounceRequest) (*envelope.AnnounceReply, error)
 	// RoomOpened returns when the live log has the record.
 	RoomOpened(context.Context, *envelope.RoomOpened) error
@@ -188,24 +189,23 @@ func (c *Comet) listen(limiter *admission.AcceptLimiter) error {
 }
 
 func (c *Comet) newAcks() *batcher[*envelope.Ack] {
-	return &batcher[*envelope.Ack]{
-		comet: c, name: "ack", some: wait.NewSignal(), hurry: wait.NewSignal(),
-		weight: func(a *envelope.Ack) int { return len(a.Ids) },
-		owner:  func(a *envelope.Ack) string { return a.User },
-		send: func(ctx context.Context, acks []*envelope.Ack) error {
+	acks := newBatcher(c, "ack",
+		func(a *envelope.Ack) int { return len(a.Ids) },
+		func(a *envelope.Ack) string { return a.User },
+		func(ctx context.Context, acks []*envelope.Ack) (*envelope.PartsReply, error) {
 			return c.logic.Ack(ctx, &envelope.AckRequest{Acks: mergeAcks(acks)})
-		},
-	}
+		})
+	acks.shares = true
+	return acks
 }
 
 func (c *Comet) newDetaches() *batcher[*envelope.Detached] {
-	return &batcher[*envelope.Detached]{
-		comet: c, name: "detach", some: wait.NewSignal(), hurry: wait.NewSignal(),
-		weight: func(*envelope.Detached) int { return 1 },
-		send: func(ctx context.Context, sessions []*envelope.Detached) error {
+	return newBatcher(c, "detach",
+		func(*envelope.Detached) int { return 1 },
+		func(d *envelope.Detached) string { return d.User },
+		func(ctx context.Context, sessions []*envelope.Detached) (*envelope.PartsReply, error) {
 			return c.logic.Detach(ctx, &envelope.DetachRequest{Sessions: sessions})
-		},
-	}
+		})
 }
 
 // mergeAcks joins the ids of each device of a user, in order.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -50,6 +51,7 @@ type fakeLogic struct {
 	connect  func(*envelope.ConnectRequest) (*envelope.ConnectReply, error)
 	catchUp  func(*envelope.CatchUpRequest) error
 	ack      func(*envelope.AckRequest) error
+	parts    func(context.Context, []string) *envelope.PartsReply // of Ack and Detach about users
 	announce func(*envelope.AnnounceRequest) (*envelope.AnnounceReply, error)
 	opened   func(context.Context, *envelope.RoomOpened) error
 	join     func(*envelope.JoinRequest) (*envelope.JoinReply, error)
@@ -98,24 +100,54 @@ func (l *fakeLogic) CatchUp(_ context.Context, r *envelope.CatchUpRequest) error
 	return nil
 }
 
-func (l *fakeLogic) Ack(_ context.Context, r *envelope.AckRequest) error {
+func (l *fakeLogic) Ack(ctx context.Context, r *envelope.AckRequest) (*envelope.PartsReply, error) {
 	if l.ack != nil {
 		if err := l.ack(r); err != nil {
-			return err
+			return nil, err
 		}
 	}
+	reply := l.failed(ctx, usersOf(r.Acks))
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.ackCalls++
-	l.acks = append(l.acks, r.Acks...)
-	return nil
+	for _, a := range r.Acks {
+		if !failedFor(reply, a.User) {
+			l.acks = append(l.acks, a)
+		}
+	}
+	return reply, nil
 }
 
-func (l *fakeLogic) Detach(_ context.Context, r *envelope.DetachRequest) error {
+func (l *fakeLogic) Detach(ctx context.Context, r *envelope.DetachRequest) (*envelope.PartsReply, error) {
+	reply := l.failed(ctx, usersOf(r.Sessions))
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.detached = append(l.detached, r.Sessions...)
-	return nil
+	for _, d := range r.Sessions {
+		if !failedFor(reply, d.User) {
+			l.detached = append(l.detached, d)
+		}
+	}
+	return reply, nil
+}
+
+// failed returns the answer to a call about users.
+func (l *fakeLogic) failed(ctx context.Context, users []string) *envelope.PartsReply {
+	if l.parts == nil {
+		return &envelope.PartsReply{}
+	}
+	return l.parts(ctx, users)
+}
+
+func usersOf[T interface{ GetUser() string }](items []T) (users []string) {
+	for _, item := range items {
+		users = append(users, item.GetUser())
+	}
+	return users
+}
+
+// failedFor reports whether a call failed for a user.
+func failedFor(reply *envelope.PartsReply, user string) bool {
+	return len(reply.GetFailed()) > 0 && slices.Contains(reply.Failed, envelope.Partition(user, int(reply.Partitions)))
 }
 
 func (l *fakeLogic) Announce(_ context.Context, r *envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {

@@ -21,32 +21,41 @@ type ackHandler struct{ *shared }
 
 // Ack puts acknowledgements on the kept log, one record for each partition
 // that has some (more where they would outgrow a record). They pass although
-// the disk's reserve is reached: acknowledging is what frees it. With an error
-// some may be there; acknowledging again is harmless.
-func (h *ackHandler) Ack(ctx context.Context, r *envelope.AckRequest) error {
-	ctx, end, err := h.life.begin(ctx)
+// the disk's reserve is reached: acknowledging is what frees it. The reply names
+// the partitions that did not take all of theirs in time. Some may be there;
+// acknowledging again is harmless.
+func (h *ackHandler) Ack(ctx context.Context, r *envelope.AckRequest) (*envelope.PartsReply, error) {
+	ctx, end, err := h.life.beginParts(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer end()
 	byPartition := make(map[int32][]*envelope.Ack)
-	ids := 0
 	for _, a := range r.GetAcks() {
 		if a.GetUser() == "" || len(a.GetIds()) == 0 {
 			continue // it acknowledges nothing
 		}
-		ids += len(a.GetIds())
 		p := h.owners.partition(a.GetUser())
 		byPartition[p] = append(byPartition[p], splitAck(a)...)
 	}
 	partitions := slices.Collect(maps.Keys(byPartition))
+	var failed failedParts
 	// The log puts appends that come together into one commit. One partition
 	// after the other would cost a commit each.
-	err = attempted("append acknowledgements", inParallel(len(partitions), 4*parallelCalls, func(i int) error {
-		return h.append(ctx, partitions[i], byPartition[partitions[i]])
-	}))
-	h.metrics.acks.WithLabelValues(outcome(err)).Add(float64(ids))
-	return err
+	_ = inParallel(len(partitions), 4*parallelCalls, func(i int) error {
+		p := partitions[i]
+		err := h.append(ctx, p, byPartition[p])
+		if err != nil {
+			failed.add(p, err)
+		}
+		ids := 0
+		for _, a := range byPartition[p] {
+			ids += len(a.GetIds())
+		}
+		h.metrics.acks.WithLabelValues(outcome(asUnavailable(err))).Add(float64(ids))
+		return nil
+	})
+	return failed.reply(h.shared, "append acknowledgements")
 }
 
 // append appends the acknowledgements of one partition, in as many records as

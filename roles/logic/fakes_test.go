@@ -254,6 +254,8 @@ type fakeLog struct {
 	partitions int32
 	// fail refuses an append. essential reports whether it was AppendEssential.
 	fail func(essential bool) error
+	// hangs reports whether an append to a partition waits until the end of its context.
+	hangs func(partition int32) bool
 	// applied is called with each entry once it has its offset.
 	applied func(envelope.Entry)
 	// after returns the error of an append that the log took all the same.
@@ -312,6 +314,10 @@ func (f *fakeLog) AppendMany(ctx context.Context, entries []envelope.Entry) erro
 func (f *fakeLog) AppendEssential(ctx context.Context, partition int32, value []byte) (int64, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
+	}
+	if f.hangs != nil && f.hangs(partition) {
+		<-ctx.Done()
+		return 0, ctx.Err()
 	}
 	entries := []envelope.Entry{{Partition: partition, Value: value}}
 	err := f.append(entries, true)

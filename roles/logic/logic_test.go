@@ -195,7 +195,7 @@ func TestMetrics(t *testing.T) {
 	_, _ = l.Push(t.Context(), &logic.PushCommand{Op: 5, Keys: []string{}})       // likewise
 	_, _ = l.Connect(t.Context(), connectRequest(""))                             // unauthorized
 	_, _ = l.Connect(t.Context(), connectRequest("ann"))                          // accepted
-	_ = l.Ack(t.Context(), &envelope.AckRequest{Acks: []*envelope.Ack{{User: "ann", Ids: []uint64{1, 2}}}})
+	_, _ = l.Ack(t.Context(), &envelope.AckRequest{Acks: []*envelope.Ack{{User: "ann", Ids: []uint64{1, 2}}}})
 	l.Report("mailbox_dropped", "ann", 1, "")
 	for what, want := range map[string]float64{
 		"imgo_logic_acks_total accepted":             2,

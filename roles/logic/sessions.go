@@ -3,7 +3,6 @@ package logic
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -238,27 +237,36 @@ func (h *sessionHandler) catchUp(ctx context.Context, r *envelope.CatchUpRequest
 	return h.live.publish(ctx, "publish the backlog", liveRecord{key: r.GetTo().GetComet(), envelope: &envelope.Envelope{Backlog: backlog}})
 }
 
-// Detach tells the owners that sessions are gone, with one call an owner. With
-// an error some owners may not know. Repeating the call is harmless, and so is
-// not repeating it: the owners learn of it from the comet's counts.
-func (h *sessionHandler) Detach(ctx context.Context, r *envelope.DetachRequest) error {
-	ctx, end, err := h.life.begin(ctx)
+// Detach tells the owners that sessions are gone, with one call an owner. The
+// reply names the partitions whose owners may not know. Repeating the call is
+// harmless, and so is not repeating it: the owners learn of it from the comet's
+// counts.
+func (h *sessionHandler) Detach(ctx context.Context, r *envelope.DetachRequest) (*envelope.PartsReply, error) {
+	ctx, end, err := h.life.beginParts(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer end()
 	groups := make(map[Router][]*envelope.Detached)
-	var ownerless error
+	var failed failedParts
 	for _, d := range r.GetSessions() {
-		owner, err := h.owners.routers.Owner(h.owners.partition(d.GetUser()))
+		p := h.owners.partition(d.GetUser())
+		owner, err := h.owners.routers.Owner(p)
 		if err != nil {
-			ownerless = err
+			failed.add(p, err)
 			continue
 		}
 		groups[owner] = append(groups[owner], d)
 	}
-	err = callEach("tell the owners", slices.Collect(maps.Keys(groups)), func(owner Router) error {
-		return owner.Detach(ctx, &envelope.DetachRequest{Sessions: groups[owner]})
+	owners := slices.Collect(maps.Keys(groups))
+	_ = inParallel(len(owners), parallelCalls, func(i int) error {
+		sessions := groups[owners[i]]
+		if err := owners[i].Detach(ctx, &envelope.DetachRequest{Sessions: sessions}); err != nil {
+			for _, d := range sessions {
+				failed.add(h.owners.partition(d.GetUser()), err)
+			}
+		}
+		return nil
 	})
-	return attempted("detach sessions", errors.Join(ownerless, err))
+	return failed.reply(h.shared, "detach sessions")
 }

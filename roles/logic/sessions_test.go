@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -319,8 +321,8 @@ func TestAckGroupsByPartition(t *testing.T) {
 	for _, user := range users(100) {
 		req.Acks = append(req.Acks, &envelope.Ack{User: user, Device: "d", Ids: []uint64{1, 2}}, &envelope.Ack{User: user, Ids: []uint64{9}})
 	}
-	if err := w.Ack(t.Context(), req); err != nil {
-		t.Fatal(err)
+	if reply, err := w.Ack(t.Context(), req); err != nil || len(reply.Failed) > 0 {
+		t.Fatal(reply, err)
 	}
 	entries := w.kept.all()
 	if len(entries) != 8 {
@@ -341,11 +343,59 @@ func TestAckGroupsByPartition(t *testing.T) {
 	if n != 200 {
 		t.Errorf("%d acks", n)
 	}
-	broken := errors.New("broken")
-	w.kept.fail = func(bool) error { return broken }
-	if err := w.Ack(t.Context(), req); !errors.Is(err, broken) {
-		t.Errorf("got %v", err)
+	w.kept.fail = func(bool) error { return errors.New("broken") }
+	reply, err := w.Ack(t.Context(), req)
+	if err != nil || reply.Partitions != 8 || !slices.Equal(reply.Failed, []int32{0, 1, 2, 3, 4, 5, 6, 7}) {
+		t.Errorf("all partitions are broken: %v, %v", reply, err)
 	}
+	w.kept.fail = func(bool) error { return envelope.ErrTooLarge }
+	if _, err := w.Ack(t.Context(), req); !errors.Is(err, envelope.ErrTooLarge) {
+		t.Errorf("no repetition helps: %v", err)
+	}
+}
+
+// A partition or an owner that hangs does not keep the call from the others. The reply names it before the caller's time is over.
+func TestPartsThatHang(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		acks, detaches := &envelope.AckRequest{}, &envelope.DetachRequest{}
+		for i, user := range users(100) {
+			acks.Acks = append(acks.Acks, &envelope.Ack{User: user, Device: "d", Ids: []uint64{1}})
+			detaches.Sessions = append(detaches.Sessions, &envelope.Detached{
+				Session: &envelope.Address{Comet: "c1", Session: uint64(i) + 1}, User: user,
+			})
+		}
+		w.kept.hangs = func(partition int32) bool { return partition == 3 }
+		hung := w.owner("user-0")
+		hung.detach = func(ctx context.Context, _ *envelope.DetachRequest) error {
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		var owned []int32
+		for p := range int32(8) {
+			if r, _ := w.routers.Owner(p); r == hung {
+				owned = append(owned, p)
+			}
+		}
+		for _, limit := range []time.Duration{time.Second, time.Hour} {
+			ctx, cancel := context.WithTimeout(t.Context(), limit)
+			reply, err := w.Ack(ctx, acks)
+			if err != nil || reply.Partitions != 8 || !slices.Equal(reply.Failed, []int32{3}) {
+				t.Errorf("Ack: %v, %v", reply, err)
+			}
+			reply, err = w.Detach(ctx, detaches)
+			if err != nil || reply.Partitions != 8 || !slices.Equal(reply.Failed, owned) {
+				t.Errorf("Detach: %v, %v, want %v", reply, err, owned)
+			}
+			if ctx.Err() != nil {
+				t.Error("the reply came too late")
+			}
+			cancel()
+		}
+		if n := len(w.kept.all()); n != 2*7 {
+			t.Errorf("%d records, want one of each partition that does not hang", n)
+		}
+	})
 }
 
 func TestAckIsSplitIntoRecords(t *testing.T) {
@@ -354,7 +404,7 @@ func TestAckIsSplitIntoRecords(t *testing.T) {
 	for i := range ids {
 		ids[i] = envelope.ID(generation, int64(i))
 	}
-	if err := w.Ack(t.Context(), &envelope.AckRequest{Acks: []*envelope.Ack{{User: "ann", Ids: ids}}}); err != nil {
+	if _, err := w.Ack(t.Context(), &envelope.AckRequest{Acks: []*envelope.Ack{{User: "ann", Ids: ids}}}); err != nil {
 		t.Fatal(err)
 	}
 	n := 0
@@ -377,8 +427,8 @@ func TestDetachGroupsByOwner(t *testing.T) {
 	for i, user := range users(50) {
 		req.Sessions = append(req.Sessions, &envelope.Detached{Session: &envelope.Address{Comet: "c1", Session: uint64(i) + 1}, User: user})
 	}
-	if err := w.Detach(t.Context(), req); err != nil {
-		t.Fatal(err)
+	if reply, err := w.Detach(t.Context(), req); err != nil || len(reply.Failed) > 0 {
+		t.Fatal(reply, err)
 	}
 	n := 0
 	for _, r := range w.routers.routers {
@@ -396,10 +446,9 @@ func TestDetachGroupsByOwner(t *testing.T) {
 		t.Errorf("%d detached", n)
 	}
 	// An owner that fails does not keep the call from the other.
-	broken := errors.New("broken")
-	w.routers.routers[0].detach = func(context.Context, *envelope.DetachRequest) error { return broken }
-	if err := w.Detach(t.Context(), req); !errors.Is(err, broken) || len(w.routers.routers[1].detached) != 2 {
-		t.Errorf("got %v", err)
+	w.routers.routers[0].detach = func(context.Context, *envelope.DetachRequest) error { return errors.New("broken") }
+	if reply, err := w.Detach(t.Context(), req); err != nil || len(reply.Failed) == 0 || len(w.routers.routers[1].detached) != 2 {
+		t.Errorf("got %v, %v", reply, err)
 	}
 }
 

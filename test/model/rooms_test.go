@@ -118,8 +118,14 @@ func (n *roomComet) Connect(_ context.Context, r *envelope.ConnectRequest) (*env
 	return &envelope.ConnectReply{User: r.Token, Backlog: &envelope.Backlog{}}, nil
 }
 func (n *roomComet) CatchUp(context.Context, *envelope.CatchUpRequest) error { return nil }
-func (n *roomComet) Ack(context.Context, *envelope.AckRequest) error         { return nil }
-func (n *roomComet) Detach(context.Context, *envelope.DetachRequest) error   { return nil }
+
+func (n *roomComet) Ack(context.Context, *envelope.AckRequest) (*envelope.PartsReply, error) {
+	return &envelope.PartsReply{}, nil
+}
+
+func (n *roomComet) Detach(context.Context, *envelope.DetachRequest) (*envelope.PartsReply, error) {
+	return &envelope.PartsReply{}, nil
+}
 
 func (n *roomComet) Announce(context.Context, *envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {
 	return &envelope.AnnounceReply{}, nil
