@@ -346,3 +346,32 @@ func TestAckPartitionsGrow(t *testing.T) {
 		}
 	})
 }
+
+// TestAckSharesOfMany checks that a full queue does not lose everything if it has less than one id for each user.
+func TestAckSharesOfMany(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var up atomic.Bool
+		logic := &fakeLogic{}
+		logic.ack = func(*envelope.AckRequest) error {
+			if !up.Load() {
+				return envelope.ErrUnavailable
+			}
+			return nil
+		}
+		s := start(t, logic, func(cfg *comet.Config) { cfg.AckQueue = 40 })
+		const users = 100
+		for n := range users {
+			c := s.connected(n, fmt.Sprint("user", n), 0)
+			s.push(s.kept(n, 1, 0))
+			c.receive()
+			c.send(2, protocol.OpAck, 0, ackBody(1))
+			synctest.Wait()
+		}
+		up.Store(true)
+		time.Sleep(10 * time.Second)
+		got, lost := len(logic.acked()), s.metric("imgo_comet_lost_total", "queue=ack")
+		if got < 35 || float64(got)+lost != users {
+			t.Errorf("%d ids arrived and %v were lost, of %d", got, lost, users)
+		}
+	})
+}

@@ -99,17 +99,18 @@ func (b *batcher[T]) trimmed(items []T, weight int) (left []T, leftWeight int) {
 }
 
 // trimmedToShares makes room for an eighth of the bound: it drops the oldest items of
-// each user that has more than the others.
+// each user that has more than the others. If there is not space for one item of each user,
+// it drops the oldest of all.
 func (b *batcher[T]) trimmedToShares(items []T, weight int) (left []T, leftWeight int) {
 	weights := make(map[string]int)
 	for _, item := range items {
 		weights[b.user(item)] += b.weight(item)
 	}
-	bound := b.comet.cfg.AckQueue
-	share := fairShare(slices.Collect(maps.Values(weights)), bound-bound/8)
+	room := b.comet.cfg.AckQueue - b.comet.cfg.AckQueue/8
+	share := fairShare(slices.Collect(maps.Values(weights)), room)
 	items = slices.DeleteFunc(items, func(item T) bool {
 		user, w := b.user(item), b.weight(item)
-		if weights[user] <= share {
+		if weight <= room || weights[user] <= share {
 			return false
 		}
 		weights[user] -= w
