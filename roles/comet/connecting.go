@@ -3,6 +3,7 @@ package comet
 import (
 	"context"
 	"errors"
+	"slices"
 	"strconv"
 	"time"
 
@@ -64,8 +65,8 @@ func (s *connecting) refuse(code protocol.CloseCode, reason string) {
 }
 
 // activate makes the session live: the auth reply goes out first, then what was
-// queued meanwhile. A session that was closed while logic was asked stays closed.
-// Logic is told when it ends, as with any other.
+// queued meanwhile. If a room is yet to be opened, it leaves the rest to PendingConnect.Finish. A session that was closed
+// while logic was asked stays closed. Logic is told when it ends, as with any other.
 func (s *connecting) activate(reply *envelope.ConnectReply) {
 	c := s.comet
 	s.out.Conn().Authenticated()
@@ -90,30 +91,55 @@ func (s *connecting) activate(reply *envelope.ConnectReply) {
 	c.table.live.Add(1)
 	c.table.place(s.session, reply.GetPartition())
 	c.metrics.sessionsOf[s.gen].Inc()
-	until := c.joinBy()
 	if reply.GetAccess().GetRuled() {
 		rooms = reply.GetJoined()
 	}
 	rooms = c.withRooms(rooms, reply.GetRooms())
-	ok := true
-	for i := 0; ok && i < len(rooms); i++ {
-		ok = m.join(rooms[i], until)
+	open := true
+	for _, room := range rooms {
+		m.enter(room)
+		open = open && c.opener.isOpen(room)
 	}
-	for i := 0; ok && i < len(granted); i++ {
-		ok = m.openRoom(granted[i], until) // it is in them already
+	for _, room := range granted { // it is in them already
+		open = open && c.opener.isOpen(room)
 	}
+	if open {
+		s.finish(reply, key)
+		return
+	}
+	s.pending.Finish = &openingRooms{*s, reply, key, slices.Concat(rooms, granted), c.joinBy()}
+}
+
+// openingRooms is a session that logic has admitted, and that waits for the opening of its rooms.
+type openingRooms struct {
+	connecting
+	reply *envelope.ConnectReply
+	key   string
+	rooms []string
+	until time.Time
+}
+
+// Run waits for the rooms and makes the session live, or closes it.
+func (o *openingRooms) Run() {
+	m := member{o.session}
+	for i := 0; i < len(o.rooms) && m.openRoom(o.rooms[i], o.until); i++ {
+	}
+	o.finish(o.reply, o.key)
+}
+
+// finish is the end of activate, when all rooms are open or the session is closed.
+func (s *connecting) finish(reply *envelope.ConnectReply, key string) {
 	if key != "" {
-		if older := c.table.claimKey(userKey{s.user, key}, s.session); older != nil {
+		if older := s.comet.table.claimKey(userKey{s.user, key}, s.session); older != nil {
 			older.close(protocol.CloseReplacedByKey, "a newer session has the same key")
 		}
 	}
-
 	if s.goLive(reply) {
-		m.askLater(reply.GetToAsk(), false)
+		member{s.session}.askLater(reply.GetToAsk(), false)
 	}
 }
 
-// goLive is the end of activate. It reports false if the session was closed meanwhile.
+// goLive sends the auth reply and what was queued. It reports false if the session was closed meanwhile.
 func (s *connecting) goLive(reply *envelope.ConnectReply) bool {
 	c := s.comet
 	s.out.Lock()

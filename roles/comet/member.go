@@ -25,11 +25,15 @@ type member struct{ *session }
 // false. The client then comes back, perhaps to another comet. It is never a member
 // that misses messages without knowing it.
 func (m member) join(room string, until time.Time) bool {
-	mu := m.roomsMu()
-	mu.Lock()
-	m.enterLocked(room)
-	mu.Unlock()
+	m.enter(room)
 	return m.openRoom(room, until)
+}
+
+// enter puts the session into a room that is yet to be opened.
+func (m member) enter(room string) {
+	m.roomsMu().Lock()
+	defer m.roomsMu().Unlock()
+	m.enterLocked(room)
 }
 
 // roomsMu returns the lock under which the session's rooms change.

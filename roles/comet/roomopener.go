@@ -81,17 +81,12 @@ func (o *roomOpener) deny(room string, do func(*session)) bool {
 // open returns nil once the log says that job may not leave this comet out for
 // room, which has a member. It returns an error if that is not so by the deadline.
 func (o *roomOpener) open(room string, deadline time.Time) error {
-	op, lead := o.begin(room)
-	if op == nil {
-		select {
-		case <-o.freshSignal(): // nearly always
-			return nil
-		default:
-		}
+	if o.isOpen(room) { // nearly always
+		return nil
 	}
 	ctx, cancel := context.WithDeadline(o.comet.calls, deadline)
 	defer cancel()
-	for op != nil {
+	for op, lead := o.begin(room); op != nil; {
 		if lead {
 			op.err = o.publish(ctx, room, o.seq.Add(1))
 			o.end(room, op)
@@ -114,6 +109,23 @@ func (o *roomOpener) open(room string, deadline time.Time) error {
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+}
+
+// isOpen reports whether open has nothing to wait for.
+func (o *roomOpener) isOpen(room string) bool {
+	rs := o.comet.table.room(room)
+	rs.mu.RLock()
+	_, denied := rs.denied[room]
+	rs.mu.RUnlock()
+	if denied {
+		return false
+	}
+	select {
+	case <-o.freshSignal():
+		return true
+	default:
+		return false
 	}
 }
 

@@ -254,3 +254,43 @@ func TestDeniedRoomsAreBounded(t *testing.T) {
 		t.Errorf("opened %s", got)
 	}
 }
+
+// TestOpeningRoomsDelaysNobody checks that clients whose rooms cannot be opened do not keep other clients from connecting, and
+// are live once their rooms are open.
+func TestOpeningRoomsDelaysNobody(t *testing.T) {
+	free := make(chan struct{})
+	o := &openings{hold: func(ctx context.Context, _ string) error {
+		select {
+		case <-free:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}}
+	s := start(t, &fakeLogic{opened: o.opened}, func(cfg *comet.Config) {
+		listening(cfg)
+		cfg.CallTimeout = time.Minute
+	})
+	const waiting = 100 // more than logic is asked to admit at the same time
+	clients := make([]*client, waiting)
+	for i := range clients {
+		if clients[i] = s.dialTCP(); i%2 == 1 {
+			clients[i] = s.dialPipe(pipe.Options{})
+		}
+		clients[i].send(2, protocol.OpAuth, 1, `{"token":"ann","rooms":["x"]}`)
+	}
+	eventually(t, "the clients are in the room", func() bool { return s.members() == fmt.Sprintf("map[x:%d]", waiting) })
+	s.dialTCP().login("bob", "")
+	s.client("eve")
+	left := clients[0]
+	_ = left.Close()
+	close(free)
+	for _, c := range clients[1:] {
+		if p := c.receive(); p.Op != protocol.OpAuthReply {
+			t.Fatalf("got op %d %s", p.Op, p.Body)
+		}
+		c.send(2, protocol.OpHeartbeat, 2, "")
+		c.expect(protocol.OpHeartbeatReply, 0, "")
+	}
+	eventually(t, "the client that left is gone", func() bool { return s.members() == fmt.Sprintf("map[x:%d]", waiting-1) })
+}

@@ -34,6 +34,7 @@ type controller struct {
 	workers *admission.Workers
 	admit   func(ctx context.Context, p *admission.PendingConnect) error
 	metrics admission.Metrics
+	reading atomic.Int32 // sessions that have begun to read
 
 	mu       sync.Mutex
 	admitted []string // bodies of the auth packets
@@ -94,6 +95,7 @@ type session struct {
 }
 
 func (s *session) Run() {
+	s.c.reading.Add(1)
 	for {
 		if _, err := admission.ReadStep(s.conn); err != nil {
 			s.c.Release(s.conn)
@@ -499,3 +501,32 @@ func TestCallContext(t *testing.T) {
 		c.want(100, nil, 0)
 	})
 }
+
+// TestFinish checks that a client that is admitted, but not finished, has no slot and does not count as slow. Its session
+// reads only when it is finished.
+func TestFinish(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := start(t, func(c *controller, _ *admission.Config) {
+			c.admit = func(_ context.Context, p *admission.PendingConnect) error {
+				p.Finish = sleeping(10 * time.Second)
+				return nil
+			}
+		})
+		const clients = 1000
+		c.connectAtOnce(clients)
+		time.Sleep(time.Second)
+		if n := c.reading.Load(); n != 0 {
+			t.Errorf("%d sessions read before they are finished", n)
+		}
+		c.want(clients, nil, 0)
+		time.Sleep(10 * time.Second)
+		if n := c.reading.Load(); n != clients {
+			t.Errorf("%d sessions read, want %d", n, clients)
+		}
+	})
+}
+
+// sleeping is a task that takes a time.
+type sleeping time.Duration
+
+func (s sleeping) Run() { time.Sleep(time.Duration(s)) }

@@ -2,7 +2,8 @@
 //
 // It owns a connection until the client is admitted: it counts it against the
 // limits of connections, reads up to the auth packet, and lets the client wait
-// for its turn. Then one callback, Config.Admit, decides. The package also has
+// for its turn. Then one callback, Config.Admit, decides. It may leave the rest, PendingConnect.Finish, to a worker, so that
+// this delays no other client. The package also has
 // the workers that run whatever may wait, and frees connections that ended.
 //
 // It guarantees that clients are admitted in the order in which they came, at no
@@ -63,6 +64,9 @@ type PendingConnect struct {
 	// that it refuses but that has still to say goodbye, and finds it when it is
 	// called again after an error. If it is nil, the connection ends.
 	Session Task
+	// Finish, if it is not nil, is what is to be done before the session reads. A worker runs it. It may wait: the client
+	// has no slot any more. Admit sets it when it returns nil.
+	Finish Task
 }
 
 // Config configures a Controller. All fields are required but Rate and Burst.

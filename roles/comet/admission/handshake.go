@@ -189,12 +189,25 @@ func (h *handshake) Run() {
 		h.Err = io.EOF
 	}
 	err := c.cfg.Admit(c.callContext(began), &h.PendingConnect)
-	if err == nil {
+	switch {
+	case err != nil: // it is queued again
+	case h.Finish != nil:
+		c.workers.Run(unfinished{h})
+	default:
 		h.goOn()
 	}
 	if slot {
 		c.queue.finish(h, began, err)
 	}
+}
+
+// unfinished is a client that is admitted, for which Finish is still to be run.
+type unfinished struct{ *handshake }
+
+// Run finishes it and has the session read.
+func (u unfinished) Run() {
+	u.Finish.Run()
+	u.goOn()
 }
 
 // goOn has the session read, or ends a connection that got none.
