@@ -44,6 +44,7 @@ func (r reader) retire(grace time.Duration) ending {
 	case stateClosing:
 		grace = max(time.Until(s.closeBy), 0)
 	}
+	s.upQueue.endLocked()
 	s.setBehindLocked(false)
 	s.out.FlushLocked(s)
 	s.out.Unlock()

@@ -30,8 +30,8 @@ const (
 	upstreamRetryMS = 1000
 	// spaceStep is how often a reading goroutine that waits for space looks whether its session is over.
 	spaceStep = 50 * time.Millisecond
-	// minUpstreamPause and maxUpstreamPause bound the pause before a message of an old client is repeated. It is
-	// given up lateUpstream after its session has ended.
+	// minUpstreamPause and maxUpstreamPause bound the pause before a message of an old client is repeated. All messages of
+	// a session are given up lateUpstream after it has ended.
 	minUpstreamPause = 50 * time.Millisecond
 	maxUpstreamPause = 5 * time.Second
 	lateUpstream     = 30 * time.Second
@@ -82,6 +82,8 @@ type upstreamQueue struct {
 	queue []*upstreamMessage
 	bytes int64
 	space wait.Signal // a message has left
+	// until is when the messages are given up. It is zero while the session is read.
+	until time.Time
 }
 
 // upstreamMessage returns the message in a packet of a client. It returns nil if no rule takes it, if the packet has none,
@@ -205,10 +207,14 @@ func (b *upstreamQueue) next() *upstreamMessage {
 
 // carry takes a message to logic and answers the client.
 func (b *upstreamQueue) carry(m *upstreamMessage) {
-	request := b.upstreamRequest(m)
-	reply, err := b.call(m, request)
-	if b.gen != genV2 {
-		reply, err = b.repeat(m, request, reply, err)
+	var reply *envelope.UpstreamReply
+	var err error = envelope.ErrUnavailable
+	switch {
+	case b.late():
+	case b.gen == genV2:
+		reply, err = b.call(m, b.upstreamRequest(m))
+	default:
+		reply, err = b.repeat(m, b.upstreamRequest(m))
 	}
 	outcome := upstreamTaken
 	switch {
@@ -254,27 +260,36 @@ func (b *upstreamQueue) call(m *upstreamMessage, request *envelope.UpstreamReque
 	return reply, err
 }
 
-// repeat asks logic again, after an answer that may be another one later. It ends when logic has taken or refused the
-// message, some time after the end of the session, or when comet stops.
-func (b *upstreamQueue) repeat(
-	m *upstreamMessage, request *envelope.UpstreamRequest, reply *envelope.UpstreamReply, err error,
-) (*envelope.UpstreamReply, error) {
+// repeat asks logic until it has taken or refused the message, until the queue's messages are given up, or until comet
+// stops.
+func (b *upstreamQueue) repeat(m *upstreamMessage, request *envelope.UpstreamRequest) (*envelope.UpstreamReply, error) {
 	pauses := wait.Backoff{Min: minUpstreamPause, Max: maxUpstreamPause}
-	var until time.Time
-	for err != nil || reply.GetRetryMs() > 0 {
-		if over, _ := (reader{b.session}).closing(); over && until.IsZero() {
-			until = time.Now().Add(lateUpstream)
+	for {
+		reply, err := b.call(m, request)
+		if err == nil && reply.GetRetryMs() == 0 {
+			return reply, nil
 		}
-		late := !until.IsZero() && time.Now().After(until)
-		if late || pauses.Sleep(b.comet.calls) != nil {
+		if pauses.Sleep(b.comet.calls) != nil || b.late() {
 			if err == nil {
 				err = fmt.Errorf("%s: %s", reply.GetCode(), reply.GetReason())
 			}
 			return reply, err
 		}
-		reply, err = b.call(m, request)
 	}
-	return reply, nil
+}
+
+// endLocked bounds the time for the messages of a session that has ended.
+func (b *upstreamQueue) endLocked() {
+	if b != nil {
+		b.until = time.Now().Add(lateUpstream)
+	}
+}
+
+// late reports whether the messages are given up.
+func (b *upstreamQueue) late() bool {
+	b.out.Lock()
+	defer b.out.Unlock()
+	return !b.until.IsZero() && time.Now().After(b.until)
 }
 
 // answerUpstream tells a client of version 2 what became of its message.

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"imgo/envelope"
@@ -263,11 +264,13 @@ func TestHandleDoesNotWaitForSpace(t *testing.T) {
 	full.send(2, protocol.OpSend, 1, "a")
 	eventually(t, "the space is used", func() bool { return s.metric("imgo_comet_upstream_bytes") > 0 })
 	late := s.dialPipe(pipe.Options{})
-	late.login("late", "")
+	const mid = `{"mid":7,"key":"k"}` // the fake logic takes it for the name of the user
+	late.send(1, protocol.OpAuth, 1, mid)
+	late.receive()
 	handled := make(chan struct{})
 	go func() {
 		defer close(handled)
-		comet.Handle(s.Comet, "late", transport.Packet{Op: protocol.OpSend, Seq: 2, Body: []byte("b")})
+		comet.Handle(s.Comet, mid, transport.Packet{Op: protocol.OpSend, Seq: 2, Body: []byte("b")})
 	}()
 	select {
 	case <-handled:
@@ -277,4 +280,57 @@ func TestHandleDoesNotWaitForSpace(t *testing.T) {
 	close(logic.hold)
 	<-handled
 	late.expect(protocol.OpSend, 0, "")
+}
+
+// upstreamOutage has comet carry op 4 to a logic that is away until it is called with nil.
+func upstreamOutage(t *testing.T, change func(*comet.Config)) (s *server, answer func(error)) {
+	logic := newUpstreamLogic()
+	answer = func(err error) {
+		logic.fakeLogic.mu.Lock()
+		defer logic.fakeLogic.mu.Unlock()
+		logic.upstream = func(ctx context.Context, _ *envelope.UpstreamRequest) (*envelope.UpstreamReply, error) {
+			if err != nil {
+				<-ctx.Done()
+			}
+			return &envelope.UpstreamReply{}, err
+		}
+	}
+	answer(envelope.ErrUnavailable)
+	s = start(t, &logic.fakeLogic, func(cfg *comet.Config) {
+		carries(cfg)
+		cfg.Listen = nil
+		change(cfg)
+	})
+	return s, answer
+}
+
+// All messages of a session are given up half a minute after its end, not one after the other.
+func TestUpstreamIsGivenUpTogether(t *testing.T) {
+	for _, version := range []int16{0, 1, 2} {
+		t.Run(fmt.Sprint("version ", version), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, _ := upstreamOutage(t, func(*comet.Config) {})
+				c := s.dialPipe(pipe.Options{})
+				c.send(version, protocol.OpAuth, 1, `{"token":"ann"}`)
+				c.receive()
+				const messages = 32
+				for seq := range int32(messages) {
+					c.send(version, protocol.OpSend, seq, "x")
+				}
+				synctest.Wait()
+				_ = c.pipe.Close()
+				given := func() float64 {
+					return s.metric("imgo_comet_upstream_total", "outcome=lost") + s.metric("imgo_comet_upstream_total", "outcome=failed")
+				}
+				time.Sleep(25 * time.Second)
+				if n := given(); n > 5 { // a client of version 2 repeats by itself what failed
+					t.Errorf("%v messages were given up early", n)
+				}
+				time.Sleep(15 * time.Second)
+				if n := given(); n != messages {
+					t.Errorf("%v messages were given up, want %d", n, messages)
+				}
+			})
+		})
+	}
 }
