@@ -14,11 +14,12 @@ import (
 )
 
 // This file carries the messages of clients for the backend to logic. The messages of a session are carried one after
-// another, by a worker. The reading goroutine puts them into the session's queue and goes on. It waits only while the
-// queue, or that of all sessions together, is full: then the client is read more slowly.
+// another, by a worker. The reading goroutine puts them into the session's queue and goes on. It waits only while that
+// queue is full: then the client is read more slowly.
 //
-// A client of version 2 gets the answer of logic and repeats by itself what was not taken. A client of an older
-// generation has got its answer from comet. So comet repeats such a message, until logic takes or refuses it.
+// A client of version 2 gets the answer of logic and repeats by itself what was not taken. It is told to do so, too, if the
+// queues of all sessions are full together. A client of an older generation has got its answer from comet. So comet repeats
+// such a message, until logic takes or refuses it. While the queues are full, the client is read more slowly.
 
 const (
 	// maxUpstream and maxUpstreamBytes bound the queue of a session. One message always fits.
@@ -104,12 +105,18 @@ func (r reader) upstreamFull(m *upstreamMessage) bool {
 	if m == nil {
 		return false
 	}
-	if bytes := r.comet.metrics.upstreamBytes.Load(); bytes > 0 && bytes+m.size > int64(r.comet.cfg.UpstreamBytes) {
+	if r.gen != genV2 && r.comet.upstreamFull(m) {
 		return true
 	}
 	r.out.Lock()
 	defer r.out.Unlock()
 	return r.upQueue != nil && r.upQueue.fullForLocked(m)
+}
+
+// upstreamFull reports whether the messages of all sessions leave no space for another one.
+func (c *Comet) upstreamFull(m *upstreamMessage) bool {
+	bytes := c.metrics.upstreamBytes.Load()
+	return bytes > 0 && bytes+m.size > int64(c.cfg.UpstreamBytes)
 }
 
 // awaitSpace waits until there is space for a message. It reports false if the session ended before.
@@ -135,11 +142,17 @@ func (r reader) awaitSpace(m *upstreamMessage) bool {
 	return true
 }
 
-// enqueueUpstream puts a message, if it is not nil, into the queue, and has a worker carry it if it is the only one. The
-// poller's goroutine calls it, so it does not wait for space: the reader has seen that there is some. Readers that see
-// the last space at the same time exceed the bound by one message each.
+// enqueueUpstream puts a message, if it is not nil, into the queue, and has a worker carry it if it is the only one. It
+// tells a client of version 2 to repeat it later if there is no space. The poller's goroutine calls it, so it does not wait
+// for space: the reader has seen that there is some. Readers that see the last space at the same time exceed the bound by
+// one message each.
 func (r reader) enqueueUpstream(m *upstreamMessage) {
 	if m == nil {
+		return
+	}
+	if r.gen == genV2 && r.comet.upstreamFull(m) {
+		r.comet.metrics.upstream.WithLabelValues(upstreamFailed).Inc()
+		r.answerUpstream(m.packet, nil, envelope.ErrUnavailable)
 		return
 	}
 	if r.form.JSON() {

@@ -334,3 +334,38 @@ func TestUpstreamIsGivenUpTogether(t *testing.T) {
 		})
 	}
 }
+
+// While the messages of all sessions take all space, a client of version 2 is told to repeat its message, and read on.
+func TestUpstreamWithoutSpace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, answer := upstreamOutage(t, func(cfg *comet.Config) {
+			cfg.UpstreamBytes = 600 // one message
+			cfg.Heartbeat = 2 * time.Second
+		})
+		old := s.dialPipe(pipe.Options{})
+		old.send(1, protocol.OpAuth, 1, "ann")
+		old.receive()
+		old.send(1, protocol.OpSend, 2, "x")
+		old.receive()
+		c := s.dialPipe(pipe.Options{})
+		c.login("bob", "")
+		for seq := range int32(10) {
+			c.send(2, protocol.OpSend, seq, "x")
+			p := c.expect(protocol.OpError, 0,
+				`{"op":4,"code":"unavailable","reason":"the server cannot do this now; try again later","retry_ms":1000}`)
+			if p.Seq != seq {
+				t.Errorf("sequence %d, want %d", p.Seq, seq)
+			}
+			c.send(2, protocol.OpHeartbeat, 99, "")
+			c.expect(protocol.OpHeartbeatReply, 0, "")
+			time.Sleep(time.Second)
+		}
+		if n := s.metric("imgo_comet_upstream_total", "outcome=failed"); n != 10 {
+			t.Errorf("%v messages failed, want 10", n)
+		}
+		answer(nil)
+		time.Sleep(4 * time.Second)
+		c.send(2, protocol.OpSend, 10, "x")
+		c.expect(protocol.OpSend, 0, "")
+	})
+}
