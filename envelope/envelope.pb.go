@@ -2303,7 +2303,10 @@ type RoomOpened struct {
 	// seq grows with every room that the comet opens; see PushReply.seq.
 	Seq uint64 `protobuf:"varint,3,opt,name=seq,proto3" json:"seq,omitempty"`
 	// incarnation is the comet's start that counts seq.
-	Incarnation   uint64 `protobuf:"varint,4,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Incarnation uint64 `protobuf:"varint,4,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// every is set in a call of a comet that asks for every room of the
+	// partition of room. The record in the log has an empty room then.
+	Every         bool `protobuf:"varint,5,opt,name=every,proto3" json:"every,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2364,6 +2367,13 @@ func (x *RoomOpened) GetIncarnation() uint64 {
 		return x.Incarnation
 	}
 	return 0
+}
+
+func (x *RoomOpened) GetEvery() bool {
+	if x != nil {
+		return x.Every
+	}
+	return false
 }
 
 // Address is one session.
@@ -7555,13 +7565,14 @@ const file_envelope_proto_rawDesc = "" +
 	"\x05up_to\x18\x03 \x01(\x04R\x04upTo\"n\n" +
 	"\fSessionRooms\x12)\n" +
 	"\x02to\x18\x01 \x03(\v2\x19.imgo.envelope.v1.AddressR\x02to\x123\n" +
-	"\x05rooms\x18\x02 \x01(\v2\x1d.imgo.envelope.v1.MembershipsR\x05rooms\"j\n" +
+	"\x05rooms\x18\x02 \x01(\v2\x1d.imgo.envelope.v1.MembershipsR\x05rooms\"\x80\x01\n" +
 	"\n" +
 	"RoomOpened\x12\x14\n" +
 	"\x05comet\x18\x01 \x01(\tR\x05comet\x12\x12\n" +
 	"\x04room\x18\x02 \x01(\tR\x04room\x12\x10\n" +
 	"\x03seq\x18\x03 \x01(\x04R\x03seq\x12 \n" +
-	"\vincarnation\x18\x04 \x01(\x04R\vincarnation\"9\n" +
+	"\vincarnation\x18\x04 \x01(\x04R\vincarnation\x12\x14\n" +
+	"\x05every\x18\x05 \x01(\bR\x05every\"9\n" +
 	"\aAddress\x12\x14\n" +
 	"\x05comet\x18\x01 \x01(\tR\x05comet\x12\x18\n" +
 	"\asession\x18\x02 \x01(\x04R\asession\"\x8e\x01\n" +

@@ -3,7 +3,6 @@ package comet
 import (
 	"context"
 	"errors"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -17,10 +16,12 @@ const (
 	maxOpenPause = 200 * time.Millisecond
 )
 
-// opening is a denied room whose opening is being written to the log.
+// opening is a room whose opening is being written to the log.
 type opening struct {
-	done chan struct{} // closed when err is known
-	err  error         // nil: the log has the opening
+	denied bool          // the room was denied before
+	every  bool          // with that of every other room of its partition
+	done   chan struct{} // closed when err is known
+	err    error         // nil: the log has the opening
 }
 
 // roomOpener spares a comet the messages of rooms that have no member here
@@ -40,16 +41,16 @@ type roomOpener struct {
 	seq  atomic.Uint64
 	full wait.Signal // too many rooms are denied
 
-	mu sync.Mutex
-	// fresh is a channel that is closed while the jobs leave this comet out for no
-	// other rooms than the denied ones of the shards. It is not closed at the start,
-	// because an earlier incarnation of this comet may have denied rooms. It is
-	// replaced by a new channel while all denied rooms are being forgotten.
-	fresh chan struct{}
+	// fresh is true while the jobs leave this comet out for no other rooms than the
+	// denied ones of the shards. It is false at the start, because an earlier
+	// incarnation of this comet may have denied rooms, and while all denied rooms
+	// are being forgotten. Each room that is joined meanwhile is opened with every
+	// other room of its partition, so that it does not wait for all partitions.
+	fresh atomic.Bool
 }
 
 func newRoomOpener(c *Comet) *roomOpener {
-	return &roomOpener{comet: c, full: wait.NewSignal(), fresh: make(chan struct{})}
+	return &roomOpener{comet: c, full: wait.NewSignal()}
 }
 
 // deny notes that a room has no member, so that job need not send its messages here,
@@ -86,29 +87,24 @@ func (o *roomOpener) open(room string, deadline time.Time) error {
 	}
 	ctx, cancel := context.WithDeadline(o.comet.calls, deadline)
 	defer cancel()
-	for op, lead := o.begin(room); op != nil; {
+	for {
+		op, lead := o.begin(room)
+		if op == nil {
+			return nil
+		}
 		if lead {
-			op.err = o.publish(ctx, room, o.seq.Add(1))
+			op.err = o.publish(ctx, room, op.every, o.seq.Add(1))
 			o.end(room, op)
 		}
 		select {
 		case <-op.done:
-			if op.err == nil {
-				op = nil
-			} else if lead {
+			if op.err == nil || lead {
 				return op.err
-			} else {
-				op, lead = o.begin(room) // the session that wrote the opening gave up; this one has time left
 			}
+			// The session that wrote the opening gave up; this one has time left.
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-	}
-	select {
-	case <-o.freshSignal(): // it is read after begin has found that the room is not denied
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }
 
@@ -118,30 +114,23 @@ func (o *roomOpener) isOpen(room string) bool {
 	rs.mu.RLock()
 	_, denied := rs.denied[room]
 	rs.mu.RUnlock()
-	if denied {
-		return false
-	}
-	select {
-	case <-o.freshSignal():
-		return true
-	default:
-		return false
-	}
+	return !denied && o.fresh.Load() // in this order, see run
 }
 
-// begin returns the opening of a denied room that a session has joined, or nil if
-// the room is not denied. With lead the caller must write the opening and call end.
+// begin returns the opening of a room that a session has joined, or nil if the room is open.
+// With lead the caller must write the opening and call end.
 // Until then the room is not denied again, even if its members leave.
 func (o *roomOpener) begin(room string) (op *opening, lead bool) {
 	rs := o.comet.table.room(room)
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	op, denied := rs.denied[room]
-	if !denied {
+	fresh := o.fresh.Load()
+	if !denied && fresh {
 		return nil, false
 	}
 	if op == nil {
-		op, lead = &opening{done: make(chan struct{})}, true
+		op, lead = &opening{denied: denied, every: !fresh, done: make(chan struct{})}, true
 		rs.denied[room] = op
 	}
 	return op, lead
@@ -150,10 +139,13 @@ func (o *roomOpener) begin(room string) (op *opening, lead bool) {
 func (o *roomOpener) end(room string, op *opening) {
 	rs := o.comet.table.room(room)
 	rs.mu.Lock()
-	if op.err == nil {
+	switch {
+	case !op.denied:
+		delete(rs.denied, room)
+	case op.err == nil:
 		delete(rs.denied, room)
 		o.comet.metrics.denied.Add(-1)
-	} else {
+	default:
 		rs.denied[room] = nil // the next session that joins tries again
 	}
 	rs.mu.Unlock()
@@ -162,9 +154,9 @@ func (o *roomOpener) end(room string, op *opening) {
 
 // publish makes logic write an opening to the log. It tries again until ctx is
 // done, because a call may go to a logic that hangs, and the next one to another.
-func (o *roomOpener) publish(ctx context.Context, room string, seq uint64) error {
+func (o *roomOpener) publish(ctx context.Context, room string, every bool, seq uint64) error {
 	c := o.comet
-	opened := &envelope.RoomOpened{Comet: c.cfg.Name, Room: room, Seq: seq, Incarnation: c.incarnation}
+	opened := &envelope.RoomOpened{Comet: c.cfg.Name, Room: room, Seq: seq, Incarnation: c.incarnation, Every: every}
 	pause := wait.Backoff{Min: minOpenPause, Max: maxOpenPause}
 	for {
 		call, cancel := context.WithTimeout(ctx, c.cfg.CallTimeout/2)
@@ -180,33 +172,23 @@ func (o *roomOpener) publish(ctx context.Context, room string, seq uint64) error
 	}
 }
 
-func (o *roomOpener) freshSignal() <-chan struct{} {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.fresh
-}
-
 // run tells the jobs to forget which rooms this comet denied: once at the start,
 // because nobody here knows what an earlier incarnation denied, and whenever too
-// many rooms are denied. A session that joins a room meanwhile waits.
+// many rooms are denied.
 func (o *roomOpener) run(ctx context.Context) {
 	for {
 		// seq grows after all that is to be forgotten, so that it is newer.
-		if o.publish(o.comet.calls, "", o.seq.Add(1)) != nil {
+		if o.publish(o.comet.calls, "", false, o.seq.Add(1)) != nil {
 			return // the comet is stopping
 		}
-		o.mu.Lock()
-		close(o.fresh)
-		o.mu.Unlock()
+		o.fresh.Store(true)
 		select {
 		case <-o.full:
 		case <-ctx.Done():
 			return
 		}
-		o.mu.Lock()
-		o.fresh = make(chan struct{})
-		o.mu.Unlock()
-		// From here on, a session whose room is not denied any more waits for the new channel.
+		// A session whose room is not denied any more sees that fresh is false.
+		o.fresh.Store(false)
 		o.comet.metrics.denied.Add(-o.comet.table.forgetDenied())
 	}
 }

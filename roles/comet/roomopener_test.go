@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -293,4 +294,36 @@ func TestOpeningRoomsDelaysNobody(t *testing.T) {
 		c.expect(protocol.OpHeartbeatReply, 0, "")
 	}
 	eventually(t, "the client that left is gone", func() bool { return s.members() == fmt.Sprintf("map[x:%d]", waiting-1) })
+}
+
+// TestJoinBeforeTheStartIsKnown checks that a room whose partition takes records is joined although another partition
+// takes none, and the start is not known for that reason. Its opening is for every room of its partition. Nothing is
+// kept of a room that could not be opened.
+func TestJoinBeforeTheStartIsKnown(t *testing.T) {
+	var down atomic.Bool
+	down.Store(true)
+	o := &openings{hold: func(_ context.Context, room string) error {
+		if down.Load() && (room == "" || room == "hangs") {
+			return envelope.ErrUnavailable
+		}
+		return nil
+	}}
+	s := start(t, &fakeLogic{opened: o.opened}, func(c *comet.Config) { c.CallTimeout = 100 * time.Millisecond })
+	c := s.client("ann")
+	c.join("x")
+	c.expect(protocol.OpJoinRoomReply, 0, "x")
+	o.mu.Lock()
+	if i := slices.IndexFunc(o.all, func(r *envelope.RoomOpened) bool { return r.Room == "x" }); i < 0 || !o.all[i].Every {
+		t.Errorf("openings %v", o.all)
+	}
+	o.mu.Unlock()
+	c.join("hangs")
+	c.closedWith(protocol.CloseOverload)
+	if n := s.metric("imgo_comet_denied_rooms"); n != 0 {
+		t.Errorf("%v rooms are denied, want none", n)
+	}
+	down.Store(false)
+	c = s.client("bob")
+	c.join("hangs")
+	c.expect(protocol.OpJoinRoomReply, 0, "hangs")
 }

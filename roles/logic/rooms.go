@@ -20,8 +20,8 @@ type roomHandler struct{ *shared }
 // RoomOpened publishes that a comet is to get a room's messages
 // (docs/adr/0005-rooms.md). The record goes by the room's partition, so it
 // comes before every message that is pushed to the room after this call has
-// returned. An empty room means all rooms and goes by every partition. The call
-// may be repeated.
+// returned. An empty room means all rooms and goes by every partition, or with
+// Every by that of the room. The call may be repeated.
 func (h *roomHandler) RoomOpened(ctx context.Context, r *envelope.RoomOpened) error {
 	ctx, end, err := h.life.begin(ctx)
 	if err != nil {
@@ -32,9 +32,13 @@ func (h *roomHandler) RoomOpened(ctx context.Context, r *envelope.RoomOpened) er
 		return envelope.Invalid("comet", "must not be empty")
 	}
 	const what = "publish that a room is open"
-	opened := &envelope.Envelope{Opened: r}
+	record := &envelope.RoomOpened{Comet: r.GetComet(), Room: r.GetRoom(), Seq: r.GetSeq(), Incarnation: r.GetIncarnation()}
+	opened := &envelope.Envelope{Opened: record}
 	if r.GetRoom() == "" {
 		return h.live.publishEverywhere(ctx, what, opened)
+	}
+	if r.GetEvery() {
+		record.Room = ""
 	}
 	return h.live.publish(ctx, what, liveRecord{key: r.GetRoom(), envelope: opened})
 }

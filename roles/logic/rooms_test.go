@@ -40,6 +40,17 @@ func TestRoomOpened(t *testing.T) {
 		t.Errorf("published on %v", partitions)
 	}
 
+	before := len(w.live.all())
+	every := &envelope.RoomOpened{Comet: "c1", Room: "lobby", Seq: 9, Incarnation: 3, Every: true}
+	if err := w.RoomOpened(t.Context(), every); err != nil {
+		t.Fatal(err)
+	}
+	got, added := w.envelopes(), w.live.all()[before:]
+	all.Seq = 9
+	if len(added) != 1 || added[0].Partition != entries[0].Partition || !proto.Equal(got[before].Opened, all) {
+		t.Errorf("published: %v in %v", got[before:], added)
+	}
+
 	if err := w.RoomOpened(t.Context(), &envelope.RoomOpened{Room: "lobby"}); !errors.Is(err, envelope.ErrInvalid) {
 		t.Errorf("no comet: %v", err)
 	}
