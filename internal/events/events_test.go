@@ -432,6 +432,40 @@ func TestWindowWaits(t *testing.T) {
 	}
 }
 
+// laterLog is a log whose partitions did not begin at 0.
+type laterLog struct {
+	*memLog
+	first int64
+}
+
+func (l laterLog) First() int64 { return l.first }
+
+func (l laterLog) Current() uint16 { return 1 }
+
+func (l laterLog) Open(context.Context, uint16) (envelope.Log, error) { return l, nil }
+
+// A cursor of a log that was lost is told from one whose events retention has removed.
+func TestCursorOfALostLog(t *testing.T) {
+	l := laterLog{newLog(1, 1), 10}
+	for i := range int64(20) {
+		l.add("a", i, 0)
+	}
+	l.change(func() { l.begins[0] = 15 })
+	w := events.NewWindow(l)
+	for offset, want := range map[int64]error{9: envelope.ErrInvalid, 10: nil, 15: nil} {
+		after := events.Cursor{Generation: 1, At: map[int32]events.Position{0: {Offset: offset}}}
+		page, err := w.Read(t.Context(), events.Query{Limit: 10, After: after})
+		if !errors.Is(err, want) {
+			t.Errorf("after offset %d: %v, want %v", offset, err, want)
+		} else if err == nil && (len(page.Records) != 5 || page.Skipped != 15-offset) {
+			t.Errorf("after offset %d: %+v", offset, page)
+		}
+	}
+	if page, err := w.Read(t.Context(), events.Query{Limit: 10}); err != nil || len(page.Records) != 5 {
+		t.Errorf("without a cursor: %v, %v", page, err)
+	}
+}
+
 // Retention may remove all entries of a partition. A page then has none and goes on behind them.
 func TestWindowOfAnEmptiedPartition(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)

@@ -56,6 +56,14 @@ func ResumeReader(ctx context.Context, log envelope.Log, partition int32, offset
 	return NewReader(log, partition, Position{Offset: offset, Last: at.Last}), nil
 }
 
+// FirstOffset returns the offset of the first event that each partition of a topic ever had.
+func FirstOffset(log envelope.Log) int64 {
+	if l, ok := log.(interface{ First() int64 }); ok {
+		return l.First()
+	}
+	return 0 // Kafka
+}
+
 // Position returns where the reader goes on.
 func (r *Reader) Position() Position { return r.at }
 

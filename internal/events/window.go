@@ -212,9 +212,13 @@ func (r *pageReader) partitions(ctx context.Context) error {
 		}
 	}
 	for i, p := range partitions {
-		if r.at.At[p].Offset > ends[i] {
+		switch at := r.at.At[p].Offset; {
+		case at > ends[i]:
 			return envelope.Invalid("after", fmt.Sprintf("is a cursor of another server, or of one that has been reset: "+
 				"partition %d ends before it", p))
+		case at < FirstOffset(r.log):
+			return envelope.Invalid("after", fmt.Sprintf("is a cursor of another server, or of one that has been reset: "+
+				"partition %d has begun after it", p))
 		}
 		if err := r.partition(ctx, p, ends[i]); err != nil {
 			return err

@@ -247,7 +247,7 @@ func (c *Caller) Send(ctx context.Context, document Document) (Answer, error) {
 }
 
 // call waits for its turn until wait is done. Then it runs send within Timeout. late tells send that the wait has left
-// it less than half of that.
+// it less than that.
 func (c *Caller) call(
 	ctx, wait context.Context, send func(ctx context.Context, late bool, outcome *string) (Answer, error),
 ) (Answer, error) {
@@ -264,7 +264,7 @@ func (c *Caller) call(
 			return Answer{}, fmt.Errorf("%w: %d calls are under way: %w", ErrUnavailable, c.cfg.InFlight, wait.Err())
 		}
 		deadline, ok := ctx.Deadline()
-		late = ok && time.Until(deadline) < c.cfg.Timeout/2
+		late = ok && time.Until(deadline) < c.cfg.Timeout
 	}
 	defer func() { <-c.slots }()
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)

@@ -240,8 +240,8 @@ func TestCallsThatWaited(t *testing.T) {
 		stays         bool
 	}{
 		"in time":                  {600 * time.Millisecond, 5 * time.Second, 16, true},
-		"less than half is left":   {600 * time.Millisecond, time.Second, 8, true},
-		"more than half is left":   {600 * time.Millisecond, 1150 * time.Millisecond, 8, false},
+		"little is left":           {600 * time.Millisecond, time.Second, 8, true},
+		"not the whole is left":    {600 * time.Millisecond, 1150 * time.Millisecond, 8, true},
 		"no answer within Timeout": {time.Minute, 5 * time.Second, 0, false},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -262,7 +262,8 @@ func (b *upstreamQueue) upstreamRequest(m *upstreamMessage) *envelope.UpstreamRe
 func (b *upstreamQueue) call(m *upstreamMessage, request *envelope.UpstreamRequest) (*envelope.UpstreamReply, error) {
 	timeout := b.comet.cfg.CallTimeout
 	if m.rule.To == upstream.ToCall {
-		timeout += 2 * m.rule.Timeout // there may be a logic that hangs, see roles/remote.go
+		// A call may wait for its turn for as long as it may take, and there may be a logic that hangs, see roles/remote.go.
+		timeout += 4 * m.rule.Timeout
 	}
 	ctx, cancel := context.WithTimeout(b.comet.calls, timeout)
 	defer cancel()

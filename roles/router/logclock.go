@@ -18,13 +18,13 @@ const sampleTime = 10 * time.Minute
 // A record is read at some time after its stamp. The least difference between this node's clock and
 // a stamp, over the last minutes, is how far this clock is ahead, plus the shortest delay between a
 // stamp and its reading. That delay makes messages expire late, for example after a cluster was at
-// rest, and never early. Before the first stamp, and for a log without a clock of its own, the node's clock
-// counts. The node's clock may be set meanwhile: logClock measures by the monotonic clock, which goes on.
+// rest, and never early. The node's clock may be set meanwhile: logClock measures by the monotonic clock, which goes
+// on. Before the first stamp, and for a log without a clock of its own, the node's clock counts as it is.
 // It is safe for concurrent use.
 type logClock struct {
 	now   func() time.Time
 	start time.Time // by the node's clock, with the reading of its monotonic clock
-	// ahead is how far the node's clock is ahead, in milliseconds. A connect reads it: it needs no lock.
+	// ahead is how far the node's clock is ahead, in milliseconds, or noSample. A connect reads it: it needs no lock.
 	ahead atomic.Int64
 
 	mu           sync.Mutex
@@ -36,7 +36,9 @@ type logClock struct {
 const noSample = math.MaxInt64
 
 func newLogClock(now func() time.Time) *logClock {
-	return &logClock{now: now, start: now(), least: noSample, older: noSample}
+	c := &logClock{now: now, start: now(), least: noSample, older: noSample}
+	c.ahead.Store(noSample)
+	return c
 }
 
 // saw notes that a record with a stamp, in Unix milliseconds, was read. 0 is no stamp.
@@ -59,7 +61,11 @@ func (c *logClock) Now() time.Time { return c.At(c.now()) }
 
 // At returns the time by the log's clock when it is t by the node's.
 func (c *logClock) At(t time.Time) time.Time {
-	return c.unset(t).Add(-time.Duration(c.ahead.Load()) * time.Millisecond)
+	ahead := c.ahead.Load()
+	if ahead == noSample {
+		return t
+	}
+	return c.unset(t).Add(-time.Duration(ahead) * time.Millisecond)
 }
 
 // unset returns the time t as the node's clock would have it if nobody had set that clock since the start.

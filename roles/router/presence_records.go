@@ -101,9 +101,9 @@ func (pr *presenceRecorder) tellByClockLocked(presences []*envelope.Presence) {
 
 // describePresenceLocked adds to a reply about a user whether its devices are online, and since when the user
 // is online or offline. The sessions say so; what was told helps where they began or ended before this router
-// had the partition.
+// had the partition. An online device is seen now, by the node's clock: after a cluster was at rest, the log's clock is late.
 func (p *partition) describePresenceLocked(a *account, reply *envelope.UserReply) {
-	nowMS := p.clock.Now().UnixMilli()
+	nowMS := p.now().UnixMilli()
 	for _, d := range a.Meta().Devices {
 		info := &envelope.DeviceInfo{
 			Device: d.Name, SeenMs: d.SeenMS, Pending: uint32(a.Messages.Pending(1 << d.Bit)), Online: a.connected(d.Name),

@@ -177,16 +177,12 @@ func (a *Admin) whole(ctx context.Context, generation uint16) (bool, error) {
 	case err != nil:
 		return false, fmt.Errorf("open the events of generation %d: %w", generation, err)
 	}
-	first := int64(0) // of Kafka's topics
-	if l, ok := log.(interface{ First() int64 }); ok {
-		first = l.First()
-	}
 	for partition := range log.Partitions() {
 		begin, _, err := log.Bounds(ctx, partition)
 		if err != nil {
 			return false, fmt.Errorf("find the beginning of the events of partition %d: %w", partition, err)
 		}
-		if begin > first {
+		if begin > events.FirstOffset(log) {
 			return false, nil
 		}
 	}

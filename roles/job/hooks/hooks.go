@@ -246,6 +246,10 @@ func (h *hook) serve(ctx context.Context, log envelope.Log, a job.Assignment) {
 	carrying.Wait()
 }
 
+// beyondEndTries is how often a topic that ends before the position of a hook is asked again. Right after a change of
+// leaders Kafka may say less than it has.
+const beyondEndTries = 9
+
 // carry posts the events of one partition until ctx is done. After an error it goes on at the stored
 // state.
 func (h *hook) carry(ctx context.Context, log envelope.Log, a job.Assignment, part job.Part) {
@@ -260,6 +264,7 @@ func (h *hook) carry(ctx context.Context, log envelope.Log, a job.Assignment, pa
 	}
 	defer h.metrics.forget(h.cfg.Name, part.Partition)
 	backoff := wait.Backoff{Min: minRetry / 2, Max: maxRetry / 10}
+	beyond := 0 // times in a row
 	for ctx.Err() == nil {
 		// The job that carried the partition before may have stored a state in the last moment.
 		err := h.mirror.sync(ctx)
@@ -276,8 +281,12 @@ func (h *hook) carry(ctx context.Context, log envelope.Log, a job.Assignment, pa
 					return
 				}
 				err = h.replay(ctx, c)
-			case errors.Is(err, errBeyondEnd):
+			case !errors.Is(err, errBeyondEnd):
+				beyond = 0
+			case beyond >= beyondEndTries:
 				err = h.startOver(ctx, c)
+			default:
+				beyond++
 			}
 		}
 		if err != nil && ctx.Err() == nil {

@@ -103,6 +103,13 @@ func (p *progress) setRecreated() {
 	}
 }
 
+// setOutdated is setRecreated while nothing is read.
+func (p *progress) setOutdated() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.recreated = true
+}
+
 func (p *progress) wasRecreated() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
