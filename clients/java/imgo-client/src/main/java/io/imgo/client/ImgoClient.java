@@ -35,8 +35,8 @@ import java.util.Set;
  * </ul>
  *
  * <p>A connected client has two threads: its own, which never blocks in code of the application except in the listener, and the
- * one of the handler. Other threads are there while a connection is made, a token source is asked or ids are saved. After
- * {@link #close} none is left. All methods are safe for concurrent use. Two clients share nothing.
+ * one of the handler. Other threads are there while a connection is made, a token source is asked, or ids or messages are saved.
+ * After {@link #close} none is left. All methods are safe for concurrent use. Two clients share nothing.
  */
 public final class ImgoClient implements AutoCloseable {
     private static final int MAX_CALLS = 256;

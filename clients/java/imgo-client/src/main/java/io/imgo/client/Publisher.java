@@ -7,12 +7,11 @@ import java.util.Deque;
 import java.util.Iterator;
 import java.util.List;
 import java.util.concurrent.Callable;
-import java.util.concurrent.Executor;
 
 /**
  * The outbox of a client: what the application has published, and what is to be done with it. It makes one call of the outbox at
- * a time, on a thread that ends when nothing is left to do; {@link MemoryOutbox} needs none. Any thread may call publish. The
- * client's thread calls the other methods.
+ * a time, on a thread that ends when nothing is left to do. Any thread may call publish. The client's thread calls the other
+ * methods.
  */
 final class Publisher {
     private static final int MAX_MESSAGES = 1024;
@@ -49,8 +48,7 @@ final class Publisher {
     private final ImgoClient client;
     private final Options options;
     private final Outbox outbox;
-    private final SerialExecutor serial;
-    private final Executor executor;
+    private final SerialExecutor serial; // of all calls of the outbox: two that add at a time would give one number twice
 
     // The monitor guards the following.
     private boolean loaded; // the state is that of the outbox
@@ -72,7 +70,6 @@ final class Publisher {
         this.options = options;
         outbox = options.outbox != null ? options.outbox : new MemoryOutbox();
         serial = new SerialExecutor(options.threads);
-        executor = outbox instanceof MemoryOutbox ? Runnable::run : serial;
     }
 
     /** Puts a message into the outbox. The completion has its number. */
@@ -86,7 +83,7 @@ final class Publisher {
             adding.add(call);
         }
         try {
-            executor.execute(() -> add(call));
+            serial.execute(() -> add(call));
         } catch (Throwable e) {
             drop(call);
             call.fail(ErrorCode.STORAGE, "no thread is to be had for the outbox: " + e, e);
@@ -176,7 +173,7 @@ final class Publisher {
     }
 
     private Task<Boolean> start(Runnable wakeup, Callable<Boolean> work) {
-        return Task.start(executor, work, wakeup);
+        return Task.start(serial, work, wakeup);
     }
 
     /** A session is live. published is the last id of the device that the server knows, or null. */

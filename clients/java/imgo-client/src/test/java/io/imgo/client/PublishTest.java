@@ -11,6 +11,8 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Queue;
+import java.util.concurrent.ConcurrentLinkedQueue;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.concurrent.atomic.AtomicReference;
@@ -102,6 +104,36 @@ class PublishTest {
         client.close();
         assertThat(client.publish(BODY).await()).as("an idle client stays usable").isEqualTo(3);
         assertThat(file().load().messages()).hasSize(3);
+    }
+
+    /** Two messages with one number would be one message. */
+    @Test
+    void threadsMayPublishAtTheSameTime() throws Exception {
+        MemoryOutbox outbox = new MemoryOutbox();
+        client = builder().outbox(outbox).build();
+        assertThat(client.publish(BODY).await()).isEqualTo(1);
+        Queue<Object> numbers = new ConcurrentLinkedQueue<>();
+        List<Thread> threads = new ArrayList<>();
+        synchronized (outbox) { // it is busy until both threads are in publish
+            for (int i = 0; i < 2; i++) {
+                Thread thread = new Thread(() -> {
+                    try {
+                        numbers.add(client.publish(BODY).await());
+                    } catch (Throwable e) {
+                        numbers.add(e);
+                    }
+                });
+                thread.start();
+                threads.add(thread);
+            }
+            await().untilAsserted(() -> assertThat(threads).extracting(Thread::getState)
+                    .isSubsetOf(Thread.State.BLOCKED, Thread.State.WAITING, Thread.State.TIMED_WAITING));
+        }
+        for (Thread thread : threads) {
+            thread.join();
+        }
+        assertThat(numbers).containsExactlyInAnyOrder(2L, 3L);
+        assertThat(outbox.load().messages()).hasSize(3);
     }
 
     /** What was published just before a close is in the outbox, and nothing uses the outbox after the close. */
