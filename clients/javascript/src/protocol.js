@@ -234,7 +234,7 @@ export class Turn {
  * @param {any} body
  */
 export function sizeOf(body) {
-  if (typeof body?.base64 === 'string' && Object.keys(body).length === 1) return Math.floor((body.base64.length * 3) / 4);
+  if (typeof body?.base64 === 'string' && Object.keys(body).length === 1) return Math.floor((body.base64.replace(/=/g, '').length * 3) / 4);
   const text = typeof body === 'string' ? body : (JSON.stringify(body) ?? '');
   return new TextEncoder().encode(text).length;
 }

@@ -671,7 +671,8 @@ describe('slow listeners', () => {
   });
 
   test('a body that is too large ends the connection', async () => {
-    for (const [body, state] of [
+    const bytes = (n) => ({ base64: Buffer.alloc(n, 255).toString('base64') });
+    for (const [body, state, maxBody = 99] of [
       ['x'.repeat(99), 'live'],
       ['x'.repeat(100), 'waiting'],
       ['é'.repeat(49), 'live'],
@@ -680,8 +681,12 @@ describe('slow listeners', () => {
       [{ a: 'x'.repeat(92) }, 'waiting'],
       [{ base64: 'AAAA'.repeat(33) }, 'live'],
       [{ base64: 'AAAA'.repeat(34) }, 'waiting'],
+      [bytes(98), 'live', 98], // with one = of padding
+      [bytes(99), 'waiting', 98],
+      [bytes(100), 'live', 100], // with two
+      [bytes(101), 'waiting', 100],
     ]) {
-      const { c } = await live({ maxBody: 99 });
+      const { c } = await live({ maxBody });
       FakeWebSocket.last().push(1, body);
       assert.equal(c.state, state, JSON.stringify(body));
     }
