@@ -14,8 +14,9 @@
  */
 import { Inbox } from './inbox.js';
 import { checkedOptions, isCustomOp } from './options.js';
+import * as Op from './op.js';
 import { Outbox } from './outbox.js';
-import { ImgoError, Op, TOKEN_EXPIRED, checkedName, deferred, readId, readIds, reconnects } from './protocol.js';
+import { ImgoError, TOKEN_EXPIRED, checkedName, deferred, readId, readIds, reconnects } from './protocol.js';
 import { textOf, tooLarge, within } from './protocol.js';
 import { ask, routeTo } from './route.js';
 import { Session, discard } from './session.js';

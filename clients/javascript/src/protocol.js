@@ -1,28 +1,6 @@
-/** Definitions that all parts of the client share: operations, errors, names and message ids. */
+/** Definitions that all parts of the client share: errors, names and message ids. */
 
 /** @import { ImgoErrorCode } from './types.js' */
-
-/** The operations of the protocol that a client uses. */
-export const Op = Object.freeze({
-  heartbeat: 2,
-  heartbeatReply: 3,
-  send: 4,
-  message: 5,
-  disconnect: 6,
-  auth: 7,
-  authReply: 8,
-  ack: 18,
-  ackReply: 19,
-  joinRoom: 20,
-  joinRoomReply: 21,
-  leaveRoom: 22,
-  leaveRoomReply: 23,
-  read: 24,
-  readReply: 25,
-  dismiss: 26,
-  refused: 28,
-  roomChanged: 29,
-});
 
 /** The lowest operation that a push or an application may choose. */
 export const MIN_CUSTOM_OP = 1000;

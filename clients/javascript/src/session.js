@@ -1,4 +1,5 @@
-import { ImgoError, MIN_CUSTOM_OP, Op, VERSION, deferred, denied, readId, readIds, sizeOf, textOf, within } from './protocol.js';
+import * as Op from './op.js';
+import { ImgoError, MIN_CUSTOM_OP, VERSION, deferred, denied, readId, readIds, sizeOf, textOf, within } from './protocol.js';
 import { Timers } from './timers.js';
 
 /** @import { ImgoInfo, Settings, WebSocketLike } from './types.js' */
