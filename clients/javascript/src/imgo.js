@@ -70,6 +70,7 @@ export class ImgoClient {
   #wanted = false; // true from connect() until close() or a final refusal
   /** The graceful close that is under way. @type {Promise<void> | null} */
   #closing = null;
+  #closes = 0; // calls of close()
   /** The replies to its acknowledgements. @type {Promise<unknown>[]} */
   #lastAcks = [];
   /** The current attempt. Late results of older ones are ignored. @type {AbortController | null} */
@@ -164,13 +165,18 @@ export class ImgoClient {
    * connect() starts it now.
    *
    * The promise resolves when the client is live, even after failed attempts. It rejects with
-   * ImgoError `refused`, `invalid`, `unsupported` or `closed`. The caller may ignore it.
+   * ImgoError `refused`, `invalid`, `unsupported` or `closed`. The caller may ignore it. During a close
+   * it waits for the end of it; a further close() has it reject with `closed`.
    *
    * @returns {Promise<Readonly<ImgoInfo>>}
    */
   connect() {
     if (this.#closing) {
-      const again = this.#closing.then(() => this.connect());
+      const closes = this.#closes;
+      const again = this.#closing.then(() => {
+        if (this.#closes !== closes) throw new ImgoError('closed', 'the client was closed');
+        return this.connect();
+      });
       again.catch(() => {}); // the state has the reason, so an unused promise must not warn
       return again;
     }
@@ -206,6 +212,7 @@ export class ImgoClient {
    * @returns {Promise<void>}
    */
   close() {
+    this.#closes++;
     if (this.#closing) return this.#closing;
     if (!this.#wanted) return Promise.resolve();
     this.#closing = this.#shutDown().finally(() => {

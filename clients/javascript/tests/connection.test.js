@@ -691,6 +691,27 @@ describe('close()', () => {
     assert.deepEqual(log, ['connecting', 'live', 'closed', 'connecting', 'live']);
   });
 
+  test('a later close() drops a connect() that waits for the end', async () => {
+    for (const late of [false, true]) {
+      const c = client();
+      const log = record(c);
+      c.connect();
+      await settle();
+      FakeWebSocket.last().accept();
+      const closed = c.close();
+      const after = late && closed.then(() => c.close()); // the client is closed, and the connect() goes on next
+      const dropped = assert.rejects(c.connect(), { code: 'closed' });
+      const last = late ? after : c.close();
+      const wanted = late ? undefined : c.connect();
+      await last;
+      await dropped;
+      await settle();
+      if (wanted) FakeWebSocket.last().accept();
+      await wanted;
+      assert.deepEqual(log, ['connecting', 'live', 'closed', ...(wanted ? ['connecting', 'live'] : [])]);
+    }
+  });
+
   test('a connection that is lost meanwhile changes nothing', async () => {
     const c = client();
     const log = record(c);

@@ -720,6 +720,28 @@ async def test_close_waits_for_the_handler_and_its_acknowledgement() -> None:
         await watched.client.close()  # does nothing
 
 
+async def test_a_later_close_drops_a_connect_that_waits_for_the_end() -> None:
+    async with serving() as server, watching(server.address) as watched:
+        connecting = asyncio.ensure_future(watched.client.connect())
+        peer = await server.accept()
+        await within(connecting)
+        closing = asyncio.ensure_future(watched.client.close())
+        await asyncio.sleep(0)
+        dropped = asyncio.ensure_future(watched.client.connect())
+        await asyncio.sleep(0)
+        last = asyncio.ensure_future(watched.client.close())
+        await asyncio.sleep(0)
+        wanted = asyncio.ensure_future(watched.client.connect())
+        await peer.rest()
+        await within(asyncio.gather(closing, last))
+        with pytest.raises(ImgoError) as caught:
+            await within(dropped)
+        assert code(caught) == "closed"
+        await server.accept()
+        await within(wanted)
+        assert watched.names == ["connecting", "live", "closed", "connecting", "live"]
+
+
 async def test_close_cancels_a_handler_that_takes_too_long() -> None:
     ends: list[str] = []
 

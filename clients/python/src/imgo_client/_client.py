@@ -134,6 +134,7 @@ class Client:
         self._state = State.IDLE
         self._refused: Close | None = None  # why the server refused the client for good
         self._stopping = False
+        self._closes = 0  # calls of close
 
         self._publisher = Publisher(
             self._options,
@@ -189,10 +190,14 @@ class Client:
         """Start, and return when the client is live. Raise an ImgoError if the server refuses the client for good.
 
         While the client waits between two attempts, the next attempt starts at once. The end of the caller's task ends
-        this wait, and not the client: close does.
+        this wait, and not the client: close does. During a close it waits for the end of it; a further close has it raise
+        the error ``closed``.
         """
+        closes = self._closes
         while (old := self._closing or (self._running if self._state is State.CLOSED else None)) is not None:
             await asyncio.wait({old})
+            if self._closes != closes:
+                raise ImgoError("closed", "connect: the client was closed")
         if self._running is None:
             self._start()
         self._hurry.set()
@@ -215,6 +220,7 @@ class Client:
         A handler may call close, and so may the body of a loop over the messages: it then starts the end and returns at
         once. The end of the caller's task does not stop it.
         """
+        self._closes += 1
         if self._closing is None:
             if self._running is None:
                 return
