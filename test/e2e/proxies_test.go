@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"go.yaml.in/yaml/v3"
+
 	"imgo/config"
 	"imgo/internal/wait/waittest"
 	"imgo/protocol"
@@ -102,6 +104,7 @@ func startNginx(t *testing.T, n *node) *proxy {
 		"10.0.0.5:8090", n.ClientAddr("ws").String(), "/etc/ssl/imgo/fullchain.pem", cert, "/etc/ssl/imgo/key.pem", key,
 		"proxy_timeout 600s", fmt.Sprintf("proxy_timeout %ds", proxyTimeout/time.Second),
 		"proxy_read_timeout 600s", fmt.Sprintf("proxy_read_timeout %ds", proxyTimeout/time.Second),
+		"worker_processes auto", "worker_processes 2", "worker_rlimit_nofile 131072", "worker_rlimit_nofile 200",
 		"worker_connections 65536", "worker_connections 100", "http {", "http {\naccess_log off;\n"+temp)
 	module := "/usr/lib/nginx/modules/ngx_stream_module.so"
 	if _, err := os.Stat(module); err == nil {
@@ -201,6 +204,32 @@ func TestProxies(t *testing.T) {
 				t.Run(test.name, func(t *testing.T) { test.run(t, n, p) })
 			}
 		})
+	}
+}
+
+// TestEnvoyBounds checks that Envoy's defaults, 1,024 of each, do not bound the clients. No test runs Envoy.
+func TestEnvoyBounds(t *testing.T) {
+	var envoy struct {
+		Resources struct {
+			Clusters []struct {
+				Name            string
+				CircuitBreakers struct{ Thresholds []map[string]int } `yaml:"circuit_breakers"`
+			}
+		} `yaml:"static_resources"`
+	}
+	if err := yaml.Unmarshal([]byte(documented(t, "yaml")), &envoy); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(envoy.Resources.Clusters); n != 2 {
+		t.Fatalf("Envoy has %d clusters", n)
+	}
+	for _, cluster := range envoy.Resources.Clusters {
+		thresholds := cluster.CircuitBreakers.Thresholds
+		for _, bound := range []string{"max_connections", "max_pending_requests", "max_requests"} {
+			if len(thresholds) != 1 || thresholds[0][bound] < 65536 {
+				t.Errorf("cluster %s has the thresholds %v, want %s for many clients", cluster.Name, thresholds, bound)
+			}
+		}
 	}
 }
 
