@@ -34,6 +34,10 @@ func publishFaults() map[string]fault {
 		"sends what has arrived": {
 			scenario: "publish_arrived", packet: since(func(p *transport.Packet, first uint64) { p.ID = min(p.ID, first+1) }),
 		},
+		"keeps its ids": {
+			scenario: "publish_shared_device", packet: since(func(p *transport.Packet, first uint64) { p.ID = min(p.ID, first+1) }),
+		},
+		"has an outbox of its own each time": {scenario: "outbox_restored", options: memory},
 		"publishes without end": {scenario: "outbox_full", event: falsify(func(e *driver.Event) {
 			e.Event = strings.Replace(e.Event, "failed", "done", 1)
 		})},

@@ -22,6 +22,10 @@ func outboxScenarios() []scenario {
 			about: "publish fails if its message cannot be saved; a base and a removal that cannot be saved are told and tried again",
 		},
 		{
+			name: "outbox_restored", play: playOutboxRestored,
+			about: "an outbox that is older than what was sent loses nothing: what waits, and what follows, has ids above what the server has",
+		},
+		{
 			name: "outbox_full", play: playOutboxFull,
 			about: "at most 1024 messages wait in the outbox; the next one fails with too_many",
 		},
@@ -152,6 +156,62 @@ func playOutboxThatFails(w *world) {
 	conn.onlySent(3)
 	if n := c.publishedEvents(); n != 3 {
 		w.Errorf("%d published events, want 3", n)
+	}
+}
+
+// playOutboxRestored puts an old file back: with nothing that waits, and with messages.
+func playOutboxRestored(w *world) {
+	for waiting := range uint64(3) {
+		o := device(options{"outbox": w.path()})
+		path := o["outbox"].(string)
+		s, c, conn := live(w, o, authReply{Published: 5})
+		c.publish(4, 1)
+		conn.answer(conn.published(4, 1), `{}`)
+		c.gone(1, []byte(`{}`))
+		for n := range waiting {
+			c.publish(4, n+2)
+		}
+		c.close()
+		conn.end()
+		old := w.readFile(path)
+
+		c = w.client(s, o)
+		c.connect()
+		conn = s.sessionWith(authReply{Published: s.outbox.upTo(1)})
+		last := waiting + 2
+		c.publish(4, last)
+		for n := uint64(2); n <= last; n++ {
+			conn.answer(conn.published(4, n), `{}`)
+			c.gone(n, []byte(`{}`))
+		}
+		c.close()
+		conn.end()
+		if err := os.WriteFile(path, old, 0o600); err != nil {
+			w.Fatal(err)
+		}
+
+		c = w.client(s, o)
+		published := s.outbox.upTo(last)
+		s.outbox.anew()
+		c.connect()
+		conn = s.sessionWith(authReply{Published: published})
+		c.publish(4, last)
+		for n := uint64(2); n <= last; n++ {
+			conn.answer(conn.published(4, n), `{}`)
+			c.gone(n, []byte(`{}`))
+		}
+		c.close()
+		conn.end()
+
+		// The file has the new base.
+		c = w.client(s, o)
+		c.connect()
+		conn = s.sessionWith(authReply{Published: s.outbox.upTo(last)})
+		c.publish(4, last+1)
+		conn.answer(conn.published(4, last+1), `{}`)
+		c.gone(last+1, []byte(`{}`))
+		c.close()
+		conn.end()
 	}
 }
 

@@ -59,7 +59,11 @@ func publishScenarios() []scenario {
 		},
 		{
 			name: "publish_arrived", play: playPublishArrived,
-			about: "messages up to published of a later auth reply have arrived: they are told and not sent",
+			about: "the oldest message has arrived if published of a later auth reply is its id: it is told and not sent",
+		},
+		{
+			name: "publish_shared_device", play: playPublishSharedDevice,
+			about: "if the server has more than the client has sent, the client gives ids above that to what it sends",
 		},
 		{
 			name: "publish_invalid", play: playPublishInvalid,
@@ -414,25 +418,47 @@ func playPublishRefused(w *world) {
 
 func playPublishArrived(w *world) {
 	s, c, conn := live(w, device(nil), authReply{Published: 40})
-	for n := range uint64(4) {
+	for n := range uint64(3) {
 		c.publish(4, n+1)
 	}
 	conn.published(4, 1)
 	conn.Reset()
-	conn = s.sessionWith(authReply{Published: s.outbox.upTo(2)})
+	conn = s.sessionWith(authReply{Published: s.outbox.upTo(1)})
 	c.gone(1, nil)
-	c.gone(2, nil)
-	conn.answer(conn.published(4, 3), `{}`)
-	c.gone(3, []byte(`{}`))
-	conn.published(4, 4)
+	conn.answer(conn.published(4, 2), `{}`)
+	c.gone(2, []byte(`{}`))
+	conn.published(4, 3)
 	conn.Reset()
-	conn = s.sessionWith(authReply{Published: s.outbox.upTo(4), Heartbeat: 0.05})
-	c.gone(4, nil)
+	conn = s.sessionWith(authReply{Published: s.outbox.upTo(3), Heartbeat: 0.05})
+	c.gone(3, nil)
 	conn.beats(3)
 	conn.onlySent()
-	c.publish(4, 5)
-	conn.answer(conn.published(4, 5), `{}`)
-	c.gone(5, []byte(`{}`))
+	c.publish(4, 4)
+	conn.answer(conn.published(4, 4), `{}`)
+	c.gone(4, []byte(`{}`))
+}
+
+// anew expects another base of the ids in the next session.
+func (o *outbox) anew() { *o = outbox{} }
+
+func playPublishSharedDevice(w *world) {
+	s, c, conn := live(w, device(nil), authReply{Published: 40})
+	c.publish(4, 1)
+	conn.answer(conn.published(4, 1), `{}`)
+	c.gone(1, []byte(`{}`))
+	for number := uint64(2); number < 6; number += 2 {
+		conn.Reset()
+		c.state("waiting")
+		c.publish(4, number)
+		c.publish(4, number+1)
+		others := s.outbox.upTo(number) // another client has sent one message
+		s.outbox.anew()
+		conn = s.sessionWith(authReply{Published: others})
+		for n := number; n < number+2; n++ {
+			conn.answer(conn.published(4, n), `{}`)
+			c.gone(n, []byte(`{}`))
+		}
+	}
 }
 
 func playPublishInvalid(w *world) {

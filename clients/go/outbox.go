@@ -7,12 +7,13 @@ import (
 )
 
 // Outbox keeps the messages of Client.Publish until they have arrived. It belongs to one device and to one
-// Client at a time, which does not call its methods concurrently. What SetBase, Add and Remove have done is
+// Client at a time, which does not call its methods concurrently. It must not be older than what the Client has sent:
+// leave it out of back-ups. What SetBase, Add and Remove have done is
 // durable when they return nil. If they return an error, it is done completely or not at all.
 type Outbox interface {
 	// Load returns what the outbox has.
 	Load(ctx context.Context) (OutboxContent, error)
-	// SetBase keeps the base of the ids. It is called once in the life of an outbox.
+	// SetBase keeps the base of the ids, in place of an earlier one. The base only grows.
 	SetBase(ctx context.Context, base uint64) error
 	// Add adds a message. Its number is one above the number of the message before it.
 	Add(ctx context.Context, m OutboxMessage) error
@@ -42,6 +43,14 @@ type OutboxContent struct {
 func (c OutboxContent) clone() OutboxContent {
 	c.Messages = slices.Clone(c.Messages)
 	return c
+}
+
+// number returns the number of the message with an id. It is 0 for an id up to the base, and without a base.
+func (c OutboxContent) number(id uint64) uint64 {
+	if c.Base == nil || id <= *c.Base {
+		return 0
+	}
+	return id - *c.Base
 }
 
 func (c *OutboxContent) add(m OutboxMessage) {

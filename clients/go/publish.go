@@ -29,7 +29,9 @@ type outbox struct {
 
 	loaded  bool
 	content OutboxContent
-	// replied is the event of the oldest message if it has its reply and could not be removed yet.
+	// sent is the number of the last message that can have been sent.
+	sent uint64
+	// replied is the event of the oldest message if it has arrived and is not removed yet.
 	replied *Published
 }
 
@@ -87,7 +89,10 @@ func (o *outbox) load(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("load the outbox: %w", err)
 	}
-	o.content, o.loaded = content, true
+	o.content, o.loaded, o.sent = content, true, content.Last
+	if len(content.Messages) > 0 {
+		o.sent = content.Messages[0].Number // each one is removed before the next is sent
+	}
 	return nil
 }
 
@@ -176,27 +181,29 @@ func (s *session) publish(ctx context.Context) {
 	}
 }
 
-// beginOutbox sets the base of the ids, and removes the messages that have arrived by the auth reply.
+// beginOutbox sets the base of the ids, and notes that the oldest message has arrived if the auth reply says so.
 func (s *session) beginOutbox(ctx context.Context) *Error {
 	published := uint64(0)
 	if s.published != nil {
 		published = *s.published
 	}
-	var gone []Published
-	err := s.client.useOutbox(ctx, "begin to publish", func(ctx context.Context, o *outbox) (err error) {
-		if o.content.Base == nil {
+	return s.client.useOutbox(ctx, "begin to publish", func(ctx context.Context, o *outbox) error {
+		number := o.content.number(published)
+		// If the server has more than was sent, the outbox is an old copy, or another client uses the device.
+		if o.content.Base == nil || number > o.sent {
 			// Messages of an earlier process may still be under way. Their ids are above published and below the clock.
 			base := max(published, uint64(max(time.Now().UnixMicro(), 0)))
 			if err := o.store.SetBase(ctx, base); err != nil {
 				return fmt.Errorf("save the base of the ids: %w", err)
 			}
 			o.content.Base = &base
+			return nil
 		}
-		gone, err = o.removeArrived(ctx, published)
-		return err
+		if o.replied == nil && len(o.content.Messages) > 0 && number == o.content.Messages[0].Number {
+			o.replied = &Published{Number: number} // the next step removes the message
+		}
+		return nil
 	})
-	s.tellPublished(gone...)
-	return err
 }
 
 // publishOldest sends the oldest message and waits for its reply. It waits for a message if there is none.
@@ -207,6 +214,7 @@ func (s *session) publishOldest(ctx context.Context) *Error {
 	err := s.client.useOutbox(ctx, "publish", func(ctx context.Context, o *outbox) (err error) {
 		if gone, err = o.removeReplied(ctx); err == nil && len(o.content.Messages) > 0 {
 			oldest = &o.content.Messages[0]
+			o.sent = oldest.Number
 			id = *o.content.Base + oldest.Number
 		}
 		return err
@@ -262,29 +270,6 @@ func (o *outbox) removeReplied(ctx context.Context) (gone []Published, err error
 	o.content.remove(result.Number)
 	o.replied = nil
 	return []Published{result}, nil
-}
-
-// removeArrived removes the messages with ids up to published. It returns their events.
-func (o *outbox) removeArrived(ctx context.Context, published uint64) (gone []Published, err error) {
-	if gone, err = o.removeReplied(ctx); err != nil || published <= *o.content.Base {
-		return gone, err
-	}
-	last := published - *o.content.Base
-	var arrived []Published
-	for _, m := range o.content.Messages {
-		if m.Number <= last {
-			arrived = append(arrived, Published{Number: m.Number})
-		}
-	}
-	if len(arrived) == 0 {
-		return gone, nil
-	}
-	last = arrived[len(arrived)-1].Number
-	if err := o.store.Remove(ctx, last); err != nil {
-		return gone, fmt.Errorf("remove messages that have arrived: %w", err)
-	}
-	o.content.remove(last)
-	return append(gone, arrived...), nil
 }
 
 // tellPublished tells the application that messages have left the outbox.

@@ -38,8 +38,13 @@ func (s *server) admit(n uint64) *peer {
 func (s *server) admitAt(published string) *peer {
 	s.t.Helper()
 	p := s.accept()
-	p.send(raw.OpAuthReply, 1, 0, fmt.Sprintf(`{"session":"s","heartbeat":60,"published":%q}`, published))
+	p.admit(published)
 	return p
+}
+
+func (p *peer) admit(published string) {
+	p.t.Helper()
+	p.send(raw.OpAuthReply, 1, 0, fmt.Sprintf(`{"session":"s","heartbeat":60,"published":%q}`, published))
 }
 
 func withDevice(cfg *imgoclient.Config) { cfg.Device = "laptop" }
@@ -106,6 +111,56 @@ func TestBase(t *testing.T) {
 			t.Errorf("published %s: the message is sent again with id %d, at first with %d", published, again, id)
 		}
 		r.stop()
+	}
+}
+
+// TestOldOutbox checks that the ids begin anew if the server has more than was sent from the outbox: its file was restored, for
+// example.
+func TestOldOutbox(t *testing.T) {
+	for name, test := range map[string]struct {
+		waiting   int    // of three messages; the base is ahead + 10
+		published uint64 // above ahead
+		gone      int    // of those that wait
+		base      uint64 // above ahead
+	}{
+		"empty, and the server has the last message":             {published: 13, base: 10},
+		"empty, and the server has one more":                     {published: 14, base: 14},
+		"empty, and the server has many more":                    {published: 99, base: 99},
+		"two wait, and the server has those before":              {waiting: 2, published: 11, base: 10},
+		"two wait, and the server has the oldest":                {waiting: 2, published: 12, gone: 1, base: 10},
+		"two wait, and the server has one more":                  {waiting: 2, published: 13, base: 13},
+		"two wait, and the server has many more":                 {waiting: 2, published: 99, base: 99},
+		"three wait, and the server has what was there at first": {waiting: 3, published: 10, base: 10},
+	} {
+		t.Run(name, func(t *testing.T) {
+			outbox := imgoclient.NewMemoryOutbox()
+			errs := []error{outbox.SetBase(t.Context(), ahead+10)}
+			for n := range uint64(3) {
+				errs = append(errs, outbox.Add(t.Context(), imgoclient.OutboxMessage{Number: n + 1, Op: 4, Body: fmt.Append(nil, "m", n+1)}))
+			}
+			first := 4 - test.waiting
+			if err := errors.Join(append(errs, outbox.Remove(t.Context(), uint64(first-1)))...); err != nil {
+				t.Fatal(err)
+			}
+			s := newServer(t, "tcp")
+			r := start(t, s, func(cfg *imgoclient.Config) { cfg.Device, cfg.Outbox = "laptop", outbox })
+			p := s.accept()
+			r.publish(4, "m4") // the client has read the outbox
+			p.admit(fmt.Sprint(ahead + test.published))
+			for ; test.gone > 0; test.gone-- {
+				r.left(uint64(first), "")
+				first++
+			}
+			for n := uint64(first); n <= 4; n++ {
+				p.send(raw.OpSend, p.mailed(test.base+n, fmt.Sprint("m", n)).Seq, 0, "")
+				r.left(n, "")
+			}
+			p.close()
+			p = s.admit(test.base + 4)
+			r.publish(4, "m5")
+			p.mailed(test.base+5, "m5")
+			r.stop()
+		})
 	}
 }
 
@@ -285,9 +340,9 @@ func TestPublishInCallbacks(t *testing.T) {
 	for range count {
 		r.publish(4, "")
 	}
-	p.mailed(1, "")
-	p.close()
-	p = s.admit(count)
+	for n := range uint64(count) {
+		p.send(raw.OpSend, p.mailed(n+1, "").Seq, 0, "")
+	}
 	for n := range uint64(count) {
 		if got := <-told; got != n+1 {
 			t.Fatalf("message %d left, want %d", got, n+1)

@@ -43,7 +43,7 @@ export class LocalStorageStore {
 /**
  * Keeps published messages in localStorage, so that a page sends them after a reload. All of them are in one value, and
  * a browser grants an origin about 5 MB. Only one client at a time may use a key: give it the names of the user and the
- * device.
+ * device, and each tab a device of its own.
  */
 export class LocalStorageOutbox {
   #key;
@@ -68,11 +68,11 @@ export class LocalStorageOutbox {
     this.#save({ ...this.load(), base });
   }
 
-  /** @param {ImgoOutboxMessage} message */
+  /** Adds a message. It throws if another client has added one meanwhile. @param {ImgoOutboxMessage} message */
   add(message) {
-    const { messages, ...rest } = this.load();
-    const older = messages.filter(({ number }) => number < message.number);
-    this.#save({ ...rest, last: message.number, messages: [...older, message] });
+    const { base, last, messages } = this.load();
+    if (message.number !== last + 1) throw new Error('another client uses it');
+    this.#save({ base, last: message.number, messages: [...messages, message] });
   }
 
   /** @param {number} number */

@@ -26,9 +26,10 @@ export class Outbox {
   #settings;
   #host;
   #loaded = false;
-  /** A message's id is #base + its number. It is null before the first session. @type {bigint | null} */
+  /** A message's id is #base + its number. It is null before the first session, and only grows. @type {bigint | null} */
   #base = null;
   #last = 0; // the number of the last message
+  #sent = 0; // the number of the last message that can have been sent
   /** @type {ImgoOutboxMessage[]} */
   #queue = [];
   #adding = 0; // messages that are on their way into the queue
@@ -76,6 +77,7 @@ export class Outbox {
         this.#base = number;
         this.#last = last;
         this.#queue = [...messages];
+        this.#sent = messages[0]?.number ?? last; // each one is removed before the next is sent
         this.#outcome = null; // if the message is still there, it is sent again with the same id
       };
     });
@@ -159,7 +161,8 @@ export class Outbox {
       return true;
     }
     if (this.#stopped || !this.#session?.live) return false;
-    if (this.#base === null) {
+    // If the server has more than was sent, the outbox is an old copy, or another client uses the device.
+    if (this.#base === null || this.#arrived > this.#base + BigInt(this.#sent)) {
       // Messages of an earlier process may still be under way. Their ids are above #arrived and below the clock.
       const clock = BigInt(Date.now()) * 1000n;
       const base = clock > this.#arrived ? clock : this.#arrived;
@@ -173,7 +176,7 @@ export class Outbox {
     if (!message) return false;
     const id = this.#base + BigInt(message.number);
     const { maxBody } = this.#session;
-    if (id <= this.#arrived) this.#outcome = { number: message.number, body: undefined };
+    if (id === this.#arrived) this.#outcome = { number: message.number, body: undefined };
     else if (id > MAX_ID) this.#refuse(message, 'all ids of the device are used');
     else if (tooLarge(message.body, maxBody)) this.#refuse(message, `the body is larger than ${maxBody} bytes`, 'too_large');
     else await this.#send(this.#session, message, String(id));
@@ -212,6 +215,7 @@ export class Outbox {
    * @param {string} id
    */
   async #send(session, { number, op, body }, id) {
+    this.#sent = number;
     try {
       this.#outcome = { number, body: await session.call(op, op, body, `message ${number} of the outbox`, id) };
     } catch (cause) {

@@ -130,10 +130,11 @@
 
 /**
  * Keeps published messages across restarts. What a method did is durable when it returns, or when its promise
- * resolves. An outbox belongs to one client at a time, and is for one device.
+ * resolves. An outbox belongs to one client at a time, and is for one device. It must not be older than what the client has
+ * sent: leave it out of back-ups.
  * @typedef {object} ImgoOutbox
  * @property {() => ImgoOutboxContent | Promise<ImgoOutboxContent>} load
- * @property {(base: string) => void | Promise<void>} setBase Keeps a decimal number of 64 bits.
+ * @property {(base: string) => void | Promise<void>} setBase Keeps a decimal number of 64 bits, in place of an earlier one.
  * @property {(message: ImgoOutboxMessage) => void | Promise<void>} add Adds a message. It replaces the one of the same number
  *   if an add() that failed has left one.
  * @property {(number: number) => void | Promise<void>} remove Removes all messages up to the number.

@@ -146,12 +146,12 @@ describe('published messages', () => {
     await c.close();
   });
 
-  test('of which the server says that they have arrived are not sent again', async () => {
+  test('of which the server says that it has arrived is not sent again', async () => {
     const { c, log } = await live({}, { published: '10' });
-    for (const body of ['a', 'b', 'c']) await c.publish(body);
-    const ws = await comeBack({ published: '12' });
-    assert.deepEqual(log, ['1 undefined', '2 undefined']);
-    assert.deepEqual(sent(ws), ['13 "c"']);
+    for (const body of ['a', 'b']) await c.publish(body);
+    const ws = await comeBack({ published: '11' });
+    assert.deepEqual(log, ['1 undefined']);
+    assert.deepEqual(sent(ws), ['12 "b"']);
     await c.close();
   });
 
@@ -400,6 +400,51 @@ describe('an outbox', () => {
     await second.c.close();
   });
 
+  const two = [2, 3].map((number) => ({ number, op: 4, body: number }));
+  for (const { what, messages = [], published, clock = 0, base, ids, log = [] } of [
+    { what: 'empty, and the server has the last message', published: '13', ids: ['14'] },
+    { what: 'empty, and the server has one more', published: '14', base: '14', ids: ['18'] },
+    { what: 'empty, and the server has many more', published: '99', base: '99', ids: ['103'] },
+    { what: 'empty, and the clock is higher', published: '99', clock: 5, base: '5000', ids: ['5004'] },
+    { what: 'two wait, and the server has those before', messages: two, published: '11', ids: ['12', '13', '14'] },
+    { what: 'two wait, and the server has the oldest', messages: two, published: '12', ids: ['13', '14'], log: ['2 undefined'] },
+    { what: 'two wait, and the server has one more', messages: two, published: '13', base: '13', ids: ['15', '16', '17'] },
+    { what: 'two wait, and the server has many more', messages: two, published: '99', base: '99', ids: ['101', '102', '103'] },
+  ]) {
+    test(`is older than what was sent if the server has more than the oldest message: ${what}`, async () => {
+      Date.now.mock.mockImplementation(() => clock);
+      const outbox = new Store();
+      outbox.content = { base: '10', last: 3, messages: [...messages] };
+      const { c, log: told } = client({ outbox });
+      c.connect();
+      await settle();
+      assert.equal(await c.publish('new'), 4);
+      const ws = await accept({ published });
+      for (const _ of ids) await answer(ws);
+      assert.deepEqual(sent(ws).map((text) => text.split(' ')[0]), ids);
+      assert.deepEqual(outbox.calls.filter((call) => call.startsWith('base')), base ? [`base ${base}`] : []);
+      assert.deepEqual(told, [...log, ...ids.map((_, i) => `${4 - ids.length + 1 + i} {}`)]);
+      const next = await comeBack({ published: ids.at(-1) });
+      assert.equal(await c.publish('later'), 5);
+      assert.deepEqual(sent(next), [`${BigInt(ids.at(-1)) + 1n} "later"`]);
+      await c.close();
+    });
+  }
+
+  test('whose device another client uses as well loses nothing that a later session sends', async () => {
+    const { c, ws, log } = await live({}, { published: '7' });
+    await c.publish('a');
+    await settle();
+    await answer(ws);
+    const next = await comeBack({ published: '20' });
+    await c.publish('b');
+    await settle();
+    assert.deepEqual(sent(next), ['22 "b"']);
+    await answer(next);
+    assert.deepEqual(log, ['1 {}', '2 {}']);
+    await c.close();
+  });
+
   test('that another client has used since close() is read anew', async () => {
     const outbox = new Store();
     const first = await live({ outbox }, { published: '7' });
@@ -590,6 +635,23 @@ describe('an outbox', () => {
     assert.equal(storage.getItem('other'), 'not JSON');
     assert.throws(() => new LocalStorageOutbox('k'), { code: 'unsupported' });
   });
+});
+
+test('an outbox in localStorage fails for a second client that adds to it', async () => {
+  const storage = new Storage();
+  const [first, second] = [1, 2].map(() => client({ outbox: new LocalStorageOutbox('k', { storage }) }).c);
+  for (const c of [first, second]) {
+    c.connect();
+    await settle();
+    await accept();
+  }
+  assert.equal(await first.publish('a'), 1);
+  await assert.rejects(second.publish('b'), { code: 'storage', message: /another client/ });
+  assert.equal(await first.publish('c'), 2);
+  await second.close();
+  assert.equal(await second.publish('d'), 3); // it reads the outbox anew
+  await assert.rejects(first.publish('e'), { code: 'storage', message: /another client/ });
+  await first.close();
 });
 
 describe('reading', () => {

@@ -146,16 +146,53 @@ async def test_a_message_is_sent_again_with_its_id() -> None:
         assert said.bodies == [(1, b"r")]
 
 
-async def test_messages_that_have_arrived_are_not_sent() -> None:
+async def test_a_message_that_has_arrived_is_not_sent() -> None:
     said = Said()
     async with live(said, published="10") as (server, watched, peer):
-        for body in (b"a", b"b", b"c"):
+        for body in (b"a", b"b"):
             await watched.client.publish(body)
         await sent(peer, 11, b"a")
         peer.abort()
-        peer = await server.accept(published="12")
-        await sent(peer, 13, b"c")
-        assert said.published == [Published(1), Published(2)]
+        peer = await server.accept(published="11")
+        await sent(peer, 12, b"b")
+        assert said.published == [Published(1)]
+
+
+@pytest.mark.parametrize(
+    ("waiting", "published", "clock_us", "base", "ids", "arrived"),
+    [
+        ((), "13", 0, 10, [14], []),
+        ((), "14", 0, 14, [18], []),  # one more than there was
+        ((), "99", 0, 99, [103], []),
+        ((), "99", 5000, 5000, [5004], []),
+        ((2, 3), "11", 0, 10, [12, 13, 14], []),
+        ((2, 3), "12", 0, 10, [13, 14], [2]),  # the oldest
+        ((2, 3), "13", 0, 13, [15, 16, 17], []),  # one more than can have been under way
+        ((2, 3), "99", 0, 99, [101, 102, 103], []),
+    ],
+)
+async def test_an_outbox_that_is_older_than_what_was_sent(
+    clock: SimpleNamespace, waiting: tuple[int, ...], published: str, clock_us: int, base: int, ids: list[int], arrived: list[int]
+) -> None:
+    clock.time_ns = lambda: clock_us * 1000
+    said, outbox = Said(), Memory()
+    outbox.content = OutboxContent(10, 3, [OutboxMessage(number, 4, b"%d" % number) for number in waiting])
+    async with serving() as server, watching(server.address, outbox=outbox, **said.options) as watched:
+        connecting = asyncio.ensure_future(watched.client.connect())
+        peer = await server.peer()
+        assert await watched.client.publish(b"4") == 4
+        await peer.accept(published=published)
+        await connecting
+        numbers = [number for number in (*waiting, 4) if number not in arrived]
+        for id, number in zip(ids, numbers, strict=True):
+            answer(peer, await sent(peer, id, b"%d" % number), b"r")
+        await until(lambda: len(said.published) == len(waiting) + 1)
+        assert outbox.content == OutboxContent(base, 4, [])
+        assert said.bodies == [(number, b"") for number in arrived] + [(number, b"r") for number in numbers]
+        peer.abort()
+        peer = await server.accept(published=str(ids[-1]))
+        assert await watched.client.publish(b"5") == 5
+        await sent(peer, ids[-1] + 1, b"5")
 
 
 async def test_the_base_stays() -> None:

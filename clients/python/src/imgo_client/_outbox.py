@@ -42,15 +42,15 @@ class OutboxContent:
 class Outbox(Protocol):
     """Keeps published messages across restarts. An outbox belongs to one device, and to one client at a time.
 
-    What a method has done is durable when it returns. The client calls one method at a time, and cancels it after
-    ``request_timeout``.
+    It must not be older than what the client has sent: leave it out of back-ups. What a method has done is durable when it
+    returns. The client calls one method at a time, and cancels it after ``request_timeout``.
     """
 
     async def load(self) -> OutboxContent:
         """Return what the outbox has."""
 
     async def set_base(self, base: int) -> None:
-        """Keep a number of 64 bits."""
+        """Keep a number of 64 bits, in place of an earlier one."""
 
     async def add(self, message: OutboxMessage) -> None:
         """Add a message. It replaces one of the same number, which an ``add`` that failed may have left."""

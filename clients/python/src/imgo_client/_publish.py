@@ -50,8 +50,9 @@ class Publisher:
         self._owner = owner
         self._turn = Turn()  # of the store
         self._loaded = False
-        self._base: int | None = None  # a message's id is the base and its number
+        self._base: int | None = None  # a message's id is the base and its number; it only grows
         self._last = 0
+        self._sent = 0  # the number of the last message that can have been sent
         self._queue: deque[OutboxMessage] = deque()
         self._adding = 0  # messages that are on their way into the queue
         self._outcome: Published | None = None  # of the oldest message, which is not removed yet
@@ -83,6 +84,7 @@ class Publisher:
         except Exception as error:
             raise caused("storage", "load the outbox", error) from error
         self._base, self._last, self._queue, self._loaded = base, last, messages, True
+        self._sent = messages[0].number if messages else last  # each one is removed before the next is sent
         self._outcome = None  # if the message is still there, it is sent again with the same id
 
     async def publish(self, op: int, body: bytes) -> int:
@@ -158,7 +160,8 @@ class Publisher:
         session = self._owner.live()
         if session is None:
             return False
-        if self._base is None:
+        # If the server has more than was sent, the outbox is an old copy, or another client uses the device.
+        if self._base is None or self._arrived > self._base + self._sent:
             # Messages of an earlier process may still be under way. Their ids are above _arrived and below the clock.
             base = max(self._arrived, time.time_ns() // 1000)
             async with self._turn:
@@ -168,7 +171,7 @@ class Publisher:
             return False
         message = self._queue[0]
         id = self._base + message.number
-        if id <= self._arrived:
+        if id == self._arrived:
             self._outcome = Published(message.number)
         elif id > _wire.MAX_ID:
             self._refuse(message, "all ids of the device are used; give it another name")
@@ -180,6 +183,7 @@ class Publisher:
 
     async def _send(self, session: Session, message: OutboxMessage, id: int) -> bool:
         """Send a message and wait for the reply. Report whether there is something to do now."""
+        self._sent = message.number
         try:
             reply = await session.call(message.op, message.body, id)
         except ImgoError as error:

@@ -4,8 +4,8 @@ import java.io.IOException;
 
 /**
  * Keeps the messages of {@link ImgoClient#publish} until the server has them. An outbox belongs to one device, and to one client
- * at a time. The client makes one call at a time. What a method has done is durable when it returns. A method that throws has
- * done its work completely or not at all. {@link FileOutbox} and {@link MemoryOutbox} are outboxes.
+ * at a time. It must not be older than what the client has sent: leave it out of back-ups. The client makes one call at a time.
+ * What a method has done is durable when it returns. A method that throws has done its work completely or not at all. {@link FileOutbox} and {@link MemoryOutbox} are outboxes.
  */
 public interface Outbox {
     /**
@@ -17,7 +17,8 @@ public interface Outbox {
     OutboxContent load() throws IOException;
 
     /**
-     * Saves the base of the ids. The client calls it once in the life of an outbox, before it sends the first message.
+     * Saves the base of the ids, in place of an earlier one. The client calls it before it sends the first message, and if the
+     * server has more than this outbox says. The base only grows.
      *
      * @param base an unsigned number: a message is sent with the id base + number
      * @throws IOException if it may not be durable. The client tells by {@link ErrorCode#STORAGE} and tries again

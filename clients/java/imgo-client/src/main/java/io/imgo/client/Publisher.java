@@ -34,17 +34,6 @@ final class Publisher {
         }
     }
 
-    /** Messages that are to be removed, and then told. */
-    private static final class Removal {
-        final long upTo;
-        final List<Published> events;
-
-        Removal(long upTo, List<Published> events) {
-            this.upTo = upTo;
-            this.events = events;
-        }
-    }
-
     private final ImgoClient client;
     private final Options options;
     private final Outbox outbox;
@@ -53,13 +42,15 @@ final class Publisher {
     // The monitor guards the following.
     private boolean loaded; // the state is that of the outbox
     private final OutboxState state = new OutboxState();
+    private long sent; // the number of the last message that can have been sent
     private final Deque<Adding> adding = new ArrayDeque<>(); // in the order of their time
 
     // Only the client's thread uses the following.
     private Task<Boolean> loading;
     private Long newBase; // to be saved
-    private final Deque<Removal> removals = new ArrayDeque<>();
-    private Task<Boolean> saving; // the base, or the oldest removal
+    private Published outcome; // of the oldest message, which is to be removed, and then told
+    private Task<Boolean> saving; // of savedBase, or else the removal
+    private Long savedBase;
     private long saveAt; // no earlier
     private int saveFailures;
     private long sendAt; // no message is sent earlier
@@ -152,6 +143,7 @@ final class Publisher {
         }
         synchronized (this) {
             state.set(content);
+            sent = state.messages.isEmpty() ? state.last : state.messages.peek().number(); // each one is removed before the next is sent
             loaded = true;
         }
     }
@@ -180,29 +172,20 @@ final class Publisher {
     void began(Long published) {
         saveAt = 0;
         sendAt = 0;
-        List<Published> arrived = new ArrayList<>();
-        long upTo = 0;
         synchronized (this) {
             if (!loaded) {
                 return; // the client has no device
             }
-            if (state.base == null) {
+            long number = published == null || state.base == null || Ids.compare(published, state.base) <= 0 ? 0 : published - state.base;
+            OutboxMessage oldest = state.messages.peek();
+            // If the server has more than was sent, the outbox is an old copy, or another client uses the device.
+            if (state.base == null || Ids.compare(number, sent) > 0) {
                 // Messages of an earlier process may still be under way. Their ids are above published and below the clock.
                 long clock = Clock.unixMicros();
                 newBase = published != null && Ids.compare(published, clock) > 0 ? published : clock;
-                return;
+            } else if (outcome == null && oldest != null && oldest.number() == number) {
+                outcome = new Published(number, new byte[0], null);
             }
-            long done = removals.isEmpty() ? 0 : removals.peekLast().upTo;
-            for (OutboxMessage message : state.messages) {
-                if (published != null && Ids.compare(published, state.base) > 0
-                        && Ids.compare(message.number(), published - state.base) <= 0 && message.number() > done) {
-                    upTo = message.number();
-                    arrived.add(new Published(upTo, new byte[0], null));
-                }
-            }
-        }
-        if (!arrived.isEmpty()) {
-            removals.add(new Removal(upTo, arrived));
         }
     }
 
@@ -221,14 +204,15 @@ final class Publisher {
             }
         }
         long next = failLateCalls(Clock.now());
-        if (saving == null && (newBase != null || !removals.isEmpty())) {
+        if (saving == null && (newBase != null || outcome != null)) {
             next = Math.min(next, saveAt);
         }
         return changed ? 0 : next;
     }
 
-    /** Begins to save the base, or else to remove messages. It reports whether there is something to do. */
+    /** Begins to save the base, or else to remove the oldest message. It reports whether there is something to do. */
     private boolean startSaving(Engine engine) {
+        savedBase = newBase;
         if (newBase != null) {
             long base = newBase;
             saving = start(engine::wakeup, () -> {
@@ -238,8 +222,8 @@ final class Publisher {
                 }
                 return true;
             });
-        } else if (!removals.isEmpty()) {
-            long upTo = removals.peek().upTo;
+        } else if (outcome != null) {
+            long upTo = outcome.number();
             saving = start(engine::wakeup, () -> {
                 outbox.remove(upTo);
                 synchronized (this) {
@@ -254,18 +238,18 @@ final class Publisher {
     private void saved(Engine engine, Throwable error) {
         if (error != null) {
             saveAt = Clock.now() + engine.backoff(saveFailures++);
-            String what = newBase != null ? "save the base of published messages: " : "remove published messages from the outbox: ";
+            String what = savedBase != null ? "save the base of published messages: " : "remove a published message from the outbox: ";
             client.error(new ImgoException(ErrorCode.STORAGE, what + SessionEnd.textOf(error), error));
             return;
         }
         saveFailures = 0;
-        if (newBase != null) {
-            newBase = null;
+        if (savedBase != null) {
+            newBase = savedBase.equals(newBase) ? null : newBase; // the next session may have set another one
             return;
         }
-        for (Published event : removals.poll().events) {
-            client.published(event);
-        }
+        Published event = outcome;
+        outcome = null;
+        client.published(event);
     }
 
     private long failLateCalls(long now) {
@@ -291,15 +275,16 @@ final class Publisher {
 
     /** Returns the oldest message if it is to be sent in the session now, or null. One that cannot be sent is refused. */
     OutboxMessage next(Session session) {
-        if (newBase != null || !removals.isEmpty() || Clock.now() < sendAt) {
+        if (newBase != null || outcome != null || Clock.now() < sendAt) {
             return null;
         }
         OutboxMessage oldest;
         synchronized (this) {
             oldest = state.base == null ? null : state.messages.peek();
-        }
-        if (oldest == null) {
-            return null;
+            if (oldest == null) {
+                return null;
+            }
+            sent = oldest.number();
         }
         String tooLarge = session.tooLarge(oldest.body());
         if (tooLarge != null) {
@@ -349,9 +334,7 @@ final class Publisher {
 
     private void ended(Published event) {
         sendFailures = 0;
-        List<Published> events = new ArrayList<>();
-        events.add(event);
-        removals.add(new Removal(event.number(), events));
+        outcome = event;
         saveAt = 0;
     }
 
@@ -376,7 +359,7 @@ final class Publisher {
         }
         loading = null;
         newBase = null;
-        removals.clear();
+        outcome = null;
         saving = null;
         saveAt = 0;
         saveFailures = 0;

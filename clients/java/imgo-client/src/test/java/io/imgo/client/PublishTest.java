@@ -10,10 +10,12 @@ import java.io.IOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Queue;
 import java.util.concurrent.ConcurrentLinkedQueue;
 import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.concurrent.atomic.AtomicReference;
 import org.junit.jupiter.api.AfterEach;
@@ -344,6 +346,84 @@ class PublishTest {
             assertThat(firstId(reply) - 1).as(reply).isBetween(began, Clock.unixMicros());
         }
         assertThat(firstId("{\"published\":\"9223372036854775807\"}")).isEqualTo(Long.MIN_VALUE);
+    }
+
+    /** The ids begin anew if the server has more than was sent from the outbox: its file was restored, for example. */
+    @Test
+    void anOldOutboxBeginsAnew() throws Exception {
+        long ahead = 1L << 60; // above the clock
+        // How many of three messages wait, published of the server, how many of them have arrived, and the base; it was 10.
+        long[][] cases = {
+            {0, 13, 0, 10}, {0, 14, 0, 14}, {0, 99, 0, 99}, {2, 11, 0, 10}, {2, 12, 1, 10}, {2, 13, 0, 13}, {2, 99, 0, 99}, {3, 10, 0, 10}
+        };
+        for (long[] given : cases) {
+            String as = Arrays.toString(given);
+            MemoryOutbox outbox = new MemoryOutbox();
+            outbox.setBase(ahead + 10);
+            for (long number = 1; number <= 3; number++) {
+                outbox.add(new OutboxMessage(number, 4, BODY));
+            }
+            outbox.remove(3 - given[0]);
+            client = builder().outbox(outbox).build();
+            client.connect();
+            FakeServer.Connection connection = server.accept();
+            assertThat(client.publish(BODY).await()).as(as).isEqualTo(4);
+            connection.auth("{\"published\":\"" + (ahead + given[1]) + "\"}");
+            for (long number = 4 - given[0]; number <= 4; number++) {
+                if (number >= 4 - given[0] + given[2]) {
+                    Packet packet = connection.expect(4);
+                    assertThat(packet.id - ahead).as(as).isEqualTo(given[3] + number);
+                    connection.write(4, packet.seq, 0, "");
+                }
+                assertThat(Recorder.next(recorder.published)).as(as).returns(number, Published::number).returns(null, Published::error);
+            }
+            client.close();
+        }
+    }
+
+    /** The end of a removal is not taken for that of a new base. */
+    @Test
+    void anOldOutboxIsFoundDuringARemoval() throws Exception {
+        AtomicBoolean hangs = new AtomicBoolean();
+        CountDownLatch removing = new CountDownLatch(1);
+        CountDownLatch go = new CountDownLatch(1);
+        long ahead = 1L << 60;
+        OtherOutbox outbox = new OtherOutbox() {
+            @Override
+            public void remove(long upTo) throws IOException {
+                if (!hangs.get()) {
+                    throw new IOException("not now");
+                }
+                removing.countDown();
+                try {
+                    go.await();
+                } catch (InterruptedException e) {
+                    throw new IOException(e);
+                }
+                super.remove(upTo);
+            }
+        };
+        client = builder().outbox(outbox).build();
+        client.publish(BODY).await();
+        client.publish(BODY).await();
+        client.connect();
+        FakeServer.Connection connection = server.accept();
+        connection.auth("{\"published\":\"" + ahead + "\"}");
+        Packet packet = connection.expect(4);
+        assertThat(packet.id).isEqualTo(ahead + 1);
+        connection.write(4, packet.seq, 0, "");
+        Recorder.next(recorder.errors);
+        connection.close();
+        connection = server.accept();
+        hangs.set(true); // the client has read the outbox
+        removing.await();
+        connection.auth("{\"published\":\"" + (ahead + 50) + "\"}");
+        connection.push(0, "the session has begun");
+        recorder.nextBody();
+        go.countDown();
+        assertThat(connection.expect(4).id).isEqualTo(ahead + 52);
+        assertThat(Recorder.next(recorder.published).number()).isEqualTo(1);
+        assertThat(outbox.load().base()).isEqualTo(ahead + 50);
     }
 
     /** Returns the id of the first message of a new client. */
