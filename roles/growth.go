@@ -121,7 +121,7 @@ func (n *cores) change(ctx context.Context, c *core, r, old *runner) error {
 		n.log.Error().Err(err).Msg("the roles of the former generation did not stop cleanly")
 	}
 	n.cluster.kafka.forget(before.kept.Generation())
-	if before.group != nil {
+	if before.group != nil { // job has left it, unless it did not stop in time
 		n.logClose(before.group.Close())
 	}
 	n.log.Info().Uint16("generation", c.kept.Generation()).Int32("partitions", c.kept.Partitions()).

@@ -169,12 +169,22 @@ func (c *core) stages() []stage {
 		all = append(all, stage{name: config.RoleRouter, run: c.router.Run, ready: c.router.Ready})
 	}
 	if c.job != nil {
-		all = append(all, stage{name: config.RoleJob, run: c.job.Run, ready: c.job.Ready})
+		all = append(all, stage{name: config.RoleJob, run: c.runJob, ready: c.job.Ready})
 	}
 	if c.logic != nil {
 		all = append(all, stage{name: config.RoleLogic, run: c.logic.Run, ready: c.logic.Ready, started: c.logic.Started})
 	}
 	return all
+}
+
+// runJob runs job until ctx is done, and then leaves its group. A member that stays in the group keeps its partitions,
+// and nobody carries them while the other stages stop.
+func (c *core) runJob(ctx context.Context) error {
+	err := c.job.Run(ctx)
+	if c.group != nil {
+		err = errors.Join(err, c.group.Close())
+	}
+	return err
 }
 
 // run runs the core, until ctx is done.
