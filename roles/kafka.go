@@ -81,6 +81,13 @@ func (k *kafka) open(ctx context.Context, db *store.DB) (kept *bus.Log, err erro
 	return kept, nil
 }
 
+// abort gives up the appends that Kafka has not taken.
+func (k *kafka) abort() {
+	if k.bus != nil {
+		k.bus.Abort()
+	}
+}
+
 // close closes the connections to Kafka.
 func (k *kafka) close() {
 	if k.bus != nil {

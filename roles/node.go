@@ -154,6 +154,10 @@ func New(ctx context.Context, cfg config.Config, opts RunOptions) (_ *Node, err 
 
 // close releases what New has opened.
 func (n *Node) close() {
+	if n.cluster != nil {
+		// All parts have ended, or their time is up. Nothing below may wait for Kafka for kafka.write_timeout.
+		n.cluster.kafka.abort()
+	}
 	if n.comet != nil {
 		n.comet.Close()
 	}

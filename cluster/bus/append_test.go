@@ -231,6 +231,37 @@ func TestCancelledAppendReturns(t *testing.T) {
 	resume()
 }
 
+// TestAbort checks that appends end with Abort although Kafka has not taken them, and that Close does not wait for them.
+func TestAbort(t *testing.T) {
+	k := fake(t)
+	o := options(k.Brokers(), prefix())
+	o.WriteTimeout = 2 * waitLimit
+	b := open(t, o)
+	l, err := b.Log(within(t), bus.TopicOptions{Name: "kept", Partitions: 3, QueueBytes: 1000})
+	if err != nil {
+		t.Fatalf("Log: %v", err)
+	}
+	tries := k.AppendTwice(l.Topic(), 1<<30)
+	ctx := within(t)
+	errs := make(chan error, 6)
+	for range cap(errs) { // more than the queue has space for
+		go func() {
+			_, err := l.Append(ctx, 0, make([]byte, 300))
+			errs <- err
+		}()
+	}
+	eventually(t, "Kafka does not take a record", func() bool { return tries() > 0 })
+	b.Abort()
+	for range cap(errs) {
+		if err := <-errs; !errors.Is(err, envelope.ErrUnavailable) || !strings.Contains(err.Error(), "may still happen") {
+			t.Errorf("an aborted append: %v, want unavailable", err)
+		}
+	}
+	if err := b.Close(); err != nil || ctx.Err() != nil {
+		t.Errorf("Close: %v, %v", err, ctx.Err())
+	}
+}
+
 // TestQueueIsBounded fills the queue while Kafka is away.
 func TestQueueIsBounded(t *testing.T) {
 	k := fake(t)

@@ -88,6 +88,9 @@ type Bus struct {
 	ctx  context.Context // of the transports' goroutines; ends with Close
 	stop context.CancelFunc
 
+	appends context.Context // of the appends of all logs; ends with Abort
+	abort   context.CancelFunc
+
 	mu     sync.Mutex
 	open   []io.Closer // logs and groups that are open, in the order in which they were opened
 	closed bool
@@ -116,6 +119,7 @@ func Open(ctx context.Context, o Options) (*Bus, error) {
 		return nil, settingErrorf("open the bus: register its metrics: %v", err)
 	}
 	b.ctx, b.stop = context.WithCancel(context.Background())
+	b.appends, b.abort = context.WithCancel(context.Background())
 	if err := b.reach(ctx); err != nil {
 		_ = b.Close()
 		return nil, fmt.Errorf("reach Kafka at %s: %w", strings.Join(o.Brokers, ", "), err)
@@ -220,6 +224,10 @@ func (b *Bus) forget(c io.Closer) {
 	b.open = slices.DeleteFunc(b.open, func(other io.Closer) bool { return other == c })
 }
 
+// Abort makes appends fail that Kafka has not taken, now and later, so that Close does not wait for Kafka. They return an
+// envelope.ErrUnavailable and may still happen.
+func (b *Bus) Abort() { b.abort() }
+
 // Close closes the logs and groups that were opened, newest first, and every
 // connection. A second call does nothing.
 func (b *Bus) Close() error {
@@ -234,6 +242,7 @@ func (b *Bus) Close() error {
 	for i := len(open) - 1; i >= 0; i-- {
 		err = errors.Join(err, open[i].Close())
 	}
+	b.abort()
 	b.stop()
 	b.dialer.close()
 	b.metrics.registered.Unregister()

@@ -146,8 +146,8 @@ func (l *Log) Generation() uint16 { return l.generation }
 // returns its offset. It waits while the queue is full.
 //
 // If ctx is done first, it returns ctx's error. If Kafka does not take the record
-// within the write timeout, it returns an envelope.ErrUnavailable. In both cases the
-// record may still be appended. The error is envelope.ErrTooLarge for a record over
+// within the write timeout, or before Bus.Abort, it returns an envelope.ErrUnavailable.
+// In all these cases the record may still be appended. The error is envelope.ErrTooLarge for a record over
 // MaxRecordBytes, and envelope.ErrClosed after Close. The caller must not change
 // value after the call.
 func (l *Log) Append(ctx context.Context, partition int32, value []byte) (int64, error) {
@@ -285,8 +285,8 @@ func (l *Log) Run(ctx context.Context) error {
 }
 
 // Close refuses further appends and ends blocked reads, both with
-// envelope.ErrClosed. It waits until the queued records were appended or the write
-// timeout is over. A second call waits for the first.
+// envelope.ErrClosed. It waits until the queued records were appended, the write
+// timeout is over, or Bus.Abort is called. A second call waits for the first.
 func (l *Log) Close() error {
 	l.closing.Do(func() {
 		why := errClosed("the log " + l.topic)

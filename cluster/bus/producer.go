@@ -90,7 +90,7 @@ func newProducer(l *Log, queueBytes int64) *producer {
 		codec: b.compression, timeout: b.o.WriteTimeout, meters: l.meters,
 		queueBytes: queueBytes, free: semaphore.NewWeighted(queueBytes), queues: make([]partitionQueue, l.Partitions()),
 	}
-	p.ctx, p.stop = context.WithCancel(context.Background())
+	p.ctx, p.stop = context.WithCancel(b.appends)
 	return p
 }
 
@@ -161,6 +161,12 @@ func (p *producer) errTimeout(last error) error {
 	}
 	return envelope.Errorf(envelope.CodeUnavailable, "append to %s: Kafka (%s) did not take it within %v; it may still happen: %v",
 		p.topic, p.brokers, p.timeout, explain(last))
+}
+
+// errAborted returns the error of an append that Kafka has not taken before Abort.
+func (p *producer) errAborted() error {
+	return envelope.Errorf(envelope.CodeUnavailable, "append to %s: this process stops before Kafka (%s) took it; it may still happen",
+		p.topic, p.brokers)
 }
 
 // acquire waits until the queue has space for a call.
@@ -292,7 +298,7 @@ func (p *producer) send(partition int32, batch []queuedRecord) {
 		}
 		p.meters.appendRetries.Inc()
 		if backoff.Sleep(p.ctx) != nil {
-			p.fail(batch, p.errTimeout(last))
+			p.fail(batch, p.errAborted())
 			return
 		}
 	}
@@ -349,7 +355,11 @@ func (p *producer) findCopies(partition int32, from, base int64, batch []queuedR
 		for i := range batch {
 			batch[i].call.setErr(err)
 		}
-		if backoff.Sleep(p.ctx) != nil || time.Now().After(until) {
+		switch {
+		case backoff.Sleep(p.ctx) != nil:
+			p.fail(batch, p.errAborted())
+			return
+		case time.Now().After(until):
 			p.fail(batch, p.errTimeout(err))
 			return
 		}
@@ -427,8 +437,8 @@ func (p *producer) refuse(why error) {
 	}
 }
 
-// close refuses later appends. It waits until the queued records were appended or
-// their time is up.
+// close refuses later appends. It waits until the queued records were appended, their
+// time is up, or Bus.Abort is called.
 func (p *producer) close(why error) {
 	p.refuse(why)
 	p.sending.Wait()

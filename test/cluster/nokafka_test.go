@@ -5,6 +5,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"imgo/cluster/bus/kafkatest"
 	"imgo/config"
@@ -42,16 +47,22 @@ func waitsForKafka(t *testing.T, address, broker string, log func() string) {
 	}
 }
 
-// A node whose Kafka is away at the start stays up. It is not ready, says why, and serves once Kafka answers.
-func TestKafkaComesLate(t *testing.T) {
-	t.Parallel()
-	kafka := kafkatest.New(t, kafkatest.Options{})
-	kafka.Stop()
+// onlyNode returns the settings of a cluster's only node, which has all roles.
+func onlyNode(t *testing.T, kafka *kafkatest.Fake) config.Config {
 	cfg := harness.Settings(t)
 	cfg.HTTP.Listen, cfg.Roles = waittest.FreeAddress(t), config.AllRoles()
 	cfg.Cluster.Gossip, cfg.Cluster.RPC, cfg.Cluster.Secret = "127.0.0.1:0", "127.0.0.1:0", secret
 	cfg.Cluster.Join = []string{"127.0.0.1:1"}
 	cfg.Kafka.Brokers, cfg.Kept.Partitions, cfg.Live.Partitions, cfg.Disk.Reserve = kafka.Brokers(), 4, 2, 0
+	return cfg
+}
+
+// A node whose Kafka is away at the start stays up. It is not ready, says why, and serves once Kafka answers.
+func TestKafkaComesLate(t *testing.T) {
+	t.Parallel()
+	kafka := kafkatest.New(t, kafkatest.Options{})
+	kafka.Stop()
+	cfg := onlyNode(t, kafka)
 	for _, comes := range []bool{false, true} {
 		log := &waittest.Log{}
 		ctx, stop := context.WithCancel(t.Context())
@@ -73,7 +84,39 @@ func TestKafkaComesLate(t *testing.T) {
 	}
 }
 
-// The same with a process of its own, which SIGTERM ends in good order while it waits.
+// A stop takes no longer than shutdown.timeout if Kafka does not take a record, also if kafka.write_timeout is longer.
+func TestStopDoesNotWaitForKafka(t *testing.T) {
+	t.Parallel()
+	kafka := kafkatest.New(t, kafkatest.Options{})
+	cfg := onlyNode(t, kafka)
+	cfg.Shutdown.Timeout, cfg.Kafka.WriteTimeout = time.Second, 2*waitLimit
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- roles.Run(ctx, cfg, roles.RunOptions{}) }()
+	eventually(t, "the node is ready", func() bool { status, _ := readiness(cfg.HTTP.Listen); return status == 200 })
+	refusal := kafka.Cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.NotEnoughReplicas, Count: -1})
+	defer refusal.Remove()
+	pushed := make(chan struct{})
+	go func() {
+		defer close(pushed)
+		_, _ = call("POST", "http://"+cfg.HTTP.Listen+"/v1/push", `{"user":"ann","body":1}`, nil) // the stop cuts it off
+	}()
+	eventually(t, "Kafka does not take a record", func() bool { return refusal.Hits() > 0 })
+	stop()
+	select {
+	case err := <-done:
+		if err == nil || !strings.Contains(err.Error(), "did not stop within shutdown.timeout") {
+			t.Errorf("the node ended with %v", err)
+		}
+	case <-time.After(waitLimit):
+		t.Error("the node waits for Kafka")
+		refusal.Remove()
+		<-done
+	}
+	<-pushed
+}
+
+// TestProcessWithoutKafka is TestKafkaComesLate with a process of its own, which SIGTERM ends in good order while it waits.
 func TestProcessWithoutKafka(t *testing.T) {
 	t.Parallel()
 	kafka := kafkatest.New(t, kafkatest.Options{})
