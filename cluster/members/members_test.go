@@ -197,9 +197,11 @@ func TestBackAtOnce(t *testing.T) {
 	}
 }
 
+// TestTwoLivingNodesOfOneName expects the second node to leave. The other nodes find no dead node within the test's
+// patience, since they do not probe.
 func TestTwoLivingNodesOfOneName(t *testing.T) {
-	a := start(t, members.Options{Name: "a"})
-	first := start(t, members.Options{Name: "b", Join: []string{a.Addr()}, Meta: &envelope.NodeMeta{StartMs: 1000}})
+	a := start(t, members.Options{Name: "a", ProbeInterval: time.Hour})
+	first := start(t, members.Options{Name: "b", Join: []string{a.Addr()}, Meta: &envelope.NodeMeta{StartMs: 1000}, ProbeInterval: time.Hour})
 	a.waitNodes(t, "a", "b")
 	second := start(t, members.Options{Name: "b", Join: []string{a.Addr()}, Meta: &envelope.NodeMeta{StartMs: 2000}})
 	select {

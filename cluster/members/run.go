@@ -33,8 +33,8 @@ const (
 )
 
 // Run looks for other nodes until ctx is done or Close is called. Then it ends gossip
-// without leaving: call Leave first. It returns an error if another living node has
-// this node's name. It may be called once.
+// without leaving: call Leave first. If another living node has this node's name, Run
+// leaves and returns an error. It may be called once.
 func (m *Members) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, m.Close()) }()
 	ctx, cancel := context.WithCancel(ctx)
@@ -175,8 +175,8 @@ func (m *Members) missing(ctx context.Context) (addrs []string, errs []error) {
 	return slices.DeleteFunc(addrs, func(a string) bool { return here[a] }), errs
 }
 
-// watch logs what is wrong with the cluster. It returns an error if another living node
-// has this node's name.
+// watch logs what is wrong with the cluster. If another living node has this node's name
+// and this one has to end, watch leaves and returns an error.
 func (m *Members) watch(ctx context.Context) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -192,7 +192,8 @@ func (m *Members) watch(ctx context.Context) error {
 			}
 		}
 		if err := m.checkName(ctx, began, seen); err != nil {
-			return err
+			// The others call the other node with this name only when this one has left.
+			return errors.Join(err, m.Leave(ctx))
 		}
 		select {
 		case <-ctx.Done():
