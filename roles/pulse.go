@@ -69,6 +69,7 @@ func (c *cluster) newPulse() *pulse {
 // run asks until ctx is done.
 func (p *pulse) run(ctx context.Context) error {
 	answered, back := time.Now(), time.Time{}
+	announced := true // the other nodes know cut
 	for try := int32(0); ctx.Err() == nil; try++ {
 		qctx, cancel := context.WithTimeout(ctx, pulseTimeout)
 		err := p.ask(qctx, try)
@@ -77,8 +78,8 @@ func (p *pulse) run(ctx context.Context) error {
 			answered = time.Now()
 		}
 		cut := time.Since(answered) > cutAfter
-		if cut != p.cut.Load() && ctx.Err() == nil {
-			p.change(cut, err)
+		if (cut != p.cut.Load() || !announced) && ctx.Err() == nil {
+			announced = p.change(cut, err)
 			back = time.Now()
 		}
 		switch why := p.unreadable(); {
@@ -94,19 +95,21 @@ func (p *pulse) run(ctx context.Context) error {
 	return nil
 }
 
-// change announces that the log answers, or does not answer.
-func (p *pulse) change(cut bool, err error) {
+// change announces that the log answers, or does not answer. It reports whether the other nodes were told. If not, they
+// may know of it or not, so the next round announces again, whatever is true then.
+func (p *pulse) change(cut bool, err error) (announced bool) {
+	p.cut.Store(cut)
 	if terr := p.announce(cut); terr != nil {
 		p.log.Warn().Err(terr).Msg("the other nodes were not told whether this router can read the log; trying again")
-		return
+		return false
 	}
-	p.cut.Store(cut)
 	if cut {
 		p.log.Error().Err(err).Dur("since", cutAfter).
 			Msg("the kept log does not answer: this router gives up its partitions to routers that can read it")
 	} else {
 		p.log.Info().Msg("the kept log answers again: this router takes partitions again")
 	}
+	return true
 }
 
 // ready returns an error while the router has given up its partitions, or cannot read one of them.

@@ -65,3 +65,42 @@ func TestPulse(t *testing.T) {
 		})
 	}
 }
+
+// TestPulseAnnouncesAgain expects that a failed announcement does not stay in gossip when Kafka answers again before the
+// next round.
+func TestPulseAnnouncesAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		away, inGossip, failed := true, false, false
+		p := &pulse{
+			ask: func(context.Context, int32) error {
+				if away {
+					return errors.New("no answer")
+				}
+				return nil
+			},
+			announce: func(cut bool) error {
+				inGossip = cut
+				if !failed {
+					away, failed = false, true
+					return errors.New("nobody confirms the news")
+				}
+				return nil
+			},
+			ownsNone:   func() bool { return inGossip },
+			unreadable: func() error { return nil },
+			log:        zerolog.Nop(),
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- p.run(ctx) }()
+		time.Sleep(2 * cutAfter)
+		synctest.Wait()
+		if err := p.ready(); !failed || inGossip || err != nil {
+			t.Errorf("an announcement has failed: %t; cut in gossip: %t; ready: %v", failed, inGossip, err)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
