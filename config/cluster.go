@@ -42,8 +42,8 @@ type Kafka struct {
 	User         string        `toml:"user" doc:"The user name for sasl."`
 	Password     string        `toml:"password" secret:"true" doc:"The password for sasl."`
 	TLS          bool          `toml:"tls" doc:"Whether connections to Kafka use TLS."`
-	TLSCA        string        `toml:"tls_ca" unit:"PEM file" doc:"The CA that signed Kafka's certificates. Empty: the CAs of the system."`
-	TLSCert      string        `toml:"tls_cert" unit:"PEM file" doc:"imgo's own certificate, if Kafka asks for one."`
+	TLSCA        string        `toml:"tls_ca" unit:"PEM file" doc:"The CA that signed Kafka's certificates; re-read when it changes. Empty: the CAs of the system."`
+	TLSCert      string        `toml:"tls_cert" unit:"PEM file" doc:"imgo's own certificate, if Kafka asks for one; re-read when it changes."`
 	TLSKey       string        `toml:"tls_key" unit:"PEM file" doc:"The certificate's private key."`
 }
 

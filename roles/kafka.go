@@ -3,10 +3,8 @@ package roles
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,6 +13,7 @@ import (
 	"imgo/cluster/growth"
 	"imgo/config"
 	"imgo/envelope"
+	"imgo/internal/certfile"
 	"imgo/internal/wait"
 	"imgo/roles/job"
 	"imgo/roles/logic/tokenlog"
@@ -199,31 +198,25 @@ func (k *kafka) eventsOf(ctx context.Context, generation uint16, partitions int3
 	})
 }
 
-// tls returns the TLS settings for connections to Kafka, or nil without TLS.
-func (k *kafka) tls() (*tls.Config, error) {
+// tls returns a function that gives the TLS settings of a new connection to Kafka, with the files as they are then. It
+// returns nil without TLS.
+func (k *kafka) tls() (func() *tls.Config, error) {
 	cfg := k.cfg.Kafka
 	if !cfg.TLS {
 		return nil, nil
 	}
-	secure := &tls.Config{MinVersion: tls.VersionTLS12}
-	if cfg.TLSCA != "" {
-		pem, err := os.ReadFile(cfg.TLSCA)
-		if err != nil {
-			return nil, fmt.Errorf("kafka.tls_ca: %w", err)
-		}
-		secure.RootCAs = x509.NewCertPool()
-		if !secure.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("kafka.tls_ca: %s has no certificate", cfg.TLSCA)
-		}
+	files := &certfile.Files{Cert: cfg.TLSCert, Key: cfg.TLSKey, CA: cfg.TLSCA, Log: k.log}
+	if err := files.Load(); err != nil {
+		return nil, fmt.Errorf("kafka.tls_cert, kafka.tls_key and kafka.tls_ca: %w", err)
 	}
-	if cfg.TLSCert != "" {
-		pair, err := tls.LoadX509KeyPair(cfg.TLSCert, cfg.TLSKey)
-		if err != nil {
-			return nil, fmt.Errorf("kafka.tls_cert and kafka.tls_key: %w", err)
+	return func() *tls.Config {
+		cert, roots := files.Current()
+		secure := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}
+		if cfg.TLSCert != "" {
+			secure.Certificates = []tls.Certificate{*cert}
 		}
-		secure.Certificates = []tls.Certificate{pair}
-	}
-	return secure, nil
+		return secure
+	}, nil
 }
 
 // group gives job or a hook its share of the partitions, as Kafka's consumer group assigns them.

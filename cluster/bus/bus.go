@@ -67,8 +67,9 @@ type Options struct {
 	// SASL is none, plain, scram-sha-256 or scram-sha-512; "": none.
 	SASL           string
 	User, Password string
-	// TLS is the configuration of connections. If it is nil, they are not encrypted.
-	TLS *tls.Config
+	// TLS returns the configuration of a new connection, which sets the host's name in it.
+	// If TLS is nil, connections are not encrypted.
+	TLS func() *tls.Config
 
 	Log zerolog.Logger
 	// Metrics registers the metrics until Close. If it is nil, nothing is registered.
@@ -105,7 +106,7 @@ func Open(ctx context.Context, o Options) (*Bus, error) {
 	o.ClientID = cmp.Or(o.ClientID, "imgo")
 	o.WriteTimeout = cmp.Or(o.WriteTimeout, defaultWriteTimeout)
 	o.StartTimeout = cmp.Or(o.StartTimeout, defaultStartTimeout)
-	b := &Bus{o: o, log: o.Log.With().Str("part", "bus").Logger(), dialer: &dialer{}}
+	b := &Bus{o: o, log: o.Log.With().Str("part", "bus").Logger(), dialer: &dialer{tls: o.TLS}}
 	var err error
 	if b.mechanism, err = mechanism(o); err != nil {
 		return nil, fmt.Errorf("open the bus: %w", err)
@@ -154,7 +155,7 @@ func (b *Bus) transport(ttl time.Duration, topics ...string) *kafka.Transport {
 	return &kafka.Transport{
 		Dial: b.dialer.dial, DialTimeout: dialTimeout, IdleTimeout: idleTimeout,
 		MetadataTTL: ttl, MetadataTopics: topics, ClientID: b.o.ClientID,
-		TLS: b.o.TLS, SASL: b.mechanism, Context: b.ctx,
+		SASL: b.mechanism, Context: b.ctx,
 	}
 }
 

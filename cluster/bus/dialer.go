@@ -2,6 +2,7 @@ package bus
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 	"sync/atomic"
 	"time"
@@ -14,8 +15,12 @@ import (
 const ioTimeout = 10 * time.Second
 
 // dialer makes connections and can close all of them. When kafka-go gives up waiting
-// for an answer, it keeps the connection open.
-type dialer struct{ open openconns.Set }
+// for an answer, it keeps the connection open. The dialer also makes the TLS handshake,
+// because kafka-go has one configuration for all connections, and certificates change.
+type dialer struct {
+	tls  func() *tls.Config // nil without TLS
+	open openconns.Set
+}
 
 func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	nc, err := (&net.Dialer{Timeout: hostTimeout}).DialContext(ctx, network, address)
@@ -25,7 +30,25 @@ func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, e
 	if err != nil {
 		return nil, err
 	}
-	return &conn{Conn: nc}, nil
+	c := &conn{Conn: nc}
+	if d.tls == nil {
+		return c, nil
+	}
+	return secured(ctx, c, address, d.tls().Clone())
+}
+
+// secured makes the TLS handshake with the host of an address.
+func secured(ctx context.Context, c net.Conn, address string, config *tls.Config) (net.Conn, error) {
+	host, _, err := net.SplitHostPort(address)
+	if err == nil {
+		config.ServerName = host
+		sc := tls.Client(c, config)
+		if err = sc.HandshakeContext(ctx); err == nil {
+			return sc, nil
+		}
+	}
+	_ = c.Close()
+	return nil, err
 }
 
 // close closes every connection. Later dials fail.

@@ -97,7 +97,7 @@ func (b *Bus) Group(_ context.Context, o GroupOptions) (*Group, error) {
 		return nil, errors.New("join a group: a name and at least one log must be given")
 	}
 	g := &Group{
-		bus: b, id: b.o.Prefix + "." + o.Name, names: make(map[string]string), dialer: &dialer{}, stopLeaving: func() {},
+		bus: b, id: b.o.Prefix + "." + o.Name, names: make(map[string]string), dialer: &dialer{tls: b.o.TLS}, stopLeaving: func() {},
 	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	for _, l := range o.Logs {
@@ -109,7 +109,7 @@ func (b *Bus) Group(_ context.Context, o GroupOptions) (*Group, error) {
 	g.config = kafka.ConsumerGroupConfig{
 		ID: g.id, Brokers: b.o.Brokers, Topics: g.topics,
 		Dialer: &kafka.Dialer{
-			ClientID: b.o.ClientID, Timeout: dialTimeout, DialFunc: g.dialer.dial, TLS: b.o.TLS, SASLMechanism: b.mechanism,
+			ClientID: b.o.ClientID, Timeout: dialTimeout, DialFunc: g.dialer.dial, SASLMechanism: b.mechanism,
 		},
 		// Round robin gives each member an even share of each topic.
 		GroupBalancers:    []kafka.GroupBalancer{kafka.RoundRobinGroupBalancer{}},

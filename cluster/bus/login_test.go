@@ -200,12 +200,15 @@ func TestTLS(t *testing.T) {
 			if test.k == plain {
 				o.StartTimeout = time.Second // Kafka may only close the connection
 			}
-			o.TLS = test.tls
+			o.TLS = func() *tls.Config { return test.tls }
 			if test.want == "" {
-				l := kept(t, open(t, o))
+				b := open(t, o)
+				l := kept(t, b)
 				if _, err := l.Append(within(t), 0, []byte("x")); err != nil {
 					t.Fatalf("Append: %v", err)
 				}
+				m := join(t, b, l)
+				eventually(t, "all partitions", func() bool { return len(m.has()) == 3 })
 				return
 			}
 			_, err := bus.Open(within(t), o)

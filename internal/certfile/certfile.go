@@ -13,8 +13,8 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// Files has a certificate, its key and, if CA is set, the certificates of a CA. All fields must be set before the
-// first call. It is safe for concurrent use.
+// Files has a certificate with its key, the certificates of a CA, or both. All fields must be set before the first
+// call. It is safe for concurrent use.
 type Files struct {
 	Cert, Key, CA string
 	// Period is the shortest time between two looks at the files.
@@ -37,7 +37,8 @@ func (f *Files) Load() error {
 }
 
 // Current returns the newest certificate and CA that could be loaded. It loads files that have changed. If that
-// fails, what was loaded before stays, and the error is logged once.
+// fails, what was loaded before stays, and the error is logged once. The certificate is empty if there is no Cert, and
+// the CA is nil if there is no CA.
 func (f *Files) Current() (*tls.Certificate, *x509.CertPool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -46,7 +47,7 @@ func (f *Files) Current() (*tls.Certificate, *x509.CertPool) {
 		case err != nil:
 			f.Log.Error().Err(err).Msg("the former certificate stays in use")
 		case changed:
-			f.Log.Info().Str("certificate", f.Cert).Msg("new certificate in use")
+			f.Log.Info().Str("certificate", f.Cert).Str("ca", f.CA).Msg("new certificate in use")
 		}
 	}
 	return f.cert, f.roots
@@ -68,15 +69,17 @@ func (f *Files) loadLocked() (changed bool, err error) {
 	}
 	f.seen = pem
 	var cert tls.Certificate
-	if err == nil {
+	if err == nil && f.Cert != "" {
 		cert, err = tls.X509KeyPair([]byte(pem[0]), []byte(pem[1]))
 	}
 	if err != nil {
-		return false, fmt.Errorf("load TLS certificate %s with key %s: %w", f.Cert, f.Key, err)
+		return false, fmt.Errorf("load TLS certificate %q with key %q and CA %q: %w", f.Cert, f.Key, f.CA, err)
 	}
-	roots := x509.NewCertPool()
-	if f.CA != "" && !roots.AppendCertsFromPEM([]byte(pem[2])) {
-		return false, fmt.Errorf("load the CA: no certificate (PEM) in %s", f.CA)
+	var roots *x509.CertPool
+	if f.CA != "" {
+		if roots = x509.NewCertPool(); !roots.AppendCertsFromPEM([]byte(pem[2])) {
+			return false, fmt.Errorf("load the CA: no certificate (PEM) in %s", f.CA)
+		}
 	}
 	f.cert, f.roots = &cert, roots
 	return true, nil
