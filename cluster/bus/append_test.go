@@ -262,6 +262,64 @@ func TestAbort(t *testing.T) {
 	}
 }
 
+// hasRoom reports whether the queue takes a record of so many bytes now.
+func hasRoom(l *bus.Log, partition int32, size int) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	defer cancel()
+	_, err := l.Append(ctx, partition, make([]byte, size))
+	return err == nil || !strings.Contains(err.Error(), "room in the queue")
+}
+
+// fillQueue appends n records of size bytes each to a partition that takes none, until
+// there is no room for another. The callers go with leave, or when the test ends.
+func fillQueue(t *testing.T, l *bus.Log, partition int32, n, size int) (leave func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	var callers sync.WaitGroup
+	for range n {
+		callers.Go(func() { _, _ = l.Append(ctx, partition, make([]byte, size)) })
+	}
+	leave = func() {
+		cancel()
+		callers.Wait()
+	}
+	t.Cleanup(leave)
+	eventually(t, "the queue is full", func() bool { return !hasRoom(l, partition, size) })
+	return leave
+}
+
+// TestFullPartitionStopsNoOther has one partition that takes no records. Its records fill
+// its queue, and leave it with their callers.
+func TestFullPartitionStopsNoOther(t *testing.T) {
+	k := fake(t)
+	o := options(k.Brokers(), prefix())
+	o.WriteTimeout = 4 * waitLimit
+	l := kept(t, open(t, o))
+	resume := k.RefuseAppends(l.Topic(), 0)
+	defer resume() // the log waits for its records when it is closed
+	const size = bus.MaxRecordBytes
+	leave := fillQueue(t, l, 0, 20, size)
+	both := make(chan error, 1)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() {
+		both <- l.AppendMany(ctx, []envelope.Entry{{Partition: 0, Value: make([]byte, size)}, {Partition: 1, Value: make([]byte, size)}})
+	}()
+	for range 3 {
+		for partition := range int32(2) {
+			if _, err := l.Append(within(t), partition+1, make([]byte, size)); err != nil {
+				t.Fatalf("Append to partition %d: %v", partition+1, err)
+			}
+		}
+	}
+	cancel()
+	if err := <-both; !errors.Is(err, context.Canceled) {
+		t.Fatalf("AppendMany to a full partition and another: %v, want context.Canceled", err)
+	}
+	leave()
+	eventually(t, "the records of callers that have gone leave the queue", func() bool { return hasRoom(l, 0, size) })
+}
+
 // TestQueueIsBounded fills the queue while Kafka is away.
 func TestQueueIsBounded(t *testing.T) {
 	k := fake(t)
@@ -273,35 +331,19 @@ func TestQueueIsBounded(t *testing.T) {
 		t.Fatalf("Log: %v", err)
 	}
 	k.Stop()
-	full := func(err error) bool { return strings.Contains(err.Error(), "room in the queue") }
-	within := within(t)
-	queued := 0
-	for ; ; queued++ {
-		ctx, cancel := context.WithTimeout(within, 20*time.Millisecond)
-		_, err := l.Append(ctx, int32(queued%3), make([]byte, 200))
-		cancel()
-		if !errors.Is(err, context.DeadlineExceeded) {
-			t.Fatalf("Append: %v, want deadline exceeded", err)
-		}
-		if full(err) {
-			break
-		}
-	}
 	// Each record counts with 200 bytes and 64 more.
-	if queued != 3 {
-		t.Fatalf("%d records of 200 bytes were queued in 1000, want 3", queued)
-	}
+	fillQueue(t, l, 0, 3, 200)
 	// A call that is larger than the queue waits until the queue is empty.
 	errs := make(chan error, 1)
 	go func() {
-		_, err := l.Append(within, 0, make([]byte, 5000))
+		_, err := l.Append(within(t), 0, make([]byte, 5000))
 		errs <- err
 	}()
 	k.Resume()
 	if err := <-errs; err != nil {
 		t.Fatalf("Append of more than the queue takes: %v", err)
 	}
-	if _, err := l.Append(within, 0, make([]byte, 200)); err != nil {
+	if _, err := l.Append(within(t), 0, make([]byte, 200)); err != nil {
 		t.Fatalf("Append after it: %v", err)
 	}
 }

@@ -49,7 +49,8 @@ type TopicOptions struct {
 	// Config has further settings of a new topic, by Kafka's names.
 	Config map[string]string
 	// QueueBytes bounds the records that wait to be appended, with 64 bytes counted
-	// for each. Appends over it wait. 0 means 16 MiB.
+	// for each. Appends over it wait. Each partition gets an eighth of it, or an even
+	// part if that is more, and at least space for one record. 0 means 16 MiB.
 	QueueBytes int64
 }
 

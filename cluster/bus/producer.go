@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/segmentio/kafka-go"
@@ -38,9 +39,10 @@ type producer struct {
 	timeout time.Duration // of one append
 	meters  *meters
 
-	queueBytes int64 // size of all queues together
-	free       *semaphore.Weighted
-	queues     []partitionQueue
+	queueBytes     int64 // size of all queues together
+	partitionBytes int64 // size of the queue of one partition
+	free           *semaphore.Weighted
+	queues         []partitionQueue
 
 	mu      sync.Mutex
 	closed  error
@@ -51,6 +53,8 @@ type producer struct {
 
 // partitionQueue has the records that wait for a partition.
 type partitionQueue struct {
+	free *semaphore.Weighted // of partitionBytes
+
 	mu      sync.Mutex
 	records []queuedRecord
 	busy    bool // a goroutine sends, and will see what is added
@@ -59,7 +63,8 @@ type partitionQueue struct {
 // queuedRecord is one record of a call.
 type queuedRecord struct {
 	call       *appendCall
-	index      int // in call.offsets
+	index      int32 // in call.offsets
+	partition  int32
 	key, value []byte
 }
 
@@ -69,9 +74,9 @@ func (r *queuedRecord) cost() int { return len(r.key) + len(r.value) + entryOver
 // appendCall is one call of append. Its offsets belong to the producer until done is
 // closed.
 type appendCall struct {
-	offsets  []int64
-	deadline time.Time
-	cost     int64
+	offsets   []int64
+	deadline  time.Time
+	abandoned atomic.Bool // the caller has gone
 
 	mu     sync.Mutex
 	left   int           // records without a result
@@ -89,6 +94,13 @@ func newProducer(l *Log, queueBytes int64) *producer {
 		log: l, topic: l.topic, brokers: strings.Join(b.o.Brokers, ", "), client: b.client(tryTimeout, l.transport),
 		codec: b.compression, timeout: b.o.WriteTimeout, meters: l.meters,
 		queueBytes: queueBytes, free: semaphore.NewWeighted(queueBytes), queues: make([]partitionQueue, l.Partitions()),
+	}
+	// A partition that takes no records fills its part of the queue only. The part has
+	// space for a batch under way and the next one.
+	part := max(queueBytes/8, queueBytes/int64(len(p.queues)), MaxRecordBytes+entryOverhead)
+	p.partitionBytes = min(part, queueBytes)
+	for i := range p.queues {
+		p.queues[i].free = semaphore.NewWeighted(p.partitionBytes)
 	}
 	p.ctx, p.stop = context.WithCancel(b.appends)
 	return p
@@ -115,19 +127,11 @@ func (p *producer) append(ctx context.Context, offsets []int64, records func(i i
 		if size > MaxRecordBytes {
 			return envelope.Errorf(envelope.CodeTooLarge, "a record of %d bytes: the log takes at most %d", size, MaxRecordBytes)
 		}
-		c.cost += int64(size + entryOverhead)
 	}
 	if err := p.closedErr(); err != nil || len(offsets) == 0 {
 		return errors.Join(err, ctx.Err())
 	}
-	// A call that is larger than the queue gets the whole queue.
-	c.cost = min(c.cost, p.queueBytes)
-	if err := p.acquire(ctx, c); err != nil {
-		p.meters.appendErrors.Add(float64(len(offsets)))
-		return err
-	}
-	if err := p.enqueue(c, records); err != nil {
-		p.free.Release(c.cost)
+	if err := p.enqueueAll(ctx, c, records); err != nil {
 		return err
 	}
 	timer := time.NewTimer(time.Until(c.deadline))
@@ -141,6 +145,7 @@ func (p *producer) append(ctx context.Context, offsets []int64, records func(i i
 		p.meters.appendSeconds.Observe(time.Since(started).Seconds())
 		return nil
 	case <-ctx.Done():
+		c.abandoned.Store(true)
 		return fmt.Errorf("append to %s (it may still happen): %w", p.topic, ctx.Err())
 	case <-timer.C:
 	}
@@ -169,24 +174,82 @@ func (p *producer) errAborted() error {
 		p.topic, p.brokers)
 }
 
-// acquire waits until the queue has space for a call.
-func (p *producer) acquire(ctx context.Context, c *appendCall) error {
-	if p.free.TryAcquire(c.cost) {
-		return nil
+// enqueueAll puts all records of a call into the queues. While there is no space for
+// the next record, the call holds only the space of those that it has put.
+func (p *producer) enqueueAll(ctx context.Context, c *appendCall, records func(i int) record) error {
+	for from, n := 0, len(c.offsets); from < n; {
+		to, err := p.acquire(ctx, c, records, from)
+		if err == nil {
+			err = p.enqueue(c, records, from, to)
+		}
+		if err != nil {
+			c.abandoned.Store(true)
+			p.meters.appendErrors.Add(float64(n - from))
+			return err
+		}
+		from = to
 	}
+	return nil
+}
+
+// share returns the bytes that a record holds of the common queue and of the queue of
+// its partition. A record that is larger than the queue gets the whole queue.
+func (p *producer) share(r record) int64 {
+	return min(int64(len(r.key)+len(r.value)+entryOverhead), p.partitionBytes)
+}
+
+// acquire gets the space for as many records of a call as is free, from one on, and
+// waits for the first of them. It returns the index after the last one.
+func (p *producer) acquire(ctx context.Context, c *appendCall, records func(i int) record, from int) (to int, err error) {
+	for to = from; to < len(c.offsets) && p.tryAcquire(records(to)); to++ {
+	}
+	if to == from {
+		return from + 1, p.awaitSpace(ctx, c, records(from))
+	}
+	return to, nil
+}
+
+// tryAcquire gets the space for a record if it is free. It reports whether it was.
+func (p *producer) tryAcquire(r record) bool {
+	part, share := p.queues[r.partition].free, p.share(r)
+	if !part.TryAcquire(share) {
+		return false
+	}
+	if !p.free.TryAcquire(share) {
+		part.Release(share)
+		return false
+	}
+	return true
+}
+
+// awaitSpace waits until there is space for a record. The queue of the partition comes
+// first, so that a full one takes nothing of the common queue.
+func (p *producer) awaitSpace(ctx context.Context, c *appendCall, r record) error {
 	waiting, cancel := context.WithDeadline(ctx, c.deadline)
 	defer cancel()
-	err := p.free.Acquire(waiting, c.cost)
+	part, share := p.queues[r.partition].free, p.share(r)
+	size, err := p.partitionBytes, part.Acquire(waiting, share)
+	if err == nil {
+		if size, err = p.queueBytes, p.free.Acquire(waiting, share); err == nil {
+			return nil
+		}
+		part.Release(share)
+	}
 	switch {
-	case err == nil:
-		return nil
 	case ctx.Err() != nil:
 		return fmt.Errorf("append to %s: wait for room in the queue: %w", p.topic, ctx.Err())
 	case p.closedErr() != nil:
 		return p.closedErr()
 	}
-	return envelope.Errorf(envelope.CodeUnavailable, "append to %s: the queue of %d bytes to Kafka (%s) was full for %v",
-		p.topic, p.queueBytes, p.brokers, p.timeout)
+	return envelope.Errorf(envelope.CodeUnavailable, "append to %s partition %d: the queue of %d bytes to Kafka (%s) was full for %v",
+		p.topic, r.partition, size, p.brokers, p.timeout)
+}
+
+// release gives back the space of a record.
+func (p *producer) release(r record) {
+	share := p.share(r)
+	p.free.Release(share)
+	p.queues[r.partition].free.Release(share)
 }
 
 // closedErr returns the error of calls after close; nil before.
@@ -196,22 +259,25 @@ func (p *producer) closedErr() error {
 	return p.closed
 }
 
-// enqueue puts all records of a call into the queues before the first is sent, so
-// that they share batches.
-func (p *producer) enqueue(c *appendCall, records func(i int) record) error {
+// enqueue puts records for which there is space into the queues before the first of
+// them is sent, so that they share batches. It gives the space back if p is closed.
+func (p *producer) enqueue(c *appendCall, records func(i int) record, from, to int) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed != nil {
+		for i := from; i < to; i++ {
+			p.release(records(i))
+		}
 		return p.closed
 	}
-	for i := range c.offsets {
+	for i := from; i < to; i++ {
 		r := records(i)
 		q := &p.queues[r.partition]
 		q.mu.Lock()
-		q.records = append(q.records, queuedRecord{call: c, index: i, key: r.key, value: r.value})
+		q.records = append(q.records, queuedRecord{call: c, index: int32(i), partition: r.partition, key: r.key, value: r.value})
 		q.mu.Unlock()
 	}
-	for i := range c.offsets {
+	for i := from; i < to; i++ {
 		partition := records(i).partition
 		q := &p.queues[partition]
 		q.mu.Lock()
@@ -293,6 +359,7 @@ func (p *producer) send(partition int32, batch []queuedRecord) {
 			return
 		}
 		last = err
+		p.dropExpired(partition, last)
 		for i := range batch {
 			batch[i].call.setErr(err) // for a caller whose time ends first
 		}
@@ -319,7 +386,7 @@ func (p *producer) appended(partition int32, base int64, batch []queuedRecord, e
 			offset = base + int64(i)
 		}
 		r.call.offsets[r.index] = offset
-		p.finish(r.call, nil)
+		p.finish(r, nil)
 	}
 	p.meters.appendBytes.Add(float64(bytes))
 }
@@ -387,7 +454,7 @@ func (p *producer) failExpired(batch []queuedRecord, last error) []queuedRecord 
 	now := time.Now()
 	kept := batch[:0]
 	for _, r := range batch {
-		if r.call.deadline.After(now) {
+		if r.call.waits(now) {
 			kept = append(kept, r)
 		} else {
 			p.fail([]queuedRecord{r}, p.errTimeout(last))
@@ -397,11 +464,23 @@ func (p *producer) failExpired(batch []queuedRecord, last error) []queuedRecord 
 	return kept
 }
 
+// dropExpired fails the queued records of a partition whose callers wait no longer, so
+// that they do not keep others out of the queue.
+func (p *producer) dropExpired(partition int32, last error) {
+	q := &p.queues[partition]
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.records = p.failExpired(q.records, last)
+}
+
+// waits reports whether the caller still waits for its records.
+func (c *appendCall) waits(now time.Time) bool { return c.deadline.After(now) && !c.abandoned.Load() }
+
 // fail finishes all records of a batch with an error.
 func (p *producer) fail(batch []queuedRecord, err error) {
 	p.meters.appendErrors.Add(float64(len(batch)))
 	for i := range batch {
-		p.finish(batch[i].call, err)
+		p.finish(&batch[i], err)
 	}
 }
 
@@ -412,9 +491,11 @@ func (c *appendCall) setErr(err error) {
 	c.err = err
 }
 
-// finish counts one record of a call as finished, and ends the call with its last
+// finish counts a record of a call as finished, and ends the call with its last
 // record. The call's error is the first one of its records.
-func (p *producer) finish(c *appendCall, err error) {
+func (p *producer) finish(r *queuedRecord, err error) {
+	p.release(record{partition: r.partition, key: r.key, value: r.value})
+	c := r.call
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err != nil && c.failed == nil {
@@ -424,7 +505,6 @@ func (p *producer) finish(c *appendCall, err error) {
 		return
 	}
 	c.err = c.failed
-	p.free.Release(c.cost)
 	close(c.done)
 }
 

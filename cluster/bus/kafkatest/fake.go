@@ -138,10 +138,12 @@ func (f *Fake) AppendTwice(topic string, n int) (hits func() int) {
 	return f.Cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: topic, Err: kerr.RequestTimedOut, Count: n}).Hits
 }
 
-// RefuseAppends makes appends to a topic ("": any) fail until resume is called, as if too
-// few copies were in sync.
-func (f *Fake) RefuseAppends(topic string) (resume func()) {
-	return f.Cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: topic, Err: kerr.NotEnoughReplicas, Count: -1}).Remove
+// RefuseAppends makes appends to partitions (none: all) of a topic ("": any) fail until
+// resume is called, as if too few copies were in sync.
+func (f *Fake) RefuseAppends(topic string, partitions ...int32) (resume func()) {
+	return f.Cluster.Fault(kfake.Fault{
+		Keys: []kmsg.Key{kmsg.Produce}, Topic: topic, Partitions: partitions, Err: kerr.NotEnoughReplicas, Count: -1,
+	}).Remove
 }
 
 func (f *Fake) listen(config *tls.Config) func(network, address string) (net.Listener, error) {
