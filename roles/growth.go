@@ -20,13 +20,32 @@ type routerGrowth struct {
 	generation uint16
 }
 
-// Moving waits until the generation has to move, and opens the next one.
+// Moving waits until the generation has to move, and opens the next one. When the
+// generation is over, it waits for the end of the router.
 func (g routerGrowth) Moving(ctx context.Context) (router.NextLog, error) {
-	s, err := g.kafka.growth.Moving(ctx, g.generation)
+	s, err := g.kafka.growth.Moving(ctx, g.generation, func(s growth.State) error { return g.kafka.makeNext(ctx, s) })
+	if s.Generation > g.generation {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	if err != nil {
 		return nil, err
 	}
 	return g.kafka.keptOf(ctx, s.Generation+1, s.Next)
+}
+
+// makeNext makes the topics of the next generation, or checks those that another node has made.
+func (k *kafka) makeNext(ctx context.Context, s growth.State) error {
+	ctx, cancel := context.WithTimeout(ctx, kafkaTry)
+	defer cancel()
+	if _, err := k.keptOf(ctx, s.Generation+1, s.Next); err != nil {
+		return err
+	}
+	events, err := k.eventsOf(ctx, s.Generation+1, s.Next)
+	if err != nil {
+		return err
+	}
+	return events.Close() // the next core opens it again
 }
 
 // HasMoved reports whether a partition has moved.

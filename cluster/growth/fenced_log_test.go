@@ -126,7 +126,7 @@ func runSchedule(t *testing.T, seed uint64, lease time.Duration) (reported, lost
 			if _, err := owner.Grow(ctx, 7); err != nil {
 				t.Error(err)
 			}
-			if _, err := owner.Moving(ctx, 1); err != nil {
+			if _, err := owner.Moving(ctx, 1, prepared); err != nil {
 				t.Error(err)
 			}
 			log.appendFence()
@@ -224,7 +224,7 @@ func TestFencedLogInEachState(t *testing.T) {
 		v.cutOff(false)
 		moving := make(chan error)
 		go func() {
-			_, err := other.Moving(t.Context(), 1)
+			_, err := other.Moving(t.Context(), 1, prepared)
 			moving <- err
 		}()
 		time.Sleep(14 * time.Second) // 18 s since the plan: closed, and not moving

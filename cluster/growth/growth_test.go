@@ -192,10 +192,13 @@ func state(g *growth.Growth) string {
 	return out
 }
 
+// prepared is for records that can move.
+func prepared(growth.State) error { return nil }
+
 // moveAll does the part of all owners of partitions.
 func moveAll(t *testing.T, g *growth.Growth, generation uint16) {
 	t.Helper()
-	s, err := g.Moving(t.Context(), generation)
+	s, err := g.Moving(t.Context(), generation, prepared)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -259,9 +262,26 @@ func TestAllNodesAgree(t *testing.T) {
 		agree("2 of 7, to 9, 0 moved")
 		moveAll(t, a, 2)
 		agree("3 of 9")
-		if _, err := a.Moving(t.Context(), 1); !errors.Is(err, envelope.ErrUnavailable) {
+		if _, err := a.Moving(t.Context(), 1, prepared); !errors.Is(err, envelope.ErrUnavailable) {
 			t.Errorf("generation 1 moves: %v", err)
 		}
+	})
+}
+
+// A generation whose records cannot move is not closed.
+func TestNotPreparedIsNotClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := start(t, newTopic().view(), growth.Config{})
+		if _, err := g.Grow(t.Context(), 7); err != nil {
+			t.Fatal(err)
+		}
+		failed := errors.New("no topic")
+		s, err := g.Moving(t.Context(), 1, func(growth.State) error { return failed })
+		synctest.Wait()
+		if got := state(g); !errors.Is(err, failed) || s.Next != 7 || got != "1 of 4, to 7, 0 moved" {
+			t.Fatalf("%s, %v; want it open", got, err)
+		}
+		moveAll(t, g, 1)
 	})
 }
 

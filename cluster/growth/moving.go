@@ -61,9 +61,11 @@ func errGrowing(s State) error {
 
 // Moving waits until the records of a generation are to move to the next one. When
 // it returns nil, no node reports an append that is behind a fence appended from now
-// on. It returns an error if ctx is done, if the generation is over, or if the control
-// topic does not take an entry.
-func (g *Growth) Moving(ctx context.Context, generation uint16) (State, error) {
+// on. It calls prepare before it closes the generation, which stops kept pushes:
+// prepare returns an error if the records could not move yet. Moving returns an error
+// if prepare does, if ctx is done, if the generation is over, or if the control topic
+// does not take an entry.
+func (g *Growth) Moving(ctx context.Context, generation uint16, prepare func(State) error) (State, error) {
 	for {
 		g.mu.Lock()
 		s, changed, plannedAt, closedAt := g.state, g.changed, g.plannedAt, g.closedAt
@@ -77,7 +79,12 @@ func (g *Growth) Moving(ctx context.Context, generation uint16) (State, error) {
 			// After the lease, nodes that do not know of the plan report nothing.
 			if rest := g.cfg.Lease + g.cfg.Margin - time.Since(plannedAt); rest > 0 {
 				left = rest
-			} else if err := g.close(ctx, s); err != nil {
+				break
+			}
+			if err := prepare(s); err != nil {
+				return s, err
+			}
+			if err := g.close(ctx, s); err != nil {
 				return s, err
 			}
 		default:

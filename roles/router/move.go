@@ -44,6 +44,8 @@ const (
 	movesAtOnce = 4
 	// moveEvery is how often it is looked for partitions that are to move.
 	moveEvery = 100 * time.Millisecond
+	// maxMovePause is the longest pause after an error of the growth.
+	maxMovePause = 5 * time.Second
 	// moveReadCount is how many users, or keys, are read from the store at a time.
 	moveReadCount = 256
 )
@@ -55,12 +57,19 @@ func errFenced(index int32) error {
 // moveLoop takes part in the log's growth, until ctx is done. A partition is
 // moved again, by the router that owns it then, until it is noted that it was.
 func (r *Router) moveLoop(ctx context.Context) error {
+	failed := wait.Backoff{Min: moveEvery, Max: maxMovePause}
+	pauses := failed
 	for ctx.Err() == nil {
 		next, err := r.growth.Moving(ctx)
-		if err == nil {
+		switch {
+		case err == nil:
+			pauses = failed
 			r.moveAll(ctx, next)
+			_ = wait.Sleep(ctx, moveEvery)
+		case ctx.Err() == nil:
+			r.log.Error().Err(err).Msg("the kept log cannot move to its next generation yet; trying again")
+			_ = pauses.Sleep(ctx)
 		}
-		_ = wait.Sleep(ctx, moveEvery)
 	}
 	return nil
 }

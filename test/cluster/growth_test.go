@@ -115,6 +115,37 @@ func withGrowth(t *testing.T, times growth.Config, meanwhile func(w *world)) {
 
 func TestGrow(t *testing.T) { withGrowth(t, growth.Config{}, nil) }
 
+// Kafka does not make a topic of the next generation for some time. Kept pushes go on
+// meanwhile, a log says why nothing moves, and the topic grows once Kafka makes it.
+func TestGrowWithoutTopic(t *testing.T) {
+	for _, topic := range []string{"imgo.kept.2", "imgo.events.2"} {
+		t.Run(topic, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.times = quickTimes()
+			w.startAll()
+			resume := w.kafka.RefuseTopic(topic)
+			w.grow(7)
+			eventually(t, "a log says that the topic cannot be made", func() bool {
+				for _, n := range w.of(config.RoleRouter) {
+					for line := range strings.Lines(n.Log.String()) {
+						if strings.Contains(line, "cannot move to its next generation yet") && strings.Contains(line, topic) {
+							return true
+						}
+					}
+				}
+				return false
+			})
+			push := "http://" + w.of(config.RoleLogic)[0].HTTPAddr().String() + "/v1/push"
+			if status, err := call("POST", push, `{"user":"u","body_text":"x","ttl":"60s"}`, nil); err != nil {
+				t.Errorf("a kept push while the topic cannot be made: %d, %v", status, err)
+			}
+			resume()
+			w.waitGrown(7)
+		})
+	}
+}
+
 // waitMoving waits until at least one partition has moved.
 func (w *world) waitMoving() {
 	w.t.Helper()

@@ -146,6 +146,14 @@ func (f *Fake) RefuseAppends(topic string, partitions ...int32) (resume func()) 
 	}).Remove
 }
 
+// RefuseTopic makes a topic impossible to make until resume is called, as if too few
+// brokers were there.
+func (f *Fake) RefuseTopic(topic string) (resume func()) {
+	return f.Cluster.Fault(kfake.Fault{
+		Keys: []kmsg.Key{kmsg.CreateTopics}, Topic: topic, Err: kerr.InvalidReplicationFactor, Count: -1,
+	}).Remove
+}
+
 func (f *Fake) listen(config *tls.Config) func(network, address string) (net.Listener, error) {
 	return func(network, address string) (net.Listener, error) {
 		l, err := net.Listen(network, address) //nolint:noctx // kfake's hook has no context
