@@ -73,7 +73,7 @@ func (b *Bus) ensure(ctx context.Context, s topicSpec) (int32, error) {
 			}
 		}
 		partitions = int32(len(t.Partitions))
-		return b.check(ctx, s, t)
+		return b.check(ctx, s, t, len(meta.Brokers))
 	})
 	if err != nil {
 		return 0, fmt.Errorf("open the topic %s at %s: %w", s.name, strings.Join(b.o.Brokers, ", "), err)
@@ -81,9 +81,12 @@ func (b *Bus) ensure(ctx context.Context, s topicSpec) (int32, error) {
 	return partitions, nil
 }
 
+// defaultCopies returns how many copies a topic has without a setting.
+func defaultCopies(brokers int) int { return min(3, max(1, brokers)) }
+
 // create makes the topic. If another node was faster, that is no error.
 func (b *Bus) create(ctx context.Context, s topicSpec, brokers int) error {
-	replication := cmp.Or(b.o.Replication, min(3, max(1, brokers)))
+	replication := cmp.Or(b.o.Replication, defaultCopies(brokers))
 	minInSync := cmp.Or(b.o.MinInSync, min(2, max(1, replication-1)))
 	if minInSync > replication {
 		return settingErrorf("%d copies must have a record (kafka.min_in_sync), but there are only %d "+
@@ -139,8 +142,9 @@ func (b *Bus) create(ctx context.Context, s topicSpec, brokers int) error {
 	return nil
 }
 
-// check returns an error that lists how an existing topic differs from s.
-func (b *Bus) check(ctx context.Context, s topicSpec, t kafka.Topic) error {
+// check returns an error that lists how an existing topic differs from s. brokers is how
+// many run now.
+func (b *Bus) check(ctx context.Context, s topicSpec, t kafka.Topic, brokers int) error {
 	config, err := b.describe(ctx, s.name)
 	if err != nil {
 		return err
@@ -195,6 +199,11 @@ func (b *Bus) check(ctx context.Context, s topicSpec, t kafka.Topic) error {
 	if b.o.Replication > copies {
 		differs("it has %d copies, the settings say %d: set kafka.replication to %d, or add copies with kafka-reassign-partitions.sh",
 			copies, b.o.Replication, copies)
+	}
+	if want := defaultCopies(brokers); b.o.Replication == 0 && copies < want {
+		b.log.Warn().Str("topic", s.name).Int("copies", copies).Int("brokers", brokers).
+			Msgf("the topic has fewer copies than there are brokers for, as if it was made while some were down: raise it to %d copies "+
+				"with kafka-reassign-partitions.sh, or set kafka.replication", want)
 	}
 	minInSync := number("min.insync.replicas")
 	switch {

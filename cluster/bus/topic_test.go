@@ -1,6 +1,7 @@
 package bus_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"strings"
@@ -8,9 +9,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
 	"github.com/segmentio/kafka-go"
 
 	"imgo/cluster/bus"
+	"imgo/cluster/bus/kafkatest"
 	"imgo/envelope"
 )
 
@@ -154,6 +157,40 @@ func testDiffers(t *testing.T, brokers []string) {
 			}
 			if strings.Contains(err.Error(), "gave up") {
 				t.Fatalf("Log tried again after a permanent error: %v", err)
+			}
+		})
+	}
+}
+
+// TestFewerCopiesThanPossible opens topics in a Kafka of three brokers. The log says which
+// have fewer copies than there would be without a setting.
+func TestFewerCopiesThanPossible(t *testing.T) {
+	brokers := kafkatest.New(t, kafkatest.Options{Brokers: 3}).Brokers()
+	for _, test := range []struct {
+		name        string
+		exists      bool // with one copy
+		replication int
+		warns       bool
+	}{
+		{name: "made while brokers were down", exists: true, warns: true},
+		{name: "one copy is set", exists: true, replication: 1},
+		{name: "made now"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var log bytes.Buffer
+			o := options(brokers, prefix())
+			if test.exists {
+				o.Replication = 1
+				if _, err := open(t, o).Log(within(t), bus.TopicOptions{Name: "kept"}); err != nil {
+					t.Fatalf("Log: %v", err)
+				}
+			}
+			o.Log, o.Replication = zerolog.New(&log), test.replication
+			if _, err := open(t, o).Log(within(t), bus.TopicOptions{Name: "kept"}); err != nil {
+				t.Fatalf("Log: %v", err)
+			}
+			if warns := strings.Contains(log.String(), "to 3 copies with kafka-reassign-partitions.sh"); warns != test.warns {
+				t.Errorf("it warns: %v, want %v: %s", warns, test.warns, &log)
 			}
 		})
 	}
