@@ -82,15 +82,19 @@ func (b *batcher[T]) queued() float64 {
 }
 
 // trimLocked drops the oldest items that are over the bound.
-func (b *batcher[T]) trimLocked() { b.items, b.total = b.trimmed(b.items, b.total) }
+func (b *batcher[T]) trimLocked() {
+	if bound := b.comet.cfg.AckQueue; b.total > bound {
+		b.items, b.total = b.trimmed(b.items, b.total, bound)
+	}
+}
 
-// trimmed returns what is left of items, which have a weight, without the oldest that are over the bound.
-func (b *batcher[T]) trimmed(items []T, weight int) (left []T, leftWeight int) {
-	before, bound := weight, b.comet.cfg.AckQueue
-	if weight > bound && b.shares {
+// trimmed returns what is left of items, which have a weight over the bound, without the oldest that are over most.
+func (b *batcher[T]) trimmed(items []T, weight, most int) (left []T, leftWeight int) {
+	before := weight
+	if b.shares {
 		items, weight = b.trimmedToShares(items, weight)
 	}
-	for weight > bound && len(items) > 1 {
+	for weight > most && len(items) > 1 {
 		weight -= b.weight(items[0])
 		items = items[1:]
 	}

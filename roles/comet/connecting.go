@@ -103,18 +103,23 @@ func (s *connecting) activate(reply *envelope.ConnectReply) {
 	for _, room := range granted { // it is in them already
 		open = open && c.opener.isOpen(room)
 	}
+	// Here, in the order in which logic has admitted them: a session that waits for its rooms must not close a newer one.
+	if key != "" {
+		if older := c.table.claimKey(userKey{s.user, key}, s.session); older != nil {
+			older.close(protocol.CloseReplacedByKey, "a newer session has the same key")
+		}
+	}
 	if open {
-		s.finish(reply, key)
+		s.finish(reply)
 		return
 	}
-	s.pending.Finish = &openingRooms{*s, reply, key, slices.Concat(rooms, granted), c.joinBy()}
+	s.pending.Finish = &openingRooms{*s, reply, slices.Concat(rooms, granted), c.joinBy()}
 }
 
 // openingRooms is a session that logic has admitted, and that waits for the opening of its rooms.
 type openingRooms struct {
 	connecting
 	reply *envelope.ConnectReply
-	key   string
 	rooms []string
 	until time.Time
 }
@@ -124,16 +129,11 @@ func (o *openingRooms) Run() {
 	m := member{o.session}
 	for i := 0; i < len(o.rooms) && m.openRoom(o.rooms[i], o.until); i++ {
 	}
-	o.finish(o.reply, o.key)
+	o.finish(o.reply)
 }
 
 // finish is the end of activate, when all rooms are open or the session is closed.
-func (s *connecting) finish(reply *envelope.ConnectReply, key string) {
-	if key != "" {
-		if older := s.comet.table.claimKey(userKey{s.user, key}, s.session); older != nil {
-			older.close(protocol.CloseReplacedByKey, "a newer session has the same key")
-		}
-	}
+func (s *connecting) finish(reply *envelope.ConnectReply) {
 	if s.goLive(reply) {
 		member{s.session}.askLater(reply.GetToAsk(), false)
 	}

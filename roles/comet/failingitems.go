@@ -63,14 +63,15 @@ func (b *batcher[T]) setAsideLocked(item T) {
 	f := &b.failing
 	p := f.partition(b.user(item))
 	f.items[p] = append(f.items[p], item)
-	if f.total += b.weight(item); f.total <= b.comet.cfg.AckQueue {
+	bound := b.comet.cfg.AckQueue
+	if f.total += b.weight(item); f.total <= bound {
 		return
 	}
 	var all []T
 	for p, items := range f.items {
 		all, f.items[p] = append(all, items...), nil
 	}
-	all, f.total = b.trimmed(all, f.total)
+	all, f.total = b.trimmed(all, f.total, bound-bound/8) // so that not each further item costs this
 	for _, item := range all {
 		p := f.partition(b.user(item))
 		f.items[p] = append(f.items[p], item)
@@ -114,7 +115,7 @@ func (b *batcher[T]) tryFailing(ctx context.Context) bool {
 			b.setAsideLocked(item)
 		case fails:
 			b.releaseLocked(p)
-		case again:
+		case again || slices.Contains(reply.GetFailed(), p): // the topic has grown, or another call said so
 			b.requeueLocked(item)
 		}
 	}

@@ -71,7 +71,7 @@ export class LocalStorageOutbox {
   /** Adds a message. It throws if another client has added one meanwhile. @param {ImgoOutboxMessage} message */
   add(message) {
     const { base, last, messages } = this.load();
-    if (message.number !== last + 1) throw new Error('another client uses it');
+    if (message.number <= last) throw new Error('another client uses it');
     this.#save({ base, last: message.number, messages: [...messages, message] });
   }
 

@@ -281,10 +281,10 @@ func (h *hook) carry(ctx context.Context, log envelope.Log, a job.Assignment, pa
 					return
 				}
 				err = h.replay(ctx, c)
-			case !errors.Is(err, errBeyondEnd):
+			case !errors.Is(err, errBeyondEnd), c.reader != nil: // it began well
 				beyond = 0
 			case beyond >= beyondEndTries:
-				err = h.startOver(ctx, c)
+				beyond, err = 0, h.startOver(ctx, c)
 			default:
 				beyond++
 			}
@@ -305,6 +305,9 @@ func (h *hook) startOver(ctx context.Context, c *carrier) error {
 		return fmt.Errorf("find the begin of the events of partition %d: %w", c.partition, err)
 	}
 	state := c.state
+	if c.entry != nil && state.Position <= end {
+		return nil
+	}
 	state.Dead = slices.Clone(state.Dead)
 	for _, l := range state.Open {
 		state.addDead(l, whyGone, h.now())
