@@ -296,6 +296,37 @@ func TestOpeningRoomsDelaysNobody(t *testing.T) {
 	eventually(t, "the client that left is gone", func() bool { return s.members() == fmt.Sprintf("map[x:%d]", waiting-1) })
 }
 
+// TestSessionThatWaitsClosesNoNewerOne has a client that gives up while its room is being opened, and comes back without the
+// room. The older session must not take the key from the newer one when its wait is over.
+func TestSessionThatWaitsClosesNoNewerOne(t *testing.T) {
+	free := make(chan struct{})
+	o := &openings{hold: func(ctx context.Context, _ string) error {
+		select {
+		case <-free:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}}
+	s := start(t, &fakeLogic{opened: o.opened}, func(cfg *comet.Config) {
+		listening(cfg)
+		cfg.CallTimeout = time.Minute
+	})
+	older := s.dialTCP()
+	older.send(2, protocol.OpAuth, 1, `{"token":"ann","key":"k","rooms":["x"]}`)
+	eventually(t, "the client is in the room", func() bool { return s.members() == "map[x:1]" })
+	newer := s.dialTCP()
+	newer.send(2, protocol.OpAuth, 1, `{"token":"ann","key":"k"}`)
+	if p := newer.receive(); p.Op != protocol.OpAuthReply {
+		t.Fatalf("got op %d %s", p.Op, p.Body)
+	}
+	older.closedWith(protocol.CloseReplacedByKey)
+	close(free)
+	eventually(t, "the older session is gone", func() bool { return s.members() == "map[]" })
+	newer.send(2, protocol.OpHeartbeat, 2, "")
+	newer.expect(protocol.OpHeartbeatReply, 0, "")
+}
+
 // TestJoinBeforeTheStartIsKnown checks that a room whose partition takes records is joined although another partition
 // takes none, and the start is not known for that reason. Its opening is for every room of its partition. Nothing is
 // kept of a room that could not be opened.

@@ -287,6 +287,7 @@ func (h *hook) carry(ctx context.Context, log envelope.Log, a job.Assignment, pa
 				beyond, err = 0, h.startOver(ctx, c)
 			default:
 				beyond++
+				backoff.Reset() // so that all tries take some seconds
 			}
 		}
 		if err != nil && ctx.Err() == nil {
