@@ -60,6 +60,9 @@ const (
 	tailsAtOnce = 16
 )
 
+// otherServer says why a cursor is refused.
+const otherServer = "is a cursor of another server, or of one that has been reset"
+
 // Window reads pages of the topic. Safe for concurrent use.
 type Window struct {
 	topics Topics
@@ -121,7 +124,7 @@ func (r *pageReader) read(ctx context.Context) (err error) {
 			r.at.Generation = r.topics.Current()
 		}
 		if current := r.topics.Current(); r.at.Generation > current {
-			return envelope.Invalid("after", "is a cursor of another server, or of one that has been reset")
+			return envelope.Invalid("after", otherServer)
 		}
 		r.log, err = r.topics.Open(ctx, r.at.Generation)
 		if errors.Is(err, envelope.ErrNotFound) {
@@ -214,11 +217,9 @@ func (r *pageReader) partitions(ctx context.Context) error {
 	for i, p := range partitions {
 		switch at := r.at.At[p].Offset; {
 		case at > ends[i]:
-			return envelope.Invalid("after", fmt.Sprintf("is a cursor of another server, or of one that has been reset: "+
-				"partition %d ends before it", p))
+			return envelope.Invalid("after", fmt.Sprintf("%s: partition %d ends before it", otherServer, p))
 		case at < FirstOffset(r.log):
-			return envelope.Invalid("after", fmt.Sprintf("is a cursor of another server, or of one that has been reset: "+
-				"partition %d has begun after it", p))
+			return envelope.Invalid("after", fmt.Sprintf("%s: partition %d has begun after it", otherServer, p))
 		}
 		if err := r.partition(ctx, p, ends[i]); err != nil {
 			return err

@@ -146,14 +146,7 @@ func TestRoomThatIsBeingOpenedIsNotDenied(t *testing.T) {
 	}
 	free := make(chan struct{})
 	o.mu.Lock()
-	o.hold = func(ctx context.Context, _ string) error {
-		select {
-		case <-free:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
+	o.hold = until(free)
 	o.mu.Unlock()
 	session := s.logic.session(0)
 	s.push(&envelope.Delivery{SessionRooms: &envelope.SessionRooms{
@@ -181,14 +174,7 @@ func TestRoomThatIsBeingOpenedIsNotDenied(t *testing.T) {
 // of an earlier run of this comet are void.
 func TestNoJoinBeforeTheStartIsKnown(t *testing.T) {
 	free := make(chan struct{})
-	o := &openings{hold: func(ctx context.Context, _ string) error {
-		select {
-		case <-free:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}}
+	o := &openings{hold: until(free)}
 	s := start(t, &fakeLogic{opened: o.opened}, nil)
 	c := s.client("ann")
 	c.join("x")
@@ -256,18 +242,23 @@ func TestDeniedRoomsAreBounded(t *testing.T) {
 	}
 }
 
-// TestOpeningRoomsDelaysNobody checks that clients whose rooms cannot be opened do not keep other clients from connecting, and
-// are live once their rooms are open.
-func TestOpeningRoomsDelaysNobody(t *testing.T) {
-	free := make(chan struct{})
-	o := &openings{hold: func(ctx context.Context, _ string) error {
+// until returns an openings.hold that waits until free is closed.
+func until(free <-chan struct{}) func(context.Context, string) error {
+	return func(ctx context.Context, _ string) error {
 		select {
 		case <-free:
 			return nil
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-	}}
+	}
+}
+
+// TestOpeningRoomsDelaysNobody checks that clients whose rooms cannot be opened do not keep other clients from connecting, and
+// are live once their rooms are open.
+func TestOpeningRoomsDelaysNobody(t *testing.T) {
+	free := make(chan struct{})
+	o := &openings{hold: until(free)}
 	s := start(t, &fakeLogic{opened: o.opened}, func(cfg *comet.Config) {
 		listening(cfg)
 		cfg.CallTimeout = time.Minute
@@ -300,14 +291,7 @@ func TestOpeningRoomsDelaysNobody(t *testing.T) {
 // room. The older session must not take the key from the newer one when its wait is over.
 func TestSessionThatWaitsClosesNoNewerOne(t *testing.T) {
 	free := make(chan struct{})
-	o := &openings{hold: func(ctx context.Context, _ string) error {
-		select {
-		case <-free:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}}
+	o := &openings{hold: until(free)}
 	s := start(t, &fakeLogic{opened: o.opened}, func(cfg *comet.Config) {
 		listening(cfg)
 		cfg.CallTimeout = time.Minute

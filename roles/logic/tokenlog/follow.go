@@ -239,7 +239,7 @@ func (f *follower) begin(ctx context.Context, restart func()) (int64, error) {
 		if _, err := f.topicEnd(ctx); err != nil {
 			return 0, err
 		}
-		f.progress.setOutdated()
+		f.progress.setRecreated() // not ready from here on
 		f.log.Warn().Int64("position", next).Dur("age", age).
 			Msg("the tokens topic has been out of reach for long and may have forgotten revocations: it is read from its beginning")
 	case recreated:

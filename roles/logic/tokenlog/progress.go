@@ -93,7 +93,7 @@ func (p *progress) sawEnd(end int64) {
 	}
 }
 
-// setRecreated notes that the topic was recreated, and ends the reading.
+// setRecreated notes that the topic was recreated, or the view is too old, and ends the reading.
 func (p *progress) setRecreated() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -101,13 +101,6 @@ func (p *progress) setRecreated() {
 	if p.restart != nil {
 		p.restart()
 	}
-}
-
-// setOutdated is setRecreated while nothing is read.
-func (p *progress) setOutdated() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.recreated = true
 }
 
 func (p *progress) wasRecreated() bool {
