@@ -46,7 +46,7 @@ func newCluster(n *Node) *cluster {
 // connection, with the address of the other end.
 type Network struct {
 	// Gossip reports whether packets to a gossip address are dropped.
-	Gossip func(address string) bool
+	Gossip func(network, address string) bool
 	// Dial connects to the RPC address of another node.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 }

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -252,8 +255,8 @@ type split struct {
 	on   bool
 }
 
-func (s *split) cut(side int) func(string) bool {
-	return func(to string) bool {
+func (s *split) cut(side int) func(string, string) bool {
+	return func(_, to string) bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return s.on && s.side[to] != side
@@ -296,6 +299,42 @@ func TestHalvesFindOneAnotherAgain(t *testing.T) {
 		n.waitNodes(t, "n0", "n1", "n2", "n3")
 	}
 	t.Logf("one cluster again after %v", time.Since(began))
+}
+
+// TestChangeReachesAllDespiteLostPackets loses a quarter of the packets. States are not exchanged, so
+// only gossip can tell the nodes what has changed.
+func TestChangeReachesAllDespiteLostPackets(t *testing.T) {
+	var lossy atomic.Bool
+	cut := func(network, _ string) bool { return lossy.Load() && (network == "tcp" || rand.IntN(4) == 0) }
+	var nodes []*node
+	for i := range 5 {
+		// A probe that is lost would have the nodes exchange other news.
+		o := members.Options{
+			Name: fmt.Sprintf("n%d", i), Meta: meta("comet"), Cut: cut, ProbeInterval: time.Hour, GossipInterval: 10 * time.Millisecond,
+		}
+		if i > 0 {
+			o.Join = []string{nodes[0].Addr()}
+		}
+		nodes = append(nodes, start(t, o))
+	}
+	for _, n := range nodes {
+		n.waitNodes(t, "n0", "n1", "n2", "n3", "n4")
+	}
+	lossy.Store(true)
+	for round := range 15 {
+		changed := meta("comet")
+		changed.Zone = fmt.Sprintf("z%d", round)
+		for _, n := range nodes {
+			if err := n.UpdateMeta(changed); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, n := range nodes {
+			n.waitView(t, "told of all changes", func(v *members.View) bool {
+				return !slices.ContainsFunc(v.Nodes, func(o members.Node) bool { return o.Meta.GetZone() != changed.Zone })
+			})
+		}
+	}
 }
 
 func nodesOr(nodes []*node, n *node) *node {

@@ -18,7 +18,7 @@ import (
 type transport struct {
 	*memberlist.NetTransport
 	ip    net.IP
-	cut   func(address string) bool
+	cut   func(network, address string) bool
 	ctx   context.Context // of dials
 	abort context.CancelFunc
 
@@ -26,7 +26,7 @@ type transport struct {
 }
 
 // listen binds TCP and UDP to the same port.
-func listen(ip net.IP, port int, logger *log.Logger, cut func(string) bool) (*transport, error) {
+func listen(ip net.IP, port int, logger *log.Logger, cut func(network, address string) bool) (*transport, error) {
 	tries := 1
 	if port == 0 {
 		tries = 10 // a port that is free for TCP may be taken for UDP
@@ -57,7 +57,7 @@ func (t *transport) WriteTo(b []byte, addr string) (time.Time, error) {
 
 // WriteToAddress implements memberlist.NodeAwareTransport.
 func (t *transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
-	if t.cut != nil && t.cut(a.Addr) {
+	if t.cut != nil && t.cut("udp", a.Addr) {
 		return time.Now(), nil // lost without an error, as packets can be
 	}
 	return t.NetTransport.WriteToAddress(b, a)
@@ -70,7 +70,7 @@ func (t *transport) DialTimeout(addr string, timeout time.Duration) (net.Conn, e
 
 // DialAddressTimeout implements memberlist.NodeAwareTransport.
 func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
-	if t.cut != nil && t.cut(a.Addr) {
+	if t.cut != nil && t.cut("tcp", a.Addr) {
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: fmt.Errorf("%s is cut off", a.Addr)}
 	}
 	d := net.Dialer{Timeout: timeout}

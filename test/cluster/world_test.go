@@ -138,7 +138,7 @@ func (w *world) begin(name string, runs ...string) *node {
 	}
 	n := &node{w: w, name: name, roles: runs}
 	opts := roles.RunOptions{Growth: w.times, Network: roles.Network{
-		Gossip: func(address string) bool { return w.isApart(name, address, w.gossip) },
+		Gossip: func(_, address string) bool { return w.isApart(name, address, w.gossip) },
 		Dial:   func(ctx context.Context, address string) (net.Conn, error) { return w.dial(ctx, name, address) },
 	}}
 	opts.Faults = w.faults[name]
