@@ -34,15 +34,15 @@ type batchEntry struct {
 // checksum, and Badger's own bookkeeping with some to spare.
 const entryCost = logKeySize + logEntryExtra + 64
 
-// init makes an empty batch that goes on where the partitions end.
-func (b *batch) init(bdg *badger.DB, t tails) {
+// init makes an empty batch that goes on where the partitions end, or at from if they end before it.
+func (b *batch) init(bdg *badger.DB, t tails, from int64) {
 	// Badger adds a little of its own to each transaction.
 	b.maxBytes = bdg.MaxBatchSize() * 9 / 10
 	b.maxEntries = bdg.MaxBatchCount() * 9 / 10
 	b.next = make([]int64, len(t))
 	b.fresh = make([][]envelope.Entry, len(t))
 	for p := range t {
-		b.next[p] = t[p].end
+		b.next[p] = max(t[p].end, from)
 	}
 }
 
@@ -93,9 +93,9 @@ type committer struct {
 	commits  atomic.Uint64                         // transactions that were committed
 }
 
-func (c *committer) init(l *Log, now func() time.Time) {
-	c.log, c.now, c.write = l, now, c.writeBatch
-	c.batch.init(l.db.bdg, l.tails)
+func (c *committer) init(l *Log, opt LogOptions) {
+	c.log, c.now, c.write = l, opt.Now, c.writeBatch
+	c.batch.init(l.db.bdg, l.tails, opt.AppendFrom)
 }
 
 // commitAll commits requests in order, in as few transactions as hold them, and answers
@@ -144,6 +144,9 @@ func (c *committer) flush() error {
 		for _, p := range b.touched {
 			t := &c.log.tails[p]
 			t.mu.Lock()
+			if first := b.fresh[p][0].Offset; first > t.end {
+				t.leaveOutLocked(first)
+			}
 			for _, e := range b.fresh[p] {
 				t.appendLocked(e.Value)
 			}
@@ -191,11 +194,13 @@ func (c *committer) writeBatch(b *batch) error {
 	buf := b.buf[:0]
 	return c.log.db.update(func(txn *badger.Txn) error {
 		for _, p := range b.touched {
+			after := c.log.tails[p].end // only this goroutine moves it
 			for _, e := range b.fresh[p] {
 				at := len(buf)
 				buf = c.log.records.space.appendKey(buf, p, e.Offset)
 				mid := len(buf)
-				buf = appendLogEntry(buf, p, e.Offset, now, e.Value)
+				buf = appendLogEntry(buf, p, logEntry{offset: e.Offset, after: after, timeMS: now, record: e.Value})
+				after = e.Offset + 1
 				if err := txn.Set(buf[at:mid:mid], buf[mid:len(buf):len(buf)]); err != nil {
 					return err
 				}

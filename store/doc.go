@@ -8,8 +8,8 @@
 // MailboxBatch.Commit.) It guarantees that a broken file is an error that says what to do,
 // and never a store with less in it. What was not synced may be missing after a power
 // loss, and is no error. The files are checked before Badger can repair them,
-// which means cutting them; every value has a checksum of its own; and the offsets of a log
-// have no gaps. It refuses pushes while less than a reserve of the disk is free, because a
+// which means cutting them; every value has a checksum of its own; and an entry behind a gap
+// in the offsets of a log says where the gap begins. It refuses pushes while less than a reserve of the disk is free, because a
 // full disk ends the process: a write to a mapped page for which the file system has no
 // room is a SIGBUS.
 //

@@ -71,8 +71,23 @@ func (db *DB) MarkFormat1() error {
 
 // Encoders and decoders, for fuzzing.
 var (
-	AppendLogEntry    = appendLogEntry
-	DecodeLogEntry    = decodeLogEntry
 	AppendChecksummed = appendChecksummed
 	VerifyChecksum    = verifyChecksum
 )
+
+// AppendLogEntry appends the stored form of an entry of a log to dst.
+func AppendLogEntry(dst []byte, partition int32, offset, after, timeMS int64, record []byte) []byte {
+	return appendLogEntry(dst, partition, logEntry{offset, after, timeMS, record})
+}
+
+// LogEntry is an entry of a log as it is stored.
+type LogEntry struct {
+	After, TimeMS int64
+	Record        []byte
+}
+
+// DecodeLogEntry decodes what AppendLogEntry has appended.
+func DecodeLogEntry(stored []byte, partition int32, offset int64) (LogEntry, error) {
+	e, err := decodeLogEntry(stored, partition, offset)
+	return LogEntry{e.after, e.timeMS, e.record}, err
+}

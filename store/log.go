@@ -35,6 +35,10 @@ type LogOptions struct {
 	// must not give out its ids again: clients drop messages whose ids they have handled. So First is to be
 	// larger than the offsets of every earlier log, such as the time in Unix milliseconds.
 	First int64
+	// AppendFrom is the least offset of a record that is appended while the log is open. Offsets between the end of
+	// an existing log and AppendFrom are left out. The directory may be an older copy, and the log may have
+	// given out ids behind its end. AppendFrom is to be larger than their offsets, as First is.
+	AppendFrom int64
 	// Retention is how long entries are kept. 0 means for ever. It must be longer than the
 	// longest ttl of a message.
 	Retention time.Duration
@@ -63,7 +67,8 @@ func (opt *LogOptions) setDefaults() {
 }
 
 // Log is the kept log of a node without Kafka, or its log of events: partitions of records with
-// contiguous offsets, in Badger. All appends that wait share the next synced transaction, so that
+// growing offsets, in Badger. The offsets are contiguous, apart from those that LogOptions.AppendFrom leaves out.
+// No record has one of these, and a read from there goes on behind them. All appends that wait share the next synced transaction, so that
 // one sync of the disk serves many callers.
 //
 // A record is there after a power loss once a call has reported it as appended. A record
@@ -101,6 +106,9 @@ func OpenLog(db *DB, opt LogOptions) (*Log, error) {
 	if opt.First < 0 || opt.First > envelope.MaxOffset/2 {
 		return nil, fmt.Errorf("open the log: the first offset is %d: must be 0 to %d", opt.First, envelope.MaxOffset/2)
 	}
+	if opt.AppendFrom < 0 || opt.AppendFrom > envelope.MaxOffset/2 {
+		return nil, fmt.Errorf("open the log: the least offset is %d: must be 0 to %d", opt.AppendFrom, envelope.MaxOffset/2)
+	}
 	opt.setDefaults()
 	space := spaceKept
 	if opt.Events {
@@ -134,7 +142,7 @@ func (l *Log) open(opt LogOptions) error {
 	}
 	l.metrics = newLogMetrics(l)
 	l.queue.init(l.records.space, opt.QueueBytes)
-	l.committer.init(l, opt.Now)
+	l.committer.init(l, opt)
 	l.trimmer = trimmer{
 		records: l.records, tails: l.tails, log: l.log, now: opt.Now,
 		retention: opt.Retention, interval: opt.TrimInterval, deleted: begins,

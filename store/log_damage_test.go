@@ -70,13 +70,15 @@ func TestDamagedEntryIsNeverSkipped(t *testing.T) {
 }
 
 func TestEntriesAreBoundToTheirPlace(t *testing.T) {
-	stored := store.AppendLogEntry(nil, 3, 7, 1234, []byte("record"))
-	if ms, record, err := store.DecodeLogEntry(stored, 3, 7); err != nil || ms != 1234 || string(record) != "record" {
-		t.Fatalf("decode: %d %q %v", ms, record, err)
-	}
-	for _, at := range [][2]int64{{3, 8}, {4, 7}} {
-		if _, _, err := store.DecodeLogEntry(stored, int32(at[0]), at[1]); !errors.Is(err, store.ErrCorrupt) {
-			t.Errorf("decode at partition %d offset %d: %v, want corrupt", at[0], at[1], err)
+	for _, after := range []int64{7, 6, 0} {
+		stored := store.AppendLogEntry(nil, 3, 7, after, 1234, []byte("record"))
+		if e, err := store.DecodeLogEntry(stored, 3, 7); err != nil || e.After != after || e.TimeMS != 1234 || string(e.Record) != "record" {
+			t.Fatalf("decode: %+v %v", e, err)
+		}
+		for _, at := range [][2]int64{{3, 8}, {4, 7}} {
+			if _, err := store.DecodeLogEntry(stored, int32(at[0]), at[1]); !errors.Is(err, store.ErrCorrupt) {
+				t.Errorf("decode at partition %d offset %d: %v, want corrupt", at[0], at[1], err)
+			}
 		}
 	}
 }

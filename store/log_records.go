@@ -137,19 +137,12 @@ func (s logSpace) boundsOf(txn *badger.Txn, partition int32) (begin, end int64, 
 		}
 		begin, end = int64(binary.BigEndian.Uint64(bounds)), int64(binary.BigEndian.Uint64(bounds[8:]))
 	}
-	prefix := s.prefix(partition)
-	it := txn.NewIterator(badger.IteratorOptions{Prefix: prefix, Reverse: true})
-	defer it.Close()
-	// In reverse a seek finds the last key that is not after its argument.
-	if it.Seek(append(prefix[:len(prefix):len(prefix)], 0xff)); it.Valid() {
-		last, err := s.offset(it.Item().Key())
-		if err != nil {
-			return 0, 0, err
-		}
-		if err := checkEntry(it.Item(), partition, last); err != nil {
-			return 0, 0, fmt.Errorf("read its last entry: %w", err)
-		}
-		end = max(end, last+1)
+	last, found, err := s.seek(txn, partition, -1)
+	if err != nil {
+		return 0, 0, fmt.Errorf("read its last entry: %w", err)
+	}
+	if found {
+		end = max(end, last.offset+1)
 	}
 	if begin < 0 || begin > end {
 		return 0, 0, fmt.Errorf("%w: it begins at %d and ends at %d", ErrCorrupt, begin, end)
@@ -157,21 +150,51 @@ func (s logSpace) boundsOf(txn *badger.Txn, partition int32) (begin, end int64, 
 	if begin == end {
 		return begin, end, nil
 	}
-	item, err := txn.Get(s.appendKey(nil, partition, begin))
-	if errors.Is(err, badger.ErrKeyNotFound) {
-		return 0, 0, fmt.Errorf("%w: its first entry, offset %d of %d, is missing", ErrCorrupt, begin, end)
-	}
+	first, found, err := s.seek(txn, partition, begin)
 	if err != nil {
 		return 0, 0, fmt.Errorf("read its first entry: %w", err)
 	}
-	return begin, end, checkEntry(item, partition, begin)
+	if !found || first.after > begin {
+		return 0, 0, fmt.Errorf("%w: its first entry, offset %d of %d, is missing", ErrCorrupt, begin, end)
+	}
+	return begin, end, nil
 }
 
-// checkEntry returns an error if an entry is not intact.
-func checkEntry(item *badger.Item, partition int32, offset int64) error {
-	return item.Value(func(stored []byte) error {
-		_, _, err := decodeLogEntry(stored, partition, offset)
+// seek reads the first entry of a partition at or after an offset, or its last entry if the offset is -1. The entry
+// has no record. found is false if there is none.
+func (s logSpace) seek(txn *badger.Txn, partition int32, offset int64) (e logEntry, found bool, err error) {
+	prefix := s.prefix(partition)
+	it := txn.NewIterator(badger.IteratorOptions{Prefix: prefix, Reverse: offset < 0})
+	defer it.Close()
+	if offset < 0 {
+		// In reverse a seek finds the last key that is not after its argument.
+		it.Seek(append(prefix, 0xff))
+	} else {
+		it.Seek(s.appendKey(nil, partition, offset))
+	}
+	if !it.Valid() {
+		return e, false, nil
+	}
+	err = s.decode(it.Item(), partition, func(stored logEntry) error {
+		e, found = stored, true
+		e.record = nil
+		return nil
+	})
+	return e, found, err
+}
+
+// decode calls fn with the entry of an item, if that is intact. The record is valid only during the call.
+func (s logSpace) decode(item *badger.Item, partition int32, fn func(e logEntry) error) error {
+	offset, err := s.offset(item.Key())
+	if err != nil {
 		return err
+	}
+	return item.Value(func(stored []byte) error {
+		e, err := decodeLogEntry(stored, partition, offset)
+		if err != nil {
+			return err
+		}
+		return fn(e)
 	})
 }
 
@@ -179,59 +202,51 @@ func checkEntry(item *badger.Item, partition int32, offset int64) error {
 // one entry or an error, or both.
 func (lr logRecords) read(partition int32, from, until int64, maxBytes int) (entries []envelope.Entry, err error) {
 	bytes := 0
-	err = lr.scan(partition, from, until, func(offset, _ int64, record []byte) (bool, error) {
-		if bytes += len(record); len(entries) > 0 && bytes > maxBytes {
-			return false, nil
+	err = lr.scan(partition, from, until, func(e logEntry) bool {
+		if bytes += len(e.record); len(entries) > 0 && bytes > maxBytes {
+			return false
 		}
-		value := append(make([]byte, 0, len(record)), record...)
-		entries = append(entries, envelope.Entry{Partition: partition, Offset: offset, Value: value})
-		return true, nil
+		value := append(make([]byte, 0, len(e.record)), e.record...)
+		entries = append(entries, envelope.Entry{Partition: partition, Offset: e.offset, Value: value})
+		return true
 	})
 	return entries, err
 }
 
 // scan calls fn with each entry from an offset up to, not including, until, as long as fn
-// returns true. record is valid only during the call. A missing or broken entry is an
-// error that wraps ErrCorrupt.
-func (lr logRecords) scan(partition int32, from, until int64, fn func(offset, timeMS int64, record []byte) (bool, error)) error {
+// returns true. The record is valid only during the call. A missing or broken entry is an
+// error that wraps ErrCorrupt. A gap is not.
+func (lr logRecords) scan(partition int32, from, until int64, fn func(e logEntry) bool) error {
 	return lr.db.view(func(txn *badger.Txn) error {
 		it := txn.NewIterator(badger.IteratorOptions{Prefix: lr.space.prefix(partition)})
 		defer it.Close()
 		it.Seek(lr.space.appendKey(nil, partition, from))
-		for want := from; want < until; want++ {
+		next := from
+		visit := func(e logEntry) error {
+			if e.after > next {
+				return fmt.Errorf("%w: partition %d offset %d: the entry is missing, the next is %d", ErrCorrupt, partition, next, e.offset)
+			}
+			if next = e.offset + 1; e.offset >= until || !fn(e) {
+				next = until
+			}
+			return nil
+		}
+		for ; next < until; it.Next() {
 			if !it.Valid() {
-				return fmt.Errorf("%w: partition %d offset %d: the entry is missing", ErrCorrupt, partition, want)
+				return fmt.Errorf("%w: partition %d offset %d: the entry is missing", ErrCorrupt, partition, next)
 			}
-			offset, err := lr.space.offset(it.Item().Key())
-			if err != nil {
+			if err := lr.space.decode(it.Item(), partition, visit); err != nil {
 				return err
 			}
-			if offset != want {
-				return fmt.Errorf("%w: partition %d offset %d: the entry is missing, the next is %d", ErrCorrupt, partition, want, offset)
-			}
-			more := false
-			err = it.Item().Value(func(stored []byte) error {
-				timeMS, record, err := decodeLogEntry(stored, partition, offset)
-				if err != nil {
-					return err
-				}
-				more, err = fn(offset, timeMS, record)
-				return err
-			})
-			if err != nil || !more {
-				return err
-			}
-			it.Next()
 		}
 		return nil
 	})
 }
 
-// trim deletes the entries from an offset up to, not including, begin, and stores the new
-// bounds in the same transaction.
-func (lr logRecords) trim(partition int32, from, begin, end int64) error {
+// trim deletes entries, and stores the new bounds in the same transaction.
+func (lr logRecords) trim(partition int32, offsets []int64, begin, end int64) error {
 	return lr.db.update(func(txn *badger.Txn) error {
-		for offset := from; offset < begin; offset++ {
+		for _, offset := range offsets {
 			if err := txn.Delete(lr.space.appendKey(nil, partition, offset)); err != nil {
 				return err
 			}

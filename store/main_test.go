@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 
@@ -18,6 +19,9 @@ import (
 // childDir is the environment variable that makes the test binary append to the log in a
 // directory until it is killed.
 const childDir = "IMGO_STORE_TEST_CHILD_DIR"
+
+// childFrom is the environment variable with the child's LogOptions.AppendFrom.
+const childFrom = "IMGO_STORE_TEST_CHILD_FROM"
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(fullDiskDir); dir != "" {
@@ -44,7 +48,11 @@ func appendForEver(dir string) error {
 	if err != nil {
 		return err
 	}
-	l, err := store.OpenLog(db, store.LogOptions{Partitions: 3})
+	from, err := strconv.ParseInt(os.Getenv(childFrom), 10, 64)
+	if err != nil {
+		return err
+	}
+	l, err := store.OpenLog(db, store.LogOptions{Partitions: 3, AppendFrom: from})
 	if err != nil {
 		return err
 	}

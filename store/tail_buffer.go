@@ -19,6 +19,10 @@ type tailBuffer struct {
 	end   int64 // the next offset to be assigned
 	read  int64 // the first offset that no reader has got yet
 
+	// gap and gapEnd are the offsets from the end of the log when it was opened up to the first one that was assigned
+	// since then. They are the same if no offset is left out.
+	gap, gapEnd int64
+
 	// values[head:] are the values of the entries before end. When the slice is full and half
 	// of it is dropped entries, the others are moved to its start instead of growing it.
 	values [][]byte
@@ -49,6 +53,19 @@ func (t *tailBuffer) appendLocked(value []byte) (dropped int) {
 		dropped++
 	}
 	return dropped
+}
+
+// leaveOutLocked moves the end of a partition that has no entries in memory. No entry has the offsets before it.
+func (t *tailBuffer) leaveOutLocked(end int64) {
+	t.gap, t.gapEnd, t.end = t.end, end, end
+}
+
+// afterGapLocked returns the offset behind the gap if an offset is in it.
+func (t *tailBuffer) afterGapLocked(from int64) int64 {
+	if from >= t.gap && from < t.gapEnd {
+		return t.gapEnd
+	}
+	return from
 }
 
 // dropOldestLocked removes the oldest entry from memory.
@@ -109,6 +126,7 @@ func (t *tailBuffer) await(ctx context.Context, partition int32, from int64, max
 	entries []envelope.Entry, until int64, err error) {
 	for {
 		t.mu.Lock()
+		from = t.afterGapLocked(from)
 		switch {
 		case t.closed != nil:
 			err = t.closed
@@ -141,6 +159,7 @@ func (t *tailBuffer) await(ctx context.Context, partition int32, from int64, max
 func (t *tailBuffer) recent(partition int32, from int64, maxBytes int) []envelope.Entry {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	from = t.afterGapLocked(from)
 	if t.closed != nil || from < max(t.begin, t.oldestLocked()) || from >= t.end {
 		return nil
 	}

@@ -70,21 +70,24 @@ func (tr *trimmer) trim(ctx context.Context) error {
 // before a time (Unix milliseconds). It reports whether there may be more of them.
 func (tr *trimmer) trimBatchLocked(partition int32, before int64) (more bool, err error) {
 	t := &tr.tails[partition]
-	from, begin := tr.deleted[partition], tr.deleted[partition]
+	from := tr.deleted[partition]
 	_, end, err := t.bounds()
 	if err != nil {
 		return false, err
 	}
-	err = tr.records.scan(partition, from, min(end, from+trimBatch), func(offset, timeMS int64, _ []byte) (bool, error) {
-		if timeMS >= before {
-			return false, nil
+	var offsets []int64
+	err = tr.records.scan(partition, from, end, func(e logEntry) bool {
+		if e.timeMS >= before {
+			return false
 		}
-		begin = offset + 1
-		return true, nil
+		offsets = append(offsets, e.offset)
+		return len(offsets) < trimBatch
 	})
-	if err != nil || begin == from {
+	if err != nil || len(offsets) == 0 {
 		return false, err
 	}
+	// A gap behind the last of them stays: a reader that has read up to it has missed nothing.
+	begin := offsets[len(offsets)-1] + 1
 
 	// Readers first: none may look for entries that are about to be deleted. If the
 	// transaction fails, they are only unreachable until the next try.
@@ -93,9 +96,9 @@ func (tr *trimmer) trimBatchLocked(partition int32, before int64) (more bool, er
 	t.dropBeforeLocked(t.begin)
 	t.mu.Unlock()
 
-	if err := tr.records.trim(partition, from, begin, end); err != nil {
+	if err := tr.records.trim(partition, offsets, begin, end); err != nil {
 		return false, err
 	}
 	tr.deleted[partition] = begin
-	return begin-from == trimBatch, nil
+	return len(offsets) == trimBatch, nil
 }
