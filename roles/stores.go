@@ -45,10 +45,11 @@ func (s *stores) openLogs() (of storage, err error) {
 	}
 	s.live = live
 	s.tokens = tokenlog.NewAlone(tokenlog.DefaultConfig(), store.NewTokens(s.db), s.log)
+	// Ids that clients know must not be given out again, also if the directory is new, or is an older copy of itself.
 	// No log of the past has taken more than a record each millisecond, in each partition, all the time.
 	first := time.Now().UnixMilli()
 	kept, err := store.OpenLog(s.db, store.LogOptions{
-		Partitions: int32(s.cfg.Kept.Partitions), First: first, Retention: s.cfg.Kept.Retention,
+		Partitions: int32(s.cfg.Kept.Partitions), First: first, AppendFrom: first, Retention: s.cfg.Kept.Retention,
 	})
 	if err != nil {
 		return of, err
