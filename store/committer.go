@@ -1,6 +1,7 @@
 package store
 
 import (
+	"encoding/binary"
 	"errors"
 	"sync/atomic"
 	"time"
@@ -194,7 +195,14 @@ func (c *committer) writeBatch(b *batch) error {
 	buf := b.buf[:0]
 	return c.log.db.update(func(txn *badger.Txn) error {
 		for _, p := range b.touched {
-			after := c.log.tails[p].end // only this goroutine moves it
+			t := &c.log.tails[p] // only this goroutine changes end and leftOut
+			after := t.end
+			if gap := b.fresh[p][0].Offset - after; gap > 0 {
+				leftOut := binary.BigEndian.AppendUint64(nil, uint64(t.leftOut+gap))
+				if err := txn.Set(c.log.records.space.keyLeftOut(p), appendChecksummed(nil, leftOut)); err != nil {
+					return err
+				}
+			}
 			for _, e := range b.fresh[p] {
 				at := len(buf)
 				buf = c.log.records.space.appendKey(buf, p, e.Offset)

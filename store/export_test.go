@@ -91,3 +91,6 @@ func DecodeLogEntry(stored []byte, partition int32, offset int64) (LogEntry, err
 	e, err := decodeLogEntry(stored, partition, offset)
 	return LogEntry{e.after, e.timeMS, e.record}, err
 }
+
+// Entries returns the number of entries of a partition, as the metric has it.
+func (l *Log) Entries(partition int32) int64 { return l.tails[partition].stats().count() }

@@ -130,22 +130,23 @@ func (l *Log) open(opt LogOptions) error {
 	if err != nil {
 		return err
 	}
-	begins, ends, err := l.records.bounds(shape.partitions)
+	bounds, err := l.records.bounds(shape.partitions)
 	if err != nil {
 		return err
 	}
 	l.generation, l.first = shape.generation, shape.first
 	l.tails = make(tails, shape.partitions)
+	deleted := make([]int64, shape.partitions)
 	for p := range l.tails {
 		t := &l.tails[p]
-		t.begin, t.end, t.limit = begins[p], ends[p], opt.TailBytes
+		t.logBounds, t.limit, deleted[p] = bounds[p], opt.TailBytes, bounds[p].begin
 	}
 	l.metrics = newLogMetrics(l)
 	l.queue.init(l.records.space, opt.QueueBytes)
 	l.committer.init(l, opt)
 	l.trimmer = trimmer{
 		records: l.records, tails: l.tails, log: l.log, now: opt.Now,
-		retention: opt.Retention, interval: opt.TrimInterval, deleted: begins,
+		retention: opt.Retention, interval: opt.TrimInterval, deleted: deleted,
 	}
 	if l.registry, err = collectors.Register(l.db.opt.Metrics, l.metrics.appendSeconds, l.metrics.commitRecords, l.metrics); err != nil {
 		return fmt.Errorf("register the store's metrics: %w", err)

@@ -33,16 +33,17 @@ type logEntry struct {
 
 // logSpace is a log in the database.
 type logSpace struct {
-	entry         byte   // begins the keys of entries
-	shape, bounds byte   // come after "P" in the keys of the shape and of bounds
-	name          string // in errors
-	topic         string // in metrics
+	entry byte // begins the keys of entries
+	// shape, bounds and leftOut come after "P" in the keys of the shape, of bounds and of how many offsets are left out.
+	shape, bounds, leftOut byte
+	name                   string // in errors
+	topic                  string // in metrics
 }
 
 // The logs.
 var (
-	spaceKept   = logSpace{'L', 'l', 'p', "kept log", "kept"}
-	spaceEvents = logSpace{'E', 'e', 'q', "events log", "events"}
+	spaceKept   = logSpace{'L', 'l', 'p', 'g', "kept log", "kept"}
+	spaceEvents = logSpace{'E', 'e', 'q', 'h', "events log", "events"}
 )
 
 // String names the log in errors.

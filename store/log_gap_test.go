@@ -188,7 +188,7 @@ func TestRetentionAcrossGaps(t *testing.T) {
 	opt := func(from int64) store.LogOptions {
 		return store.LogOptions{Partitions: 2, AppendFrom: from, Retention: time.Hour, Now: c.now}
 	}
-	want := func(l *store.Log, begin, end int64) {
+	want := func(l *store.Log, begin, end, entries int64) {
 		t.Helper()
 		if err := l.Trim(t.Context()); err != nil {
 			t.Fatalf("Trim: %v", err)
@@ -196,14 +196,17 @@ func TestRetentionAcrossGaps(t *testing.T) {
 		if b, e, err := l.Bounds(t.Context(), 1); err != nil || b != begin || e != end {
 			t.Fatalf("it has %d up to %d, %v; want %d up to %d", b, e, err, begin, end)
 		}
+		if got := l.Entries(1); got != entries {
+			t.Fatalf("it counts %d entries, want %d", got, entries)
+		}
 	}
 	session(t, dir, opt(0), func(_ *store.DB, l *store.Log) { appendTo(t, l, 0, 3) })
 	c.advance(40 * time.Minute)
 	session(t, dir, opt(far), func(_ *store.DB, l *store.Log) {
 		appendTo(t, l, far, 2)
-		want(l, 0, far+2)
+		want(l, 0, far+2, 5)
 		c.advance(30 * time.Minute)
-		want(l, 3, far+2) // not far: a reader whose position is 3 has missed nothing
+		want(l, 3, far+2, 2) // not far: a reader whose position is 3 has missed nothing
 	})
 	session(t, dir, opt(2*far), func(_ *store.DB, l *store.Log) {
 		if got := offsets(readOn(t, l, 1, 3)); !slices.Equal(got, []int64{far, far + 1}) {
@@ -211,12 +214,12 @@ func TestRetentionAcrossGaps(t *testing.T) {
 		}
 		appendTo(t, l, 2*far, 1)
 		c.advance(40 * time.Minute)
-		want(l, far+2, 2*far+1)
+		want(l, far+2, 2*far+1, 1)
 		c.advance(time.Hour)
-		want(l, 2*far+1, 2*far+1)
+		want(l, 2*far+1, 2*far+1, 0)
 	})
 	session(t, dir, opt(3*far), func(_ *store.DB, l *store.Log) {
-		want(l, 2*far+1, 2*far+1)
+		want(l, 2*far+1, 2*far+1, 0)
 		appendTo(t, l, 3*far, 1)
 	})
 }

@@ -13,7 +13,7 @@ type logMetrics struct {
 	appendSeconds prometheus.Histogram
 	commitRecords prometheus.Histogram
 
-	begin, end, tailBytes, queue *prometheus.Desc
+	begin, end, entries, tailBytes, queue *prometheus.Desc
 }
 
 func newLogMetrics(l *Log) *logMetrics {
@@ -35,6 +35,7 @@ func newLogMetrics(l *Log) *logMetrics {
 		}),
 		begin:     prometheus.NewDesc("imgo_store_log_begin_offset", "The oldest offset that the log still has.", partition, topic),
 		end:       prometheus.NewDesc("imgo_store_log_end_offset", "The next offset of the log.", partition, topic),
+		entries:   prometheus.NewDesc("imgo_store_log_entries", "Entries that the log has.", partition, topic),
 		tailBytes: prometheus.NewDesc("imgo_store_log_tail_size_bytes", "Bytes of the log's newest entries in memory.", partition, topic),
 		queue:     prometheus.NewDesc("imgo_store_log_queue_requests", "Appends that wait for the next commit of the log.", nil, topic),
 	}
@@ -54,6 +55,7 @@ func (m *logMetrics) Collect(ch chan<- prometheus.Metric) {
 		p := strconv.Itoa(i)
 		gauge(m.begin, float64(st.begin), p)
 		gauge(m.end, float64(st.end), p)
+		gauge(m.entries, float64(st.count()), p)
 		gauge(m.tailBytes, float64(st.bytes), p)
 	}
 }

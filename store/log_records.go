@@ -11,11 +11,12 @@ import (
 	"imgo/envelope"
 )
 
-// Beside the entries (log_entry.go) the database has two kinds of values for a log.
+// Beside the entries (log_entry.go) the database has three kinds of values for a log.
 // Under "P", "l": format, partitions (uint32 BE) and generation (uint16 BE). Under "P",
 // "p" and a partition (uint32 BE): the begin and the end of the partition at the same
-// moment (int64 BE each), so that offsets go on growing after all entries were trimmed.
-// For the log of events the second letters are "e" and "q".
+// moment (int64 BE each), so that offsets go on growing after all entries were trimmed,
+// and how many offsets before the begin had no entry. Under "P", "g" and a partition: how many offsets
+// ever were left out (int64 BE), if any were. For the log of events the second letters are "e", "q" and "h".
 func (s logSpace) keyShape() []byte { return []byte{'P', s.shape} }
 
 const (
@@ -27,9 +28,22 @@ func (s logSpace) keyBounds(partition int32) []byte {
 	return binary.BigEndian.AppendUint32([]byte{'P', s.bounds}, uint32(partition))
 }
 
-func storedBounds(begin, end int64) []byte {
-	b := binary.BigEndian.AppendUint64(nil, uint64(begin))
-	return appendChecksummed(nil, binary.BigEndian.AppendUint64(b, uint64(end)))
+func (s logSpace) keyLeftOut(partition int32) []byte {
+	return binary.BigEndian.AppendUint32([]byte{'P', s.leftOut}, uint32(partition))
+}
+
+// logBounds is where a partition begins and ends, and how many of its offsets have no entry: all that were ever left
+// out, and those of them before the begin.
+type logBounds struct{ begin, end, leftOut, trimmedOut int64 }
+
+// count returns the number of entries.
+func (b logBounds) count() int64 { return b.end - b.begin - (b.leftOut - b.trimmedOut) }
+
+// stored returns the stored form of the bounds, without what is left out in all.
+func (b logBounds) stored() []byte {
+	out := binary.BigEndian.AppendUint64(nil, uint64(b.begin))
+	out = binary.BigEndian.AppendUint64(out, uint64(b.end))
+	return appendChecksummed(nil, binary.BigEndian.AppendUint64(out, uint64(b.trimmedOut)))
 }
 
 // logShape is what never changes of a log. As the options of a call, 0 is "as it is".
@@ -95,7 +109,7 @@ func (lr logRecords) create(shape logShape) (logShape, error) {
 	b = binary.BigEndian.AppendUint64(b, uint64(shape.first))
 	err := lr.db.update(func(txn *badger.Txn) error {
 		for p := range shape.partitions {
-			if err := txn.Set(lr.space.keyBounds(p), storedBounds(shape.first, shape.first)); err != nil {
+			if err := txn.Set(lr.space.keyBounds(p), logBounds{begin: shape.first, end: shape.first}.stored()); err != nil {
 				return err
 			}
 		}
@@ -107,12 +121,12 @@ func (lr logRecords) create(shape logShape) (logShape, error) {
 	return shape, nil
 }
 
-// bounds finds the begin and the end of each partition.
-func (lr logRecords) bounds(partitions int32) (begins, ends []int64, err error) {
-	begins, ends = make([]int64, partitions), make([]int64, partitions)
+// bounds finds the bounds of each partition.
+func (lr logRecords) bounds(partitions int32) (all []logBounds, err error) {
+	all = make([]logBounds, partitions)
 	err = lr.db.view(func(txn *badger.Txn) (err error) {
 		for p := range partitions {
-			if begins[p], ends[p], err = lr.space.boundsOf(txn, p); err != nil {
+			if all[p], err = lr.space.boundsOf(txn, p); err != nil {
 				return fmt.Errorf("partition %d: %w", p, err)
 			}
 		}
@@ -121,43 +135,53 @@ func (lr logRecords) bounds(partitions int32) (begins, ends []int64, err error) 
 	if errors.Is(err, ErrCorrupt) {
 		err = fmt.Errorf("%w%s", err, restoreHint)
 	}
-	return begins, ends, err
+	return all, err
 }
 
-// boundsOf finds the begin and the end of a partition. Its first and its last entry must
+// boundsOf finds the bounds of a partition. Its first and its last entry must
 // exist and be intact.
-func (s logSpace) boundsOf(txn *badger.Txn, partition int32) (begin, end int64, err error) {
+func (s logSpace) boundsOf(txn *badger.Txn, partition int32) (b logBounds, err error) {
 	bounds, err := getValue(txn, s.keyBounds(partition))
 	if err != nil {
-		return 0, 0, fmt.Errorf("read its bounds: %w", err)
+		return b, fmt.Errorf("read its bounds: %w", err)
 	}
 	if bounds != nil {
-		if len(bounds) != 16 {
-			return 0, 0, fmt.Errorf("%w: its bounds have %d bytes", ErrCorrupt, len(bounds))
+		if len(bounds) != 16 && len(bounds) != 24 { // 16 if no offset could be left out yet
+			return b, fmt.Errorf("%w: its bounds have %d bytes", ErrCorrupt, len(bounds))
 		}
-		begin, end = int64(binary.BigEndian.Uint64(bounds)), int64(binary.BigEndian.Uint64(bounds[8:]))
+		b.begin, b.end = int64(binary.BigEndian.Uint64(bounds)), int64(binary.BigEndian.Uint64(bounds[8:]))
+		if len(bounds) == 24 {
+			b.trimmedOut = int64(binary.BigEndian.Uint64(bounds[16:]))
+		}
+	}
+	leftOut, err := getValue(txn, s.keyLeftOut(partition))
+	if err != nil {
+		return b, fmt.Errorf("read how many offsets are left out: %w", err)
+	}
+	if len(leftOut) == 8 {
+		b.leftOut = int64(binary.BigEndian.Uint64(leftOut))
 	}
 	last, found, err := s.seek(txn, partition, -1)
 	if err != nil {
-		return 0, 0, fmt.Errorf("read its last entry: %w", err)
+		return b, fmt.Errorf("read its last entry: %w", err)
 	}
 	if found {
-		end = max(end, last.offset+1)
+		b.end = max(b.end, last.offset+1)
 	}
-	if begin < 0 || begin > end {
-		return 0, 0, fmt.Errorf("%w: it begins at %d and ends at %d", ErrCorrupt, begin, end)
+	if b.begin < 0 || b.begin > b.end {
+		return b, fmt.Errorf("%w: it begins at %d and ends at %d", ErrCorrupt, b.begin, b.end)
 	}
-	if begin == end {
-		return begin, end, nil
+	if b.begin == b.end {
+		return b, nil
 	}
-	first, found, err := s.seek(txn, partition, begin)
+	first, found, err := s.seek(txn, partition, b.begin)
 	if err != nil {
-		return 0, 0, fmt.Errorf("read its first entry: %w", err)
+		return b, fmt.Errorf("read its first entry: %w", err)
 	}
-	if !found || first.after > begin {
-		return 0, 0, fmt.Errorf("%w: its first entry, offset %d of %d, is missing", ErrCorrupt, begin, end)
+	if !found || first.after > b.begin {
+		return b, fmt.Errorf("%w: its first entry, offset %d of %d, is missing", ErrCorrupt, b.begin, b.end)
 	}
-	return begin, end, nil
+	return b, nil
 }
 
 // seek reads the first entry of a partition at or after an offset, or its last entry if the offset is -1. The entry
@@ -244,13 +268,13 @@ func (lr logRecords) scan(partition int32, from, until int64, fn func(e logEntry
 }
 
 // trim deletes entries, and stores the new bounds in the same transaction.
-func (lr logRecords) trim(partition int32, offsets []int64, begin, end int64) error {
+func (lr logRecords) trim(partition int32, offsets []int64, bounds logBounds) error {
 	return lr.db.update(func(txn *badger.Txn) error {
 		for _, offset := range offsets {
 			if err := txn.Delete(lr.space.appendKey(nil, partition, offset)); err != nil {
 				return err
 			}
 		}
-		return txn.Set(lr.space.keyBounds(partition), storedBounds(begin, end))
+		return txn.Set(lr.space.keyBounds(partition), bounds.stored())
 	})
 }

@@ -452,6 +452,7 @@ func TestLogMetrics(t *testing.T) {
 	for name, want := range map[string]float64{
 		"imgo_store_log_end_offset":   3,
 		"imgo_store_log_begin_offset": 0,
+		"imgo_store_log_entries":      3,
 	} {
 		if got := gauge(t, reg, name); got != want {
 			t.Errorf("%s = %v, want %v", name, got, want)

@@ -14,10 +14,9 @@ const entryOverhead = 64
 // the partition wait in it for more; appending never waits for a reader. It is safe for
 // concurrent use.
 type tailBuffer struct {
-	mu    sync.Mutex
-	begin int64 // the oldest offset that still exists, here or on the disk
-	end   int64 // the next offset to be assigned
-	read  int64 // the first offset that no reader has got yet
+	mu        sync.Mutex
+	logBounds       // begin is the oldest offset that still exists, here or on the disk; end is the next to be assigned
+	read      int64 // the first offset that no reader has got yet
 
 	// gap and gapEnd are the offsets from the end of the log when it was opened up to the first one that was assigned
 	// since then. They are the same if no offset is left out.
@@ -57,6 +56,7 @@ func (t *tailBuffer) appendLocked(value []byte) (dropped int) {
 
 // leaveOutLocked moves the end of a partition that has no entries in memory. No entry has the offsets before it.
 func (t *tailBuffer) leaveOutLocked(end int64) {
+	t.leftOut += end - t.end
 	t.gap, t.gapEnd, t.end = t.end, end, end
 }
 
@@ -187,14 +187,14 @@ func (t *tailBuffer) copyLocked(partition int32, from int64, maxBytes int) []env
 
 // tailStats are the numbers of a tailBuffer for metrics.
 type tailStats struct {
-	begin, end     int64
-	entries, bytes int
+	logBounds
+	entries, bytes int // in memory
 }
 
 func (t *tailBuffer) stats() tailStats {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return tailStats{begin: t.begin, end: t.end, entries: len(t.values) - t.head, bytes: t.bytes}
+	return tailStats{logBounds: t.logBounds, entries: len(t.values) - t.head, bytes: t.bytes}
 }
 
 func outOfRange(partition int32, from, begin, end int64) error {

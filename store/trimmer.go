@@ -70,35 +70,40 @@ func (tr *trimmer) trim(ctx context.Context) error {
 // before a time (Unix milliseconds). It reports whether there may be more of them.
 func (tr *trimmer) trimBatchLocked(partition int32, before int64) (more bool, err error) {
 	t := &tr.tails[partition]
-	from := tr.deleted[partition]
-	_, end, err := t.bounds()
+	t.mu.Lock()
+	bounds, err := t.logBounds, t.closed
+	t.mu.Unlock()
 	if err != nil {
 		return false, err
 	}
 	var offsets []int64
-	err = tr.records.scan(partition, from, end, func(e logEntry) bool {
+	err = tr.records.scan(partition, tr.deleted[partition], bounds.end, func(e logEntry) bool {
 		if e.timeMS >= before {
 			return false
 		}
 		offsets = append(offsets, e.offset)
+		bounds.trimmedOut += e.offset - e.after
 		return len(offsets) < trimBatch
 	})
 	if err != nil || len(offsets) == 0 {
 		return false, err
 	}
 	// A gap behind the last of them stays: a reader that has read up to it has missed nothing.
-	begin := offsets[len(offsets)-1] + 1
+	bounds.begin = offsets[len(offsets)-1] + 1
 
 	// Readers first: none may look for entries that are about to be deleted. If the
 	// transaction fails, they are only unreachable until the next try.
 	t.mu.Lock()
-	t.begin = max(t.begin, begin)
+	t.begin = max(t.begin, bounds.begin)
 	t.dropBeforeLocked(t.begin)
 	t.mu.Unlock()
 
-	if err := tr.records.trim(partition, offsets, begin, end); err != nil {
+	if err := tr.records.trim(partition, offsets, bounds); err != nil {
 		return false, err
 	}
-	tr.deleted[partition] = begin
+	tr.deleted[partition] = bounds.begin
+	t.mu.Lock()
+	t.trimmedOut = bounds.trimmedOut
+	t.mu.Unlock()
 	return len(offsets) == trimBatch, nil
 }
