@@ -284,7 +284,7 @@ func TestAckFailingPartitionIsBounded(t *testing.T) {
 }
 
 // TestAckFailingPartitionAtTheEnd checks that a comet that stops does not wait for a partition that fails for longer than a
-// call takes, and that it tells logic all else.
+// call takes, and that it tells logic all else. What logic is not told of is counted.
 func TestAckFailingPartitionAtTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		down := &failingPartition{fails: true, of: "ann", calls: make(map[string]int)}
@@ -308,6 +308,65 @@ func TestAckFailingPartitionAtTheEnd(t *testing.T) {
 		}
 		if gone := s.logic.gone(); len(s.logic.acked()) != 1 || len(gone) != 1 || gone[0].User != other {
 			t.Errorf("acknowledged %v, ended %v", s.logic.acked(), gone)
+		}
+		for _, queue := range []string{"ack", "detach"} {
+			if n := s.metric("imgo_comet_lost_total", "queue="+queue); n != 1 {
+				t.Errorf("%v of the queue %s are counted as lost, want 1", n, queue)
+			}
+		}
+	})
+}
+
+// TestAckFailsAgainAtTheEnd checks that nothing is lost if a partition that seemed to have recovered fails once more while
+// the comet stops.
+func TestAckFailsAgainAtTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var stopping, calls atomic.Int32
+		logic := &fakeLogic{}
+		logic.ackParts = func(*envelope.AckRequest) *envelope.PartsReply {
+			switch {
+			case stopping.Load() == 0:
+			case calls.Add(1) == 2:
+				time.Sleep(time.Second)
+			default:
+				return &envelope.PartsReply{}
+			}
+			return &envelope.PartsReply{Failed: []int32{envelope.Partition("ann", 8)}, Partitions: 8}
+		}
+		s := start(t, logic, nil)
+		c := s.connected(0, "ann", 0)
+		for id := uint64(1); id <= 3; id++ {
+			s.push(s.kept(0, id, id-1))
+			c.receive()
+			c.send(2, protocol.OpAck, 0, ackBody(id))
+			time.Sleep(time.Second)
+		}
+		_ = c.pipe.Close()
+		synctest.Wait()
+		stopping.Store(1)
+		if err := s.stop(); err != nil {
+			t.Error(err)
+		}
+		if ids, lost := logic.acked(), s.metric("imgo_comet_lost_total"); len(ids) != 3 || lost != 0 {
+			t.Errorf("acknowledged %v, %v are lost, want 3 ids", ids, lost)
+		}
+	})
+}
+
+// TestAckAtTheEndWithoutLogic checks that a comet counts what no logic took until its stop.
+func TestAckAtTheEndWithoutLogic(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, &fakeLogic{ack: func(*envelope.AckRequest) error { return envelope.ErrUnavailable }}, nil)
+		c := s.connected(0, "ann", 0)
+		s.push(s.kept(0, 1, 0))
+		c.receive()
+		c.send(2, protocol.OpAck, 0, ackBody(1))
+		synctest.Wait()
+		if err := s.stop(); err != nil {
+			t.Error(err)
+		}
+		if n := s.metric("imgo_comet_lost_total", "queue=ack"); n != 1 {
+			t.Errorf("%v ids are counted as lost, want 1", n)
 		}
 	})
 }

@@ -145,12 +145,14 @@ func fairShare(weights []int, room int) int {
 }
 
 // run sends until stop is closed, and then what is left. It returns at the latest
-// when ctx is done, which bounds the calls too.
+// when ctx is done, which bounds the calls too. What is left then is counted as lost.
 func (b *batcher[T]) run(ctx context.Context, stop <-chan struct{}) {
-	sent, tried := make(chan struct{}), make(chan struct{})
+	trying, stopTrying := context.WithCancel(ctx)
+	defer stopTrying()
+	tried := make(chan struct{})
 	go func() {
 		defer close(tried)
-		b.runFailing(ctx, sent)
+		b.runFailing(ctx, trying)
 	}()
 	for stopped := false; !stopped; {
 		select {
@@ -161,14 +163,25 @@ func (b *batcher[T]) run(ctx context.Context, stop <-chan struct{}) {
 		}
 		b.sendAll(ctx)
 	}
-	close(sent)
-	for ended := false; !ended; {
-		select {
-		case <-b.some: // a partition does not fail any more
-		case <-tried:
-			ended = true
-		}
-		b.sendAll(ctx)
+	stopTrying()
+	<-tried
+	// A partition may fail again while its items are sent. So both are done in turn from here on.
+	pause := wait.Backoff{Min: minCallPause, Max: maxCallPause}
+	for b.sendAll(ctx); b.queued() > 0 && pause.Sleep(ctx) == nil; b.sendAll(ctx) {
+		b.tryFailing(ctx)
+	}
+	b.giveUp()
+}
+
+// giveUp drops and counts what is queued.
+func (b *batcher[T]) giveUp() {
+	b.mu.Lock()
+	lost := b.total + b.failing.total
+	b.items, b.total, b.failing = nil, 0, failingItems[T]{}
+	b.mu.Unlock()
+	b.countLost(lost)
+	if lost > 0 {
+		b.comet.log.Error().Str("call", b.name).Int("lost", lost).Msg("logic did not take all before the stop, dropped the rest")
 	}
 }
 

@@ -78,16 +78,15 @@ func (b *batcher[T]) setAsideLocked(item T) {
 	}
 }
 
-// runFailing sends the items of failing partitions until stop is closed and no partition fails, or until ctx is done.
-func (b *batcher[T]) runFailing(ctx context.Context, stop <-chan struct{}) {
-	for stopped := false; !stopped; {
+// runFailing sends the items of failing partitions until trying is done. ctx bounds the calls.
+func (b *batcher[T]) runFailing(ctx, trying context.Context) {
+	for trying.Err() == nil {
 		select {
 		case <-b.fails:
-		case <-stop:
-			stopped = true
+		case <-trying.Done():
 		}
 		pause := wait.Backoff{Min: minCallPause, Max: maxCallPause}
-		for b.tryFailing(ctx) && pause.Sleep(ctx) == nil { // until none fails
+		for trying.Err() == nil && b.tryFailing(ctx) && pause.Sleep(trying) == nil { // until none fails
 		}
 	}
 }

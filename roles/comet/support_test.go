@@ -52,6 +52,7 @@ type fakeLogic struct {
 	catchUp  func(*envelope.CatchUpRequest) error
 	ack      func(*envelope.AckRequest) error
 	parts    func(context.Context, []string) *envelope.PartsReply // of Ack and Detach about users
+	ackParts func(*envelope.AckRequest) *envelope.PartsReply      // of Ack, in place of parts
 	announce func(*envelope.AnnounceRequest) (*envelope.AnnounceReply, error)
 	opened   func(context.Context, *envelope.RoomOpened) error
 	join     func(*envelope.JoinRequest) (*envelope.JoinReply, error)
@@ -107,6 +108,9 @@ func (l *fakeLogic) Ack(ctx context.Context, r *envelope.AckRequest) (*envelope.
 		}
 	}
 	reply := l.failed(ctx, usersOf(r.Acks))
+	if l.ackParts != nil {
+		reply = l.ackParts(r)
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.ackCalls++
