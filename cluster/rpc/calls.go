@@ -2,6 +2,8 @@ package rpc
 
 import (
 	"context"
+	"errors"
+	"slices"
 
 	"imgo/envelope"
 )
@@ -258,6 +260,37 @@ func askAny[Q, A any](ctx context.Context, try anyLogic, q Q, call func(Logic, c
 	return answer, err
 }
 
+// askAnyParts is askAny for a call about items of several partitions. It asks another logic if all partitions failed, because
+// the first logic may be cut off from Kafka or from the routers. If all partitions fail for every logic, the answer names
+// the partitions. An error would say less: the caller would repeat the call before all others, and one partition that
+// fails would stop them.
+func askAnyParts[Q any, I interface{ GetUser() string }](
+	ctx context.Context, try anyLogic, q Q, items []I, call func(Logic, context.Context, Q) (*envelope.PartsReply, error),
+) (*envelope.PartsReply, error) {
+	var none *envelope.PartsReply
+	answer, err := askAny(ctx, try, q, func(to Logic, ctx context.Context, q Q) (*envelope.PartsReply, error) {
+		answer, err := call(to, ctx, q)
+		if err == nil && allFailed(answer, items) {
+			none, err = answer, envelope.Errorf(envelope.CodeUnavailable, "all partitions of the call failed")
+		}
+		return answer, err
+	})
+	if err != nil && none != nil && (errors.Is(err, envelope.ErrUnavailable) || ctx.Err() != nil) {
+		return none, nil
+	}
+	return answer, err
+}
+
+// allFailed reports whether a call failed for the partitions of all items.
+func allFailed[I interface{ GetUser() string }](answer *envelope.PartsReply, items []I) bool {
+	if len(answer.GetFailed()) == 0 {
+		return false
+	}
+	return !slices.ContainsFunc(items, func(item I) bool {
+		return !slices.Contains(answer.GetFailed(), envelope.Partition(item.GetUser(), int(answer.GetPartitions())))
+	})
+}
+
 func (try anyLogic) Connect(ctx context.Context, r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
 	return askAny(ctx, try, r, Logic.Connect)
 }
@@ -267,7 +300,7 @@ func (try anyLogic) CatchUp(ctx context.Context, r *envelope.CatchUpRequest) err
 }
 
 func (try anyLogic) Ack(ctx context.Context, r *envelope.AckRequest) (*envelope.PartsReply, error) {
-	return askAny(ctx, try, r, Logic.Ack)
+	return askAnyParts(ctx, try, r, r.GetAcks(), Logic.Ack)
 }
 
 func (try anyLogic) Read(ctx context.Context, r *envelope.ReadRequest) (*envelope.ReadReply, error) {
@@ -275,7 +308,7 @@ func (try anyLogic) Read(ctx context.Context, r *envelope.ReadRequest) (*envelop
 }
 
 func (try anyLogic) Detach(ctx context.Context, r *envelope.DetachRequest) (*envelope.PartsReply, error) {
-	return askAny(ctx, try, r, Logic.Detach)
+	return askAnyParts(ctx, try, r, r.GetSessions(), Logic.Detach)
 }
 
 func (try anyLogic) RoomOpened(ctx context.Context, r *envelope.RoomOpened) error {

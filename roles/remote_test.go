@@ -1,0 +1,104 @@
+package roles
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"imgo/cluster/rpc"
+	"imgo/envelope"
+	"imgo/internal/wait"
+)
+
+// partsLogic is a logic that answers calls of several partitions.
+type partsLogic struct {
+	rpc.Logic
+	ack   func(ctx context.Context) (*envelope.PartsReply, error)
+	calls int
+}
+
+func (l *partsLogic) Ack(ctx context.Context, _ *envelope.AckRequest) (*envelope.PartsReply, error) {
+	l.calls++
+	return l.ack(ctx)
+}
+
+func (l *partsLogic) Detach(ctx context.Context, _ *envelope.DetachRequest) (*envelope.PartsReply, error) {
+	l.calls++
+	return l.ack(ctx)
+}
+
+// TestPartsOfAnotherLogic checks that a call that fails for all its partitions goes to another logic, and that the caller is
+// told of the partitions if no logic can do better.
+func TestPartsOfAnotherLogic(t *testing.T) {
+	users := []string{"ann", "bob", "eve"}
+	var all []int32
+	for _, user := range users {
+		all = append(all, envelope.Partition(user, 64))
+	}
+	type answer = func(context.Context) (*envelope.PartsReply, error)
+	failing := func(partitions ...int32) answer {
+		return func(context.Context) (*envelope.PartsReply, error) {
+			return &envelope.PartsReply{Failed: partitions, Partitions: 64}, nil
+		}
+	}
+	hanging := func(ctx context.Context) (*envelope.PartsReply, error) { // as logic does while its log does not answer
+		by, _ := ctx.Deadline()
+		_ = wait.Sleep(ctx, time.Until(by)*3/4)
+		return &envelope.PartsReply{Failed: all, Partitions: 64}, nil
+	}
+	away := func(context.Context) (*envelope.PartsReply, error) { return nil, envelope.ErrUnavailable }
+	refuses := func(context.Context) (*envelope.PartsReply, error) { return nil, envelope.ErrTooLarge }
+	for _, test := range []struct {
+		name   string
+		logics []answer // in the order in which they are asked
+		calls  []int
+		failed []int32
+		err    error
+	}{
+		{"one of them is cut off", []answer{failing(all...), failing()}, []int{1, 1}, nil, nil},
+		{"one hangs", []answer{hanging, failing(all[0])}, []int{1, 1}, all[:1], nil},
+		{"some partitions fail", []answer{failing(all[1:]...), failing()}, []int{1, 0}, all[1:], nil},
+		{"all fail", []answer{failing(all...), failing(all...)}, []int{1, 1}, all, nil},
+		{"all hang", []answer{hanging, hanging, hanging}, []int{1, 1, 1}, all, nil},
+		{"the other is away", []answer{failing(all...), away}, []int{1, 1}, all, nil},
+		{"the other refuses", []answer{failing(all...), refuses}, []int{1, 1}, nil, envelope.ErrTooLarge},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			logics := make([]*partsLogic, len(test.logics))
+			state := &clusterState{}
+			for i, ack := range test.logics {
+				logics[i] = &partsLogic{ack: ack}
+				state.logics = append(state.logics, logics[i])
+			}
+			acks, ended := &envelope.AckRequest{}, &envelope.DetachRequest{}
+			for _, user := range users {
+				acks.Acks = append(acks.Acks, &envelope.Ack{User: user, Ids: []uint64{1}})
+				ended.Sessions = append(ended.Sessions, &envelope.Detached{User: user})
+			}
+			for _, call := range []func(context.Context, rpc.Logic) (*envelope.PartsReply, error){
+				func(ctx context.Context, l rpc.Logic) (*envelope.PartsReply, error) { return l.Ack(ctx, acks) },
+				func(ctx context.Context, l rpc.Logic) (*envelope.PartsReply, error) { return l.Detach(ctx, ended) },
+			} {
+				c := &cluster{}
+				c.remote.Store(&remoteRoles{})
+				c.remote.Load().state.Store(state)
+				c.remote.Load().next.Store(uint64(len(logics)) - 1) // so that the first one is asked first
+				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+				reply, err := call(ctx, rpc.AnyLogic(remoteLogics{c}.try))
+				if !errors.Is(err, test.err) || !slices.Equal(reply.GetFailed(), test.failed) || ctx.Err() != nil {
+					t.Errorf("%s: %v, %v, want %v, %v; the time is over: %v", test.name, reply, err, test.failed, test.err, ctx.Err())
+				}
+				cancel()
+				for i, l := range logics {
+					if l.calls != test.calls[i] {
+						t.Errorf("%s: logic %d had %d calls, want %d", test.name, i, l.calls, test.calls[i])
+					}
+					l.calls = 0
+				}
+			}
+		})
+	}
+}
