@@ -6807,6 +6807,8 @@ type NodeMeta struct {
 	Cut bool `protobuf:"varint,15,opt,name=cut,proto3" json:"cut,omitempty"`
 	// record_version is the highest version of records that the node reads; 0: 1.
 	RecordVersion uint32 `protobuf:"varint,16,opt,name=record_version,json=recordVersion,proto3" json:"record_version,omitempty"`
+	// stale_tokens: the node cannot read the tokens topic to its end, and its logic is not called while others can.
+	StaleTokens   bool `protobuf:"varint,17,opt,name=stale_tokens,json=staleTokens,proto3" json:"stale_tokens,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -6937,6 +6939,13 @@ func (x *NodeMeta) GetRecordVersion() uint32 {
 		return x.RecordVersion
 	}
 	return 0
+}
+
+func (x *NodeMeta) GetStaleTokens() bool {
+	if x != nil {
+		return x.StaleTokens
+	}
+	return false
 }
 
 // Endpoint is one address that clients may connect to.
@@ -7923,7 +7932,7 @@ const file_envelope_proto_rawDesc = "" +
 	"\tpartition\x18\x02 \x01(\rR\tpartition\"C\n" +
 	"\x0eRecordsVersion\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x17\n" +
-	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\"\xb2\x03\n" +
+	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\"\xd5\x03\n" +
 	"\bNodeMeta\x12\x14\n" +
 	"\x05roles\x18\x01 \x03(\tR\x05roles\x12\x10\n" +
 	"\x03rpc\x18\x02 \x01(\tR\x03rpc\x12\x12\n" +
@@ -7941,7 +7950,8 @@ const file_envelope_proto_rawDesc = "" +
 	"generation\x128\n" +
 	"\tendpoints\x18\x0e \x03(\v2\x1a.imgo.envelope.v1.EndpointR\tendpoints\x12\x10\n" +
 	"\x03cut\x18\x0f \x01(\bR\x03cut\x12%\n" +
-	"\x0erecord_version\x18\x10 \x01(\rR\rrecordVersionJ\x04\b\x04\x10\x05J\x04\b\x05\x10\x06\"<\n" +
+	"\x0erecord_version\x18\x10 \x01(\rR\rrecordVersion\x12!\n" +
+	"\fstale_tokens\x18\x11 \x01(\bR\vstaleTokensJ\x04\b\x04\x10\x05J\x04\b\x05\x10\x06\"<\n" +
 	"\bEndpoint\x12\x16\n" +
 	"\x06scheme\x18\x01 \x01(\tR\x06scheme\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\"\x0f\n" +

@@ -6233,6 +6233,18 @@ func (m *NodeMeta) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if m.StaleTokens {
+		i--
+		if m.StaleTokens {
+			dAtA[i] = 1
+		} else {
+			dAtA[i] = 0
+		}
+		i--
+		dAtA[i] = 0x1
+		i--
+		dAtA[i] = 0x88
+	}
 	if m.RecordVersion != 0 {
 		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.RecordVersion))
 		i--
@@ -9210,6 +9222,9 @@ func (m *NodeMeta) SizeVT() (n int) {
 	}
 	if m.RecordVersion != 0 {
 		n += 2 + protohelpers.SizeOfVarint(uint64(m.RecordVersion))
+	}
+	if m.StaleTokens {
+		n += 3
 	}
 	n += len(m.unknownFields)
 	return n
@@ -25452,6 +25467,26 @@ func (m *NodeMeta) UnmarshalVT(dAtA []byte) error {
 					break
 				}
 			}
+		case 17:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field StaleTokens", wireType)
+			}
+			var v int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			m.StaleTokens = bool(v != 0)
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])

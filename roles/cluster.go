@@ -30,6 +30,7 @@ type cluster struct {
 	members    *members.Members
 	status     statusReport
 	pulse      *pulse // of the kept log
+	tokens     *pulse // of the tokens topic
 	kafka      kafka
 
 	metaMu sync.Mutex
@@ -115,7 +116,7 @@ func (c *cluster) join() (err error) {
 	serving, cfg := c.cores.serving.Load(), c.cfg.Cluster
 	kept := serving.kept
 	c.server.Register(serving.offered)
-	c.pulse = c.newPulse()
+	c.pulse, c.tokens = c.newPulse(), c.newTokensPulse()
 	meta := &envelope.NodeMeta{
 		Roles: c.roles(), Zone: cfg.Zone, Weight: uint32(cfg.Weight), Version: shorten(c.opts.Version), StartMs: c.started.UnixMilli(),
 		KeptPartitions: uint32(kept.Partitions()), LivePartitions: uint32(c.stores.live.Partitions()), Generation: uint32(kept.Generation()),

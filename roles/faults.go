@@ -6,6 +6,7 @@ import (
 	"imgo/roles/comet"
 	"imgo/roles/job"
 	"imgo/roles/logic"
+	"imgo/roles/logic/tokenlog"
 	"imgo/roles/router"
 	"imgo/store"
 )
@@ -28,6 +29,8 @@ type Faults struct {
 	// wrapper.
 	LogicLog  func(logic.KeptLog) logic.KeptLog
 	RouterLog func(router.KeptLog) router.KeptLog
+	// TokensTopic wraps the tokens topic. Nil means no wrapper.
+	TokensTopic func(tokenlog.Topic) tokenlog.Topic
 	// Deliveries wraps a comet for job. Nil means no wrapper. It is called for each delivery. It must
 	// return a comparable value, and the same value for the same comet.
 	Deliveries func(job.Comet) job.Comet
@@ -45,6 +48,13 @@ func (f Faults) routerLog(kept router.KeptLog) router.KeptLog {
 		return kept
 	}
 	return f.RouterLog(kept)
+}
+
+func (f Faults) tokensTopic(topic tokenlog.Topic) tokenlog.Topic {
+	if f.TokensTopic == nil {
+		return topic
+	}
+	return f.TokensTopic(topic)
 }
 
 func (f Faults) comets(to job.Comets) job.Comets {

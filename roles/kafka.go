@@ -73,7 +73,8 @@ func (k *kafka) open(ctx context.Context, db *store.DB) (kept *bus.Log, err erro
 		if err != nil {
 			return nil, err
 		}
-		if k.tokens, err = tokenlog.New(tokenlog.DefaultConfig(), topic, store.NewTokenView(db), k.log, k.metrics); err != nil {
+		if k.tokens, err = tokenlog.New(
+			tokenlog.DefaultConfig(), k.opts.Faults.tokensTopic(topic), store.NewTokenView(db), k.log, k.metrics); err != nil {
 			return nil, err
 		}
 	}

@@ -80,6 +80,9 @@ func (n *Node) stages() []stage {
 	if n.cluster != nil && n.cfg.Runs(config.RoleRouter) {
 		all = append(all, stage{name: "kept log", run: n.cluster.pulse.run, ready: n.cluster.pulse.ready})
 	}
+	if n.cluster != nil && n.cfg.Runs(config.RoleLogic) {
+		all = append(all, stage{name: "known tokens", run: n.cluster.tokens.run, ready: n.cluster.tokens.ready})
+	}
 	if n.http.admin != nil {
 		all = append(all, stage{name: "admin", run: n.http.serveAdmin})
 	}

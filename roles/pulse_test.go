@@ -36,7 +36,7 @@ func TestPulse(t *testing.T) {
 					return ctx.Err()
 				},
 				announce: func(bool) error { return nil },
-				ownsNone: func() bool { return false },
+				replaced: func() bool { return false },
 				unreadable: func() error {
 					if during(108, 205) {
 						return errors.New("partition 3 was not read")
@@ -86,7 +86,7 @@ func TestPulseAnnouncesAgain(t *testing.T) {
 				}
 				return nil
 			},
-			ownsNone:   func() bool { return inGossip },
+			replaced:   func() bool { return inGossip },
 			unreadable: func() error { return nil },
 			log:        zerolog.Nop(),
 		}

@@ -50,7 +50,9 @@ type clusterState struct {
 	// cometNames includes the comets that are leaving, because they still hold sessions.
 	cometNames []string
 	logics     []rpc.Logic
-	owned      []int32 // the partitions of this process's router
+	// logicReplaced reports whether logics of other nodes serve in place of this process's.
+	logicReplaced bool
+	owned         []int32 // the partitions of this process's router
 	// ownedChanged is closed once a later state has other owned partitions.
 	ownedChanged chan struct{}
 }
@@ -131,11 +133,13 @@ func (r *remoteRoles) refresh() *members.View {
 		}
 		routers[node.Name], names, s.routers = router, append(names, node.Name), append(s.routers, router)
 	}
-	for _, node := range available(view.Nodes, config.RoleLogic) {
+	logics := available(view.Nodes, config.RoleLogic)
+	for _, node := range logics {
 		if node.Name != r.name {
 			s.logics = append(s.logics, r.pool.Node(node.Meta.GetRpc()).Logic())
 		}
 	}
+	s.logicReplaced = replaced(r.name, view.Nodes, logics)
 	table := ring.New(r.partitions, names)
 	for i := range r.partitions {
 		if owner := table.Owner(i); owner != "" {
@@ -157,7 +161,8 @@ func (r *remoteRoles) refresh() *members.View {
 }
 
 // available returns the nodes of a role that may get new work. Nodes that drain are included only if
-// there are no others, and so are routers that are cut from the log.
+// there are no others, and so are nodes that cannot read what the role needs: the kept log for a router, the tokens topic
+// for a logic.
 func available(nodes []members.Node, role string) []members.Node {
 	var stay, all []members.Node
 	for _, node := range nodes {
@@ -165,7 +170,8 @@ func available(nodes []members.Node, role string) []members.Node {
 			continue
 		}
 		all = append(all, node)
-		if !node.Meta.GetLeaving() && (role != config.RoleRouter || !node.Meta.GetCut()) {
+		cut := role == config.RoleRouter && node.Meta.GetCut() || role == config.RoleLogic && node.Meta.GetStaleTokens()
+		if !cut && !node.Meta.GetLeaving() {
 			stay = append(stay, node)
 		}
 	}
@@ -173,6 +179,14 @@ func available(nodes []members.Node, role string) []members.Node {
 		return all
 	}
 	return stay
+}
+
+// replaced reports whether the logic of a node cannot read the tokens topic, but another one can. A logic that only
+// drains serves its own node to the end.
+func replaced(name string, nodes, logics []members.Node) bool {
+	own := func(n members.Node) bool { return n.Name == name }
+	i := slices.IndexFunc(nodes, own)
+	return i >= 0 && nodes[i].Meta.GetStaleTokens() && !slices.ContainsFunc(logics, own)
 }
 
 // owned returns the partitions of this process's router, and a channel that is
@@ -235,7 +249,7 @@ func (r *remoteRoles) Comet(name string) job.Comet {
 func (r *remoteRoles) Names() []string { return r.state.Load().cometNames }
 
 // remoteLogics calls the logics of the cluster for comet. It calls the logic of this process if there
-// is one, otherwise any. A call that fails because a logic is unavailable is repeated at another one,
+// is one that no other replaces, otherwise any. A call that fails because a logic is unavailable is repeated at another one,
 // since every call of comet.Logic may be repeated.
 type remoteLogics struct{ *cluster }
 
@@ -245,11 +259,12 @@ const minTry = time.Second
 
 func (l remoteLogics) try(ctx context.Context, call func(context.Context, rpc.Logic) error) error {
 	r := l.remote.Load()
-	if r.logic != nil {
+	state := r.state.Load()
+	if r.logic != nil && !state.logicReplaced {
 		return call(ctx, r.logic)
 	}
 	var err error = envelope.Errorf(envelope.CodeUnavailable, "no logic is there to ask: start one with --roles=logic")
-	all := r.state.Load().logics
+	all := state.logics
 	first := r.next.Add(1)
 	for i := range all {
 		err = l.once(ctx, all[(first+uint64(i))%uint64(len(all))], i == len(all)-1, call)

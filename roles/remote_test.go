@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"imgo/cluster/members"
 	"imgo/cluster/rpc"
+	"imgo/config"
 	"imgo/envelope"
 	"imgo/internal/wait"
 )
@@ -100,5 +103,54 @@ func TestPartsOfAnotherLogic(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestStaleLogics checks which logics comets call, while some cannot read the tokens topic: those that can if there are any,
+// and that the logic of a comet's own process is no exception.
+func TestStaleLogics(t *testing.T) {
+	node := func(name string) members.Node {
+		meta := &envelope.NodeMeta{Roles: []string{config.RoleRouter, config.RoleLogic, config.RoleComet}}
+		name, state, _ := strings.Cut(name, " ")
+		meta.StaleTokens, meta.Leaving = strings.Contains(state, "stale"), strings.Contains(state, "leaving")
+		return members.Node{Name: name, Meta: meta}
+	}
+	for _, test := range []struct {
+		nodes     []string
+		available []string
+		own       bool // the logic of node a serves the comet of node a
+	}{
+		{[]string{"a", "b"}, []string{"a", "b"}, true},
+		{[]string{"a stale"}, []string{"a"}, true},
+		{[]string{"a stale", "b"}, []string{"b"}, false},
+		{[]string{"a", "b stale"}, []string{"a"}, true},
+		{[]string{"a stale", "b stale"}, []string{"a", "b"}, true},
+		{[]string{"a stale", "b leaving"}, []string{"a", "b"}, true},
+		{[]string{"a leaving", "b"}, []string{"b"}, true},
+		{[]string{"a leaving stale", "b"}, []string{"b"}, false},
+	} {
+		var nodes []members.Node
+		for _, name := range test.nodes {
+			nodes = append(nodes, node(name))
+		}
+		var names []string
+		logics := available(nodes, config.RoleLogic)
+		for _, n := range logics {
+			names = append(names, n.Name)
+		}
+		if !slices.Equal(names, test.available) {
+			t.Errorf("%v: the logics %v are available, want %v", test.nodes, names, test.available)
+		}
+		if routers := available(nodes, config.RoleRouter); len(routers) == 0 || slices.Contains(test.nodes, "a stale") && routers[0].Name != "a" {
+			t.Errorf("%v: the routers %v are available; none needs the tokens topic", test.nodes, routers)
+		}
+		ok := func(context.Context) (*envelope.PartsReply, error) { return &envelope.PartsReply{}, nil }
+		own, other := &partsLogic{ack: ok}, &partsLogic{ack: ok}
+		c, remote := &cluster{}, &remoteRoles{logic: own}
+		remote.state.Store(&clusterState{logics: []rpc.Logic{other}, logicReplaced: replaced("a", nodes, logics)})
+		c.remote.Store(remote)
+		if _, err := rpc.AnyLogic(remoteLogics{c}.try).Ack(t.Context(), &envelope.AckRequest{}); err != nil || (own.calls == 1) != test.own {
+			t.Errorf("%v: own logic called: %t, want %t; %v", test.nodes, own.calls == 1, test.own, err)
+		}
 	}
 }

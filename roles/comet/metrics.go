@@ -111,7 +111,7 @@ func newMetrics(
 			Name: "imgo_comet_unknown_acks_total",
 			Help: "Message ids that a client acknowledged though they were not written to its session, or were acknowledged before.",
 		}),
-		lost:       counter("lost_total", "Ids and sessions that logic was not told of because it took none for too long, or none until the stop.", "queue"),
+		lost:       counter("lost_total", "Ids and sessions that logic was not told of: it took none for too long, or until the stop.", "queue"),
 		callErrors: counter("call_errors_total", "Calls of logic that failed.", "call"),
 		push: factory.NewHistogram(prometheus.HistogramOpts{
 			Name: "imgo_comet_push_seconds", Buckets: seconds,

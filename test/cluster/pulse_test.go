@@ -2,6 +2,7 @@ package cluster_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -10,10 +11,11 @@ import (
 	"imgo/config"
 	"imgo/envelope"
 	"imgo/roles"
+	"imgo/roles/logic/tokenlog"
 	"imgo/roles/router"
 )
 
-// cable is the way between a router and the log. It is cut between cut and repair.
+// cable is the way between a node and a log. It is cut between cut and repair.
 type cable struct {
 	mu       sync.Mutex
 	repaired chan struct{} // nil while the cable is whole
@@ -91,6 +93,68 @@ func TestRouterCutFromKafka(t *testing.T) {
 	if len(w.of(config.RoleRouter)) != 2 {
 		t.Error("a router has ended")
 	}
+}
+
+// cutTopic is a tokens topic whose answers come through a cable.
+type cutTopic struct {
+	tokenlog.Topic
+	cable *cable
+}
+
+func (p cutTopic) End(ctx context.Context) (int64, error) {
+	end, err := p.Topic.End(ctx)
+	return end, p.cable.pass(ctx, err)
+}
+
+func (p cutTopic) Follow(ctx context.Context, from int64, fn func(offset int64, key, value []byte) error) error {
+	return p.Topic.Follow(ctx, from, func(offset int64, key, value []byte) error {
+		if err := p.cable.pass(ctx, nil); err != nil {
+			return err
+		}
+		return fn(offset, key, value)
+	})
+}
+
+// A logic that cannot read the tokens topic admits no client while another logic can. As the only one it serves, with the
+// tokens that it knows.
+func TestLogicCutFromTokens(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.change = func(cfg *config.Config) { cfg.Auth.Mode = "token" }
+	var kafka cable
+	w.faults = map[string]roles.Faults{"logic1": {TokensTopic: func(p tokenlog.Topic) tokenlog.Topic { return cutTopic{p, &kafka} }}}
+	w.startAll()
+	stale, current := w.nodes["logic1"], w.nodes["logic2"]
+	var made struct{ Token string }
+	if _, err := call("POST", "http://"+stale.HTTPAddr().String()+"/v1/tokens", `{"user":"7"}`, &made); err != nil {
+		t.Fatal(err)
+	}
+	connects := func(want bool) func() bool {
+		return func() bool {
+			for i := range 10 { // each of several comets calls each of several logics
+				d := &device{w: w, user: made.Token, name: fmt.Sprint("d", i)}
+				if err := d.tryConnect(); (err == nil) != want {
+					return false
+				}
+			}
+			return true
+		}
+	}
+	ready := func() bool { return get("http://"+stale.HTTPAddr().String()+"/readyz", nil) == nil }
+	eventually(t, "the token is valid", connects(true))
+	kafka.cut()
+	if _, err := call("POST", "http://"+current.HTTPAddr().String()+"/v1/tokens/revoke", `{"user":"7"}`, nil); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the logic is not ready", func() bool { return !ready() })
+	eventually(t, "the revoked token is refused", connects(false))
+	if len(w.of(config.RoleRouter)) != 2 || get("http://"+w.nodes["router1"].HTTPAddr().String()+"/readyz", nil) != nil {
+		t.Error("a router is not ready")
+	}
+	current.stop()
+	eventually(t, "the logic serves as the only one", func() bool { return ready() && connects(true)() })
+	kafka.repair()
+	eventually(t, "the revoked token is refused again", func() bool { return ready() && connects(false)() })
 }
 
 // A router that cannot reach one of two brokers says so, with the partition and the broker, and is ready again when it can.

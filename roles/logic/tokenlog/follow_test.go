@@ -1,6 +1,7 @@
 package tokenlog_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -267,4 +268,31 @@ func TestRevocationIsForgottenWhileAway(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Sync succeeds only once the node has all of the topic.
+func TestSync(t *testing.T) {
+	p := newTopic()
+	b := start(t, fast(), p, nil)
+	b.ready(t)
+	synced := func(want bool) {
+		t.Helper()
+		until(t, fmt.Sprint("synced: ", want), func() bool {
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+			defer cancel()
+			return (b.Sync(ctx) == nil) == want
+		})
+	}
+	synced(true)
+	p.change(func() { p.paused = true })
+	if _, err := p.Put(t.Context(), []byte("no token"), nil); err != nil {
+		t.Fatal(err)
+	}
+	synced(false)
+	p.change(func() { p.paused = false })
+	synced(true)
+	p.change(func() { p.endErr = errTopic })
+	synced(false)
+	p.change(func() { p.endErr = nil })
+	synced(true)
 }

@@ -110,6 +110,9 @@ func (t *Tokens) Run(ctx context.Context) error {
 // stays ready.
 func (t *Tokens) Ready() error { return t.changes.ready() }
 
+// Sync returns once this node knows all that is in the topic now. It returns an error if that cannot be read.
+func (t *Tokens) Sync(ctx context.Context) error { return t.changes.sync(ctx) }
+
 // errUnknown is made once, because each client with another kind of token costs a Lookup that fails.
 var errUnknown = envelope.Errorf(envelope.CodeUnauthorized, "the token is not known")
 
