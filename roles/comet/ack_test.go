@@ -183,10 +183,10 @@ func (f *failingPartition) answer(ctx context.Context, users []string) *envelope
 	return &envelope.PartsReply{}
 }
 
-// userLike returns another user of the same one of 8 partitions as a user, or of another one.
-func userLike(user string, same bool) string {
+// userLike returns another user of the same partition as a user, or of another one.
+func userLike(user string, same bool, partitions int) string {
 	for i := 0; ; i++ {
-		if other := fmt.Sprint("user", i); (envelope.Partition(other, 8) == envelope.Partition(user, 8)) == same {
+		if other := fmt.Sprint("user", i); (envelope.Partition(other, partitions) == envelope.Partition(user, partitions)) == same {
 			return other
 		}
 	}
@@ -198,7 +198,7 @@ func TestAckFailingPartition(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		down := &failingPartition{fails: true, of: "ann", calls: make(map[string]int)}
 		s := start(t, &fakeLogic{parts: down.answer}, func(cfg *comet.Config) { cfg.AckQueue = 1000 })
-		other := userLike("ann", false)
+		other := userLike("ann", false, 8)
 		ann, bob := s.connected(0, "ann", 0), s.connected(1, other, 0)
 		acknowledge := func(n int, c *client, id uint64) {
 			s.push(s.kept(n, id, id-1))
@@ -242,9 +242,9 @@ func TestAckFailingPartition(t *testing.T) {
 func TestAckFailingPartitionIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		down := &failingPartition{fails: true, of: "honest", calls: make(map[string]int)}
-		eve := userLike("honest", true)
+		eve := userLike("honest", true, 8)
 		s := start(t, &fakeLogic{parts: down.answer}, func(cfg *comet.Config) { cfg.AckQueue, cfg.AckBatch = 160, 20 })
-		bob := userLike("honest", false)
+		bob := userLike("honest", false, 8)
 		names := []string{"honest", eve, bob}
 		clients := make([]*client, len(names))
 		for i, name := range names {
@@ -289,7 +289,7 @@ func TestAckFailingPartitionAtTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		down := &failingPartition{fails: true, of: "ann", calls: make(map[string]int)}
 		s := start(t, &fakeLogic{parts: down.answer}, nil)
-		other := userLike("ann", false)
+		other := userLike("ann", false, 8)
 		for i, user := range []string{"ann", other} {
 			c := s.connected(i, user, 0)
 			s.push(s.kept(i, 1, 0))
@@ -431,6 +431,97 @@ func TestAckSharesOfMany(t *testing.T) {
 		got, lost := len(logic.acked()), s.metric("imgo_comet_lost_total", "queue=ack")
 		if got < 35 || float64(got)+lost != users {
 			t.Errorf("%d ids arrived and %v were lost, of %d", got, lost, users)
+		}
+	})
+}
+
+// TestAckInFlightWhilePartitionsGrow checks that an item is not lost that is being tried when another call learns that the
+// topic has grown, whatever becomes of its own call.
+func TestAckInFlightWhilePartitionsGrow(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		failed []int32 // of the call in flight
+		of     int32   // partitions, as its logic knows them
+	}{
+		{"the logic does not know of the growth", []int32{envelope.Partition("ann", 4)}, 4},
+		{"the partition fails under its new number, too", []int32{envelope.Partition("ann", 8)}, 8},
+		{"it is taken", nil, 4},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			other := userLike("ann", false, 4)
+			var annCalls atomic.Int32
+			var grown, grownTold atomic.Bool
+			logic := &fakeLogic{}
+			logic.ackParts = func(r *envelope.AckRequest) *envelope.PartsReply {
+				users := usersOf(r.Acks)
+				switch {
+				case slices.Contains(users, other) && grown.Load() && !grownTold.Swap(true):
+					return &envelope.PartsReply{Failed: []int32{envelope.Partition(other, 8)}, Partitions: 8}
+				case !slices.Contains(users, "ann"):
+				case annCalls.Add(1) == 1:
+					return &envelope.PartsReply{Failed: []int32{envelope.Partition("ann", 4)}, Partitions: 4}
+				case annCalls.Load() == 2: // the call in flight
+					grown.Store(true)
+					time.Sleep(3 * time.Second)
+					return &envelope.PartsReply{Failed: test.failed, Partitions: test.of}
+				}
+				return &envelope.PartsReply{}
+			}
+			s := start(t, logic, nil)
+			ann, bob := s.connected(0, "ann", 0), s.connected(1, other, 0)
+			acknowledge := func(n int, c *client, id uint64) {
+				s.push(s.kept(n, id, id-1))
+				c.receive()
+				c.send(2, protocol.OpAck, 0, ackBody(id))
+				time.Sleep(time.Second)
+			}
+			acknowledge(0, ann, 1)
+			acknowledge(1, bob, 1)
+			if !grownTold.Load() || len(logic.acked()) > 1 {
+				t.Errorf("%s: the call is not in flight while the growth is told: %d calls, told: %t", test.name, annCalls.Load(), grownTold.Load())
+			}
+			time.Sleep(20 * time.Second)
+			counts := make(map[string]int)
+			logic.mu.Lock()
+			for _, a := range logic.acks {
+				counts[a.User] += len(a.Ids)
+			}
+			logic.mu.Unlock()
+			if lost := s.metric("imgo_comet_lost_total"); counts["ann"] != 1 || counts[other] != 1 || lost != 0 {
+				t.Errorf("%s: acknowledged %v, %v are lost", test.name, counts, lost)
+			}
+			if n := s.metric("imgo_comet_ack_queue_ids"); n != 0 {
+				t.Errorf("%s: %v ids wait", test.name, n)
+			}
+		})
+	}
+}
+
+// TestSetAsideIsTrimmed checks that what waits for a partition that fails is trimmed by an eighth of its bound, so that not
+// each further item costs that, and that what is dropped is counted.
+func TestSetAsideIsTrimmed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var up atomic.Bool
+		logic := &fakeLogic{parts: func(context.Context, []string) *envelope.PartsReply {
+			if up.Load() {
+				return &envelope.PartsReply{}
+			}
+			return &envelope.PartsReply{Failed: []int32{0}, Partitions: 1}
+		}}
+		s := start(t, logic, func(cfg *comet.Config) { cfg.AckQueue = 16 })
+		for n, want := range []struct{ queued, lost float64 }{15: {16, 0}, 16: {14, 3}, 17: {15, 3}, 18: {16, 3}, 19: {14, 6}} {
+			c := s.connected(n, fmt.Sprint("user", n), 0)
+			_ = c.pipe.Close()
+			time.Sleep(3 * time.Second)
+			queued, lost := s.metric("imgo_comet_detach_queue_sessions"), s.metric("imgo_comet_lost_total", "queue=detach")
+			if want.queued > 0 && (queued != want.queued || lost != want.lost) {
+				t.Errorf("after %d sessions %v wait and %v are lost, want %v and %v", n+1, queued, lost, want.queued, want.lost)
+			}
+		}
+		up.Store(true)
+		time.Sleep(10 * time.Second)
+		if n := len(logic.gone()); n != 14 {
+			t.Errorf("logic was told of %d sessions, want 14", n)
 		}
 	})
 }
