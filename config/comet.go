@@ -52,8 +52,9 @@ func (l *cometListener) key() string { return "comet." + l.name }
 func (cfg *Config) listeners() []cometListener {
 	c, told := &cfg.Comet, &cfg.Cluster
 	return []cometListener{
-		{"tcp", ":8080", &c.TCP, c.TCPProxyProtocol, told.TCPAddress, nil},
-		{"ws", ":8090", &c.WS, c.WSProxyProtocol, told.WSAddress, []string{"ws", "wss"}},
+		{name: "tcp", example: ":8080", address: &c.TCP, proxyProtocol: c.TCPProxyProtocol, told: told.TCPAddress},
+		{name: "ws", example: ":8090", address: &c.WS, proxyProtocol: c.WSProxyProtocol, told: told.WSAddress,
+			toldSchemes: []string{"ws", "wss"}},
 	}
 }
 
