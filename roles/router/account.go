@@ -1,7 +1,6 @@
 package router
 
 import (
-	"container/list"
 	"context"
 	"slices"
 	"sync"
@@ -17,10 +16,8 @@ import (
 type account struct {
 	mailbox.Mailbox
 	sessions []*session
-	// cached is its place in the partition's cache; nil: it holds no bodies.
-	cached *list.Element
-	due    accountDue
-	extra  *accountExtra // nil: it has nothing of it
+	due      accountDue
+	extra    *accountExtra // nil: it has nothing of it
 }
 
 // accountExtra is what few accounts have.

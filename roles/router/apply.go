@@ -132,7 +132,7 @@ func (ap *applier) inMemoryLocked(rec *envelope.Record) bool {
 				return false
 			}
 			if a := ap.p.accounts.byUser[user]; a != nil && rec.Push.IdempotencyKey != "" {
-				if _, known := a.Keys.Used(rec.Push.IdempotencyKey); !known {
+				if _, known := a.Keys().Used(rec.Push.IdempotencyKey); !known {
 					return false
 				}
 			}
@@ -233,7 +233,7 @@ func (ap *applier) changeLocked(offset int64, rec *envelope.Record, now time.Tim
 			if !a.NoteDevice(id, rec.Device.Device, rec.Device.SeenMs, rec.TimeMs) {
 				kind("device_without_room")
 			}
-			a.Devices.NotePublished(rec.Device.Device, rec.Device.Since, rec.Device.Published, rec.TimeMs)
+			a.Devices().NotePublished(rec.Device.Device, rec.Device.Since, rec.Device.Published, rec.TimeMs)
 			p.metrics.devices.Inc()
 		})
 	case rec.Removal != nil:
@@ -382,7 +382,7 @@ func (ap *applier) pushLocked(id uint64, rec *envelope.Record, now time.Time) er
 			continue
 		}
 		if keyed && first == 0 {
-			a.Keys.Use(push.IdempotencyKey, id)
+			a.Keys().Use(push.IdempotencyKey, id)
 		}
 		if expired {
 			p.metrics.expired.Inc()
@@ -432,7 +432,7 @@ func (ap *applier) usedLocked(user, key string, keyed bool) (a *account, first u
 		if a, err = ap.accountLocked(user); err != nil || !keyed {
 			return a, 0, err
 		}
-		if id, known := a.Keys.Used(key); known {
+		if id, known := a.Keys().Used(key); known {
 			return a, id, nil
 		}
 		if asked {
@@ -446,7 +446,7 @@ func (ap *applier) usedLocked(user, key string, keyed bool) (a *account, first u
 		if err != nil {
 			return nil, 0, err
 		}
-		if first < a.Keys.Erased() {
+		if first < a.Keys().Erased() {
 			first = 0
 		}
 	}
@@ -512,7 +512,7 @@ func (ap *applier) movedLocked(id uint64, rec *envelope.Record, now time.Time) e
 			return err
 		}
 		if first == 0 {
-			a.Keys.Use(k.Key, k.Id)
+			a.Keys().Use(k.Key, k.Id)
 			p.accounts.touchLocked(a, 64)
 		}
 	}

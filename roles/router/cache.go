@@ -29,10 +29,10 @@ func (c *cache) hold(a *account, e *mailbox.Entry, message *envelope.Kept) {
 	if int64(a.Messages.Held()+e.Cost()) > c.limit.Load()/2 {
 		return
 	}
-	if a.cached == nil {
-		a.cached = c.accounts.PushFront(a)
-	}
 	a.Messages.Hold(e, message)
+	if a.Messages.Place() == nil {
+		a.Messages.SetPlace(c.accounts.PushFront(a))
+	}
 	c.bytes += e.Cost()
 }
 
@@ -45,18 +45,18 @@ func (c *cache) trim() {
 
 // release drops what an account holds.
 func (c *cache) release(a *account) {
-	if a.cached == nil {
+	place := a.Messages.Place()
+	if place == nil {
 		return
 	}
 	c.bytes -= a.Messages.Held()
 	a.Messages.Release()
-	c.accounts.Remove(a.cached)
-	a.cached = nil
+	c.accounts.Remove(place)
 }
 
 // use notes that an account was used now.
 func (c *cache) use(a *account) {
-	if a.cached != nil {
-		c.accounts.MoveToFront(a.cached)
+	if place := a.Messages.Place(); place != nil {
+		c.accounts.MoveToFront(place)
 	}
 }

@@ -137,7 +137,7 @@ func (p *partition) detach(d *envelope.Detached) error {
 // endSessionLocked takes a session out of the table that has ended at a time by the node's clock. Its device is noted as
 // seen until then.
 func (p *partition) endSessionLocked(a *account, address envelope.AddressKey, device string, at time.Time) {
-	if p.removeSessionLocked(a, address, at) && a.Devices.Seen(device, p.clock.At(at).UnixMilli()) {
+	if p.removeSessionLocked(a, address, at) && a.Devices().Seen(device, p.clock.At(at).UnixMilli()) {
 		p.accounts.touchLocked(a, 64)
 	}
 }
@@ -215,7 +215,7 @@ func (p *partition) readBacklog(ctx context.Context, req *envelope.CatchUpReques
 	if err != nil {
 		return err
 	}
-	d := a.Devices.Find(req.Device)
+	d := a.Devices().Find(req.Device)
 	if d == nil {
 		p.mu.Unlock()
 		return envelope.Errorf(envelope.CodeNotReady, "device %q of user %q is not known yet", req.Device, req.User)
@@ -225,7 +225,7 @@ func (p *partition) readBacklog(ctx context.Context, req *envelope.CatchUpReques
 		cmp.Or(int(req.MaxMessages), p.cfg.BacklogMessages), cmp.Or(int(req.MaxBytes), p.cfg.BacklogBytes))
 	b := &envelope.Backlog{To: req.To, UpTo: p.position.appliedID(), More: more, After: req.After}
 	reply.Backlog, reply.Pending, reply.Floor, reply.Published = b, uint32(a.Messages.Pending(mask)), d.Since, d.Published
-	reply.Memberships = a.Rooms.Memberships()
+	reply.Memberships = a.Rooms().Memberships()
 	mailbox.Compact(entries)
 	b.Messages = make([]*envelope.Kept, len(entries)) // nil: not in memory
 	var absent []store.MailboxEntry                   // copies: entries change once the lock is released
@@ -375,8 +375,8 @@ func (p *partition) lookup(ctx context.Context, user string, req *envelope.Looku
 	known := req.IdempotencyKey == ""
 	erased := uint64(0)
 	if !known && a != nil {
-		erased = a.Keys.Erased()
-		us.AppliedId, known = a.Keys.Used(req.IdempotencyKey)
+		erased = a.Keys().Erased()
+		us.AppliedId, known = a.Keys().Used(req.IdempotencyKey)
 	}
 	p.mu.Unlock()
 	if known {
@@ -527,7 +527,7 @@ func (p *partition) targetsLocked(item *envelope.ResolveItem, nowMS int64) (to [
 			continue // void, expired, or every device has it
 		}
 		for _, s := range a.sessions {
-			if mask := a.Devices.Mask(s.device); e.Waiting&mask != 0 {
+			if mask := a.Devices().Mask(s.device); e.Waiting&mask != 0 {
 				to = append(to, s.target(a.Messages.Prev(mask, item.Id)))
 			}
 		}
@@ -576,7 +576,7 @@ func (p *partition) unread(ctx context.Context, req *envelope.TakeRequest) ([]*e
 		p.mu.Unlock()
 		return nil, errFenced(p.index) // an acknowledgement would be void
 	}
-	mask := a.Devices.Mask("")
+	mask := a.Devices().Mask("")
 	var messages []*envelope.Kept
 	var absent []store.MailboxEntry // copies: entries change once the lock is released
 	size := 0

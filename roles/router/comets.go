@@ -298,7 +298,7 @@ func (pr *presence) register(ctx context.Context, info *envelope.SessionInfo) {
 	}
 	defer p.mu.Unlock()
 	p.addSessionLocked(a, info, p.now())
-	if info.RoomsAt < a.Rooms.Memberships().GetAt() {
+	if info.RoomsAt < a.Rooms().Memberships().GetAt() {
 		p.remindRoomsLocked(a)
 	}
 }

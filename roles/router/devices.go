@@ -48,7 +48,7 @@ func (p deviceRecords) ensure(ctx context.Context, user, device string) error {
 	}
 	var since uint64
 	var seenMS int64
-	d := a.Devices.Find(device)
+	d := a.Devices().Find(device)
 	known := d != nil
 	if known {
 		since, seenMS = d.Since, d.SeenMS
@@ -121,7 +121,7 @@ func (p deviceRecords) knownOrComingLocked(a *account, device string) int {
 		return n // there is room for all that are coming
 	}
 	for c := range p.coming {
-		if c.a == a && c.name != device && a.Devices.Find(c.name) == nil {
+		if c.a == a && c.name != device && a.Devices().Find(c.name) == nil {
 			n++
 		}
 	}
@@ -203,7 +203,7 @@ func (p deviceRecords) seenNow(c accountDevice) *envelope.Device {
 // unnotedLocked returns a device if it is connected and known, and was noted as seen longer than seenEvery before
 // now. Otherwise, or if it is not this partition that has to note it, it returns nil.
 func (p deviceRecords) unnotedLocked(a *account, name string, now time.Time) *store.MailboxDevice {
-	d := a.Devices.Find(name)
+	d := a.Devices().Find(name)
 	if d == nil || d.SeenMS >= now.Add(-p.cfg.seenEvery()).UnixMilli() || a.isLeaving(name) || !a.connected(name) {
 		return nil
 	}

@@ -228,7 +228,7 @@ func (w *writeBehind) collectLocked(b *store.MailboxBatch, position uint64, now 
 			b.EraseKeys(a.User(), c.Erased)
 		}
 		if c.Told {
-			b.PutOnline(a.User(), a.Presence.Online())
+			b.PutOnline(a.User(), a.Presence().Online())
 		}
 		switch {
 		case !c.Meta:

@@ -43,7 +43,9 @@ func (r *Router) Memberships(ctx context.Context, req *envelope.MembershipsReque
 		return nil, err
 	}
 	defer p.mu.Unlock()
-	reply := &envelope.MembershipsReply{Memberships: cmp.Or(a.Rooms.Memberships(), &envelope.Memberships{}), Limit: uint32(p.cfg.RoomsPerUser)}
+	reply := &envelope.MembershipsReply{
+		Memberships: cmp.Or(a.Rooms().Memberships(), &envelope.Memberships{}), Limit: uint32(p.cfg.RoomsPerUser),
+	}
 	for _, s := range a.sessions {
 		reply.Sessions = append(reply.Sessions, s.address().Address())
 	}
@@ -57,7 +59,7 @@ func (ap *applier) membershipLocked(id uint64, rec *envelope.Record) error {
 		return nil // set aside
 	}
 	return ap.withLocked(id, change.User, 64, func(a *account) {
-		if a.Rooms.Set(id, change.Room, change.Member, rec.TimeMs, p.cfg.RoomsPerUser) && len(a.sessions) > 0 {
+		if a.Rooms().Set(id, change.Room, change.Member, rec.TimeMs, p.cfg.RoomsPerUser) && len(a.sessions) > 0 {
 			p.remindRoomsLocked(a)
 		}
 	})
@@ -65,7 +67,7 @@ func (ap *applier) membershipLocked(id uint64, rec *envelope.Record) error {
 
 // userRoomsLocked applies a record that repeats the memberships.
 func (ap *applier) userRoomsLocked(id uint64, rec *envelope.Record) error {
-	return ap.withLocked(id, rec.UserRooms.User, 64, func(a *account) { a.Rooms.Restore(rec.UserRooms.Rooms, rec.TimeMs) })
+	return ap.withLocked(id, rec.UserRooms.User, 64, func(a *account) { a.Rooms().Restore(rec.UserRooms.Rooms, rec.TimeMs) })
 }
 
 // remindRoomsLocked has the sessions of an account told its memberships, soon.
@@ -96,7 +98,7 @@ func (p *partition) untoldRooms(now time.Time) (list []*envelope.SessionRooms) {
 		for _, s := range a.sessions {
 			told := byComet[s.kind.comet]
 			if told == nil {
-				told = &envelope.SessionRooms{Rooms: a.Rooms.Memberships()}
+				told = &envelope.SessionRooms{Rooms: a.Rooms().Memberships()}
 				byComet[s.kind.comet] = told
 				list = append(list, told)
 			}

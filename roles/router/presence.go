@@ -128,7 +128,7 @@ func (pr *presenceRecorder) noteLocked(a *account, since time.Time, device strin
 		return
 	}
 	online := len(a.sessions) > 0
-	if online == a.Presence.Online() {
+	if online == a.Presence().Online() {
 		delete(pr.changes, a)
 		return
 	}
@@ -173,7 +173,7 @@ func (pr *presenceRecorder) pushLocked(a *account, n uint64, at time.Time) {
 func (pr *presenceRecorder) refreshLocked(a *account, at time.Time) {
 	switch {
 	case pr == nil:
-	case len(a.sessions) == 0 && a.Presence.Online() && !pr.sure: // its comet may have yet to announce it
+	case len(a.sessions) == 0 && a.Presence().Online() && !pr.sure: // its comet may have yet to announce it
 	default:
 		pr.noteLocked(a, at, lastDevice(a))
 	}
@@ -188,7 +188,7 @@ func (pr *presenceRecorder) loadedLocked(a *account) {
 
 // toldLocked is refreshLocked after a record was applied that tells an account to be online or offline.
 func (pr *presenceRecorder) toldLocked(a *account, online bool, now time.Time) {
-	if pr == nil || !online || !a.Presence.Online() || !pr.sure || len(a.sessions) > 0 || slices.Contains(pr.recording, a) {
+	if pr == nil || !online || !a.Presence().Online() || !pr.sure || len(a.sessions) > 0 || slices.Contains(pr.recording, a) {
 		pr.refreshLocked(a, now) // also if the session that this owner has told has ended meanwhile
 		return
 	}

@@ -72,7 +72,7 @@ func (ap *applier) presencesLocked(id uint64, rec *envelope.Record) error {
 	p := ap.p
 	for _, presence := range rec.Presences.Presences {
 		err := ap.withLocked(id, presence.User, 64, func(a *account) {
-			a.Presence.Set(id, presence, rec.TimeMs, &ap.derived)
+			a.Presence().Set(id, presence, rec.TimeMs, &ap.derived)
 			if a.ForgetOffline() {
 				p.writes.whole = true
 			}
@@ -91,7 +91,7 @@ func (pr *presenceRecorder) tellByClockLocked(presences []*envelope.Presence) {
 	var derived mailbox.Events
 	for _, presence := range presences {
 		if a := p.accounts.byUser[presence.User]; a != nil {
-			a.Presence.Set(p.position.appliedID(), presence, presence.SinceMs, &derived)
+			a.Presence().Set(p.position.appliedID(), presence, presence.SinceMs, &derived)
 			p.accounts.touchLocked(a, 64)
 			pr.noteLocked(a, p.now(), "")
 		}

@@ -87,8 +87,8 @@ func (b *rebuild) restoreDevices(a *account) {
 	}
 	delete(b.devices, a.User())
 	for _, d := range devices {
-		a.Devices.Restore(d.name, d.since, d.seenMS, 0)
-		a.Devices.NotePublished(d.name, d.since, d.published, 0)
+		a.Devices().Restore(d.name, d.since, d.seenMS, 0)
+		a.Devices().NotePublished(d.name, d.since, d.published, 0)
 	}
 }
 

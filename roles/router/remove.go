@@ -49,17 +49,17 @@ func (p *partition) removableLocked(a *account, removal *envelope.Removal) (repl
 		reply.Messages = uint32(len(a.Messages.All()))
 	}
 	for _, name := range removal.Devices {
-		if a.Devices.Find(name) == nil || a.isLeaving(name) {
+		if a.Devices().Find(name) == nil || a.isLeaving(name) {
 			continue
 		}
 		devices = append(devices, name)
-		reply.Messages += uint32(a.Messages.Pending(a.Devices.Mask(name)))
+		reply.Messages += uint32(a.Messages.Pending(a.Devices().Mask(name)))
 	}
 	if len(removal.Devices) > 0 && len(devices) == 0 {
 		return nil, nil, envelope.Errorf(envelope.CodeNotFound, "user %q has no device %q", a.User(), removal.Devices[0])
 	}
 	if removal.All {
-		devices = a.Devices.Names(^uint64(0))
+		devices = a.Devices().Names(^uint64(0))
 	}
 	reply.Devices = uint32(len(devices))
 	return reply, devices, nil

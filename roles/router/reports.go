@@ -69,7 +69,7 @@ func (r *Router) Messages(ctx context.Context, req *envelope.MessagesRequest) (*
 		}
 		size += int(e.Size)
 		reply.Messages = append(reply.Messages, &envelope.WaitingMessage{
-			Id: e.ID, Size: uint32(e.Size), TimeMs: e.TimeMS, ExpiresMs: e.ExpiresMS, Waiting: a.Devices.Names(e.Waiting), Unclaimed: e.Unclaimed,
+			Id: e.ID, Size: uint32(e.Size), TimeMs: e.TimeMS, ExpiresMs: e.ExpiresMS, Waiting: a.Devices().Names(e.Waiting), Unclaimed: e.Unclaimed,
 			Tracked: mailbox.TrackedRecord(e.Tracked),
 		})
 		messages = append(messages, e.Message)

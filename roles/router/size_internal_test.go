@@ -12,7 +12,7 @@ func TestSizes(t *testing.T) {
 		name        string
 		size, bound uintptr
 	}{
-		{"account", unsafe.Sizeof(account{}), 256},
+		{"account", unsafe.Sizeof(account{}), 208},
 		{"session", unsafe.Sizeof(session{}), 80},
 	} {
 		t.Logf("%s: %d bytes", test.name, test.size)

@@ -53,7 +53,7 @@ func (p *partition) overdue(now time.Time, byComet map[string][]*envelope.NudgeT
 			continue
 		}
 		for _, s := range a.sessions {
-			newest, ok := a.Messages.Newest(a.Devices.Mask(s.device), deadline)
+			newest, ok := a.Messages.Newest(a.Devices().Mask(s.device), deadline)
 			if ok && s.remind(newest, now, &p.cfg) {
 				comet := s.kind.comet
 				byComet[comet] = append(byComet[comet], &envelope.NudgeTarget{To: s.address().Address(), Newest: newest})

@@ -1,6 +1,10 @@
 package mailbox
 
-import "imgo/envelope"
+import (
+	"container/list"
+
+	"imgo/envelope"
+)
 
 // A mailbox may hold in memory the bodies of messages that the store has, so
 // that a client that comes back soon is answered without the disk. A body never
@@ -14,6 +18,7 @@ type held struct {
 	// that are gone is free only when all of them are. Compact changes neither: its
 	// block is as large as the scattered bodies, whose memory becomes free.
 	taken, live int
+	place       *list.Element
 }
 
 // bodyOverhead is what a message in memory costs beside its body, in bytes.
@@ -38,6 +43,22 @@ func (ms *Messages) Hold(e *Entry, message *envelope.Kept) {
 	e.Message, e.held = message, true
 	ms.held.taken += e.Cost()
 	ms.held.live += e.Cost()
+}
+
+// SetPlace keeps the place of the mailbox in a list of those that hold bodies. A mailbox
+// that holds none keeps no place.
+func (ms *Messages) SetPlace(place *list.Element) {
+	if ms.held != nil {
+		ms.held.place = place
+	}
+}
+
+// Place returns what SetPlace kept since the mailbox holds bodies, or nil.
+func (ms *Messages) Place() *list.Element {
+	if ms.held == nil {
+		return nil
+	}
+	return ms.held.place
 }
 
 // Held returns the bytes of the bodies that the mailbox holds.

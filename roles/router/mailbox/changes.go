@@ -22,11 +22,11 @@ type Changes struct {
 }
 
 // Dirty reports whether something is to be written.
-func (m *Mailbox) Dirty() bool { return m.Messages.changed || m.metaChanged() || len(m.Keys.used) > 0 }
+func (m *Mailbox) Dirty() bool { return m.Messages.changed || m.metaChanged() || len(m.facts.used) > 0 }
 
 // metaChanged reports whether the meta is to be written.
 func (m *Mailbox) metaChanged() bool {
-	return m.Messages.metaChanged || m.Devices.changed || m.Rooms.changed || m.Presence.changed
+	return m.Messages.metaChanged || m.facts.changed
 }
 
 // CollectChanges returns what is to be written, and takes it for written from now
@@ -34,16 +34,18 @@ func (m *Mailbox) metaChanged() bool {
 // for the next flush; later reports whether there are such. Written or Undo
 // must follow.
 func (m *Mailbox) CollectChanges(position uint64) (c Changes, later bool) {
-	c = Changes{Meta: m.metaChanged(), Told: m.Presence.onlineChanged}
+	c = Changes{Meta: m.metaChanged(), Told: m.facts.onlineChanged}
 	later = m.Messages.collect(&c, position)
-	m.Keys.collect(&c)
-	m.Devices.changed, m.Rooms.changed, m.Presence.changed, m.Presence.onlineChanged = false, false, false, false
+	m.Keys().collect(&c)
+	m.facts.changed, m.facts.onlineChanged = false, false
 	return c, later
 }
 
 // collect adds the messages to the changes: see CollectChanges.
 func (ms *Messages) collect(c *Changes, position uint64) (later bool) {
-	c.Gone = ms.gone
+	if ms.gone != nil {
+		c.Gone = *ms.gone
+	}
 	for _, e := range ms.entries {
 		switch {
 		case !e.changed:
@@ -74,7 +76,7 @@ func (m *Mailbox) Written(c *Changes, hold func(e *Entry, message *envelope.Kept
 			hold(e, message)
 		}
 	}
-	m.Keys.written(c)
+	m.Keys().written(c)
 }
 
 // Undo notes that the store does not have the changes: they are taken again.
@@ -85,10 +87,13 @@ func (m *Mailbox) Undo(c *Changes) {
 	for _, e := range c.Entries {
 		e.changed = true
 	}
-	m.Messages.gone = append(c.Gone, m.Messages.gone...)
+	if m.Messages.gone != nil {
+		c.Gone = append(c.Gone, *m.Messages.gone...)
+	}
+	m.Messages.gone = &c.Gone
 	m.Messages.changed = true
 	m.Messages.metaChanged = m.Messages.metaChanged || c.Meta
-	m.Presence.onlineChanged = m.Presence.onlineChanged || c.Told
+	m.facts.onlineChanged = m.facts.onlineChanged || c.Told
 }
 
 // MetaExpiry returns the time until which the meta must be stored: a day after the
@@ -96,7 +101,7 @@ func (m *Mailbox) Undo(c *Changes) {
 // time, which means for ever, if the user is in a room, was told to be online, or has
 // a device that only a record may forget.
 func (m *Mailbox) MetaExpiry(until time.Time) time.Time {
-	if m.Rooms.any() || m.Presence.Online() || m.Devices.published() {
+	if m.Rooms().any() || m.Presence().Online() || m.Devices().published() {
 		return time.Time{}
 	}
 	for _, e := range m.Messages.entries {

@@ -3,19 +3,12 @@ package mailbox
 import "maps"
 
 // Keys are the idempotency keys of a user that the store does not have yet.
-type Keys struct {
-	used map[string]uint64
-	// erased is the id of the last record that erased the user: keys of earlier messages are void,
-	// also those that the store still has.
-	erased uint64
-	// erasedStored is set if the store has deleted them. noneStored is set if the store has no key of the user.
-	erasedStored, noneStored bool
-}
+type Keys struct{ *facts }
 
 // Used returns the id of the message that used an idempotency key, or 0 if there is none. Of what
 // the store says, messages from before Erased do not count.
 // known is false if only the store can tell.
-func (k *Keys) Used(key string) (id uint64, known bool) {
+func (k Keys) Used(key string) (id uint64, known bool) {
 	if id, ok := k.used[key]; ok {
 		return id, true
 	}
@@ -23,7 +16,7 @@ func (k *Keys) Used(key string) (id uint64, known bool) {
 }
 
 // Use notes that the message id used an idempotency key.
-func (k *Keys) Use(key string, id uint64) {
+func (k Keys) Use(key string, id uint64) {
 	if k.used == nil {
 		k.used = make(map[string]uint64, 1)
 	}
@@ -32,10 +25,10 @@ func (k *Keys) Use(key string, id uint64) {
 
 // Erased returns the id of the last record that erased the user, or 0 if none did since
 // the mailbox is in memory. Idempotency keys of earlier messages are void.
-func (k *Keys) Erased() uint64 { return k.erased }
+func (k Keys) Erased() uint64 { return k.erased }
 
 // erase drops the keys of messages from before the given record.
-func (k *Keys) erase(recordID uint64) {
+func (k Keys) erase(recordID uint64) {
 	maps.DeleteFunc(k.used, func(_ string, id uint64) bool { return id < recordID })
 	if recordID > k.erased {
 		k.erased, k.erasedStored = recordID, false
@@ -44,7 +37,7 @@ func (k *Keys) erase(recordID uint64) {
 
 // collect adds the keys to the changes. Those that are used while these are written are for the next
 // flush.
-func (k *Keys) collect(c *Changes) {
+func (k Keys) collect(c *Changes) {
 	c.Used = maps.Clone(k.used)
 	if len(k.used) > 0 {
 		k.noneStored = false
@@ -55,7 +48,7 @@ func (k *Keys) collect(c *Changes) {
 }
 
 // written notes that the store has the changes.
-func (k *Keys) written(c *Changes) {
+func (k Keys) written(c *Changes) {
 	for key, id := range c.Used {
 		if k.used[key] == id { // else it was erased and used again meanwhile
 			delete(k.used, key)

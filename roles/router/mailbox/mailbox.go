@@ -30,28 +30,54 @@ const NoExpiry = time.Duration(math.MaxInt64)
 type Mailbox struct {
 	user     string
 	Messages Messages
-	Devices  Devices
-	Rooms    Rooms
-	Presence Presence
-	Keys     Keys
-	reads    reads
-	moved    uint64 // see store.MailboxMeta
+	facts    facts
+}
+
+// facts are what a mailbox has beside messages. Each user in memory has them, so they lie close together.
+type facts struct {
+	// These are as store.MailboxMeta has them.
+	devices  []store.MailboxDevice
+	rooms    *store.MailboxRooms
+	reads    *store.MailboxReads
+	presence *store.MailboxPresence
+	moved    uint64
+	// used are the idempotency keys that the store does not have yet.
+	used map[string]uint64
+	// erased is the id of the last record that erased the user: keys of earlier messages are void,
+	// also those that the store still has.
+	erased uint64
+	// changed is set if the store has another meta. onlineChanged is set if it has another presence.Online.
+	// erasedStored is set if the store has deleted the keys from before erased. noneStored is set if the
+	// store has no key of the user.
+	changed, onlineChanged, erasedStored, noneStored bool
 }
 
 // New returns the mailbox of a user of whom the store has nothing.
-func New(user string) Mailbox { return Mailbox{user: user, Keys: Keys{noneStored: true}} }
+func New(user string) Mailbox { return Mailbox{user: user, facts: facts{noneStored: true}} }
 
 // Load returns the mailbox of a user as the store has it. A nil meta is an
 // empty one. The store may have idempotency keys of the user.
 func Load(user string, meta *store.MailboxMeta, entries []store.MailboxEntry) Mailbox {
 	m := Mailbox{user: user}
 	if meta != nil {
-		m.Messages.lastMS, m.Messages.dropped, m.moved = meta.LastMS, meta.Dropped, meta.Moved
-		m.Devices.list, m.Rooms.list, m.Presence.told, m.reads.state = meta.Devices, meta.Rooms, meta.Presence, meta.Reads
+		m.Messages.lastMS, m.Messages.dropped = meta.LastMS, meta.Dropped
+		m.facts = facts{devices: meta.Devices, rooms: meta.Rooms, reads: meta.Reads, presence: meta.Presence, moved: meta.Moved}
 	}
 	m.Messages.load(entries)
 	return m
 }
+
+// Devices returns the devices of the user.
+func (m *Mailbox) Devices() Devices { return Devices{&m.facts} }
+
+// Rooms returns the rooms of the user.
+func (m *Mailbox) Rooms() Rooms { return Rooms{&m.facts} }
+
+// Presence returns what was told of the user's coming and going.
+func (m *Mailbox) Presence() Presence { return Presence{&m.facts} }
+
+// Keys returns the idempotency keys of the user.
+func (m *Mailbox) Keys() Keys { return Keys{&m.facts} }
 
 // User returns the user's name.
 func (m *Mailbox) User() string { return m.user }
@@ -60,28 +86,29 @@ func (m *Mailbox) User() string { return m.user }
 // change what it points to.
 func (m *Mailbox) Meta() store.MailboxMeta {
 	return store.MailboxMeta{
-		Devices: m.Devices.list, LastMS: m.Messages.lastMS, Dropped: m.Messages.dropped, Moved: m.moved,
-		Rooms: m.Rooms.list, Reads: m.reads.state, Presence: m.Presence.told,
+		Devices: m.facts.devices, LastMS: m.Messages.lastMS, Dropped: m.Messages.dropped, Moved: m.facts.moved,
+		Rooms: m.facts.rooms, Reads: m.facts.reads, Presence: m.facts.presence,
 	}
 }
 
 // Blank reports whether nothing is known of the user.
 func (m *Mailbox) Blank() bool {
-	return m.Messages.blank() && len(m.Devices.list) == 0 && m.moved == 0 && m.reads.state == nil && !m.Rooms.any() && !m.Presence.Online()
+	f := &m.facts
+	return m.Messages.blank() && len(f.devices) == 0 && f.moved == 0 && f.reads == nil && !m.Rooms().any() && !m.Presence().Online()
 }
 
 // Erase drops all that is known of the user from before the given record.
 func (m *Mailbox) Erase(recordID uint64, out *Events) {
 	m.Purge(recordID, out)
-	for _, d := range slices.Clone(m.Devices.list) {
+	for _, d := range slices.Clone(m.facts.devices) {
 		m.Forget(recordID, d.Name, out)
 	}
 	// Whether the mailbox has moved must stay known: a part of it may come again.
 	m.Messages.eraseCounts()
-	m.Keys.erase(recordID)
-	m.Rooms.erase(recordID)
-	m.reads.erase(recordID)
-	m.Presence.erase()
+	m.Keys().erase(recordID)
+	m.Rooms().erase(recordID)
+	m.facts.eraseReads(recordID)
+	m.Presence().erase()
 }
 
 // NewPart returns a part of what moves of a mailbox, without messages. It names some of the mailbox's devices.
@@ -108,23 +135,23 @@ func LastPart(user string, meta *store.MailboxMeta) *envelope.MovedMailbox {
 // knowing of each other may be mixed in the log, and each says the same. Merge
 // reports whether the part counts: behind a complete mailbox it does not.
 func (m *Mailbox) Merge(id uint64, part *envelope.MovedMailbox, notedMS, nowMS int64) bool {
-	if m.moved != 0 && id > m.moved {
+	if m.facts.moved != 0 && id > m.facts.moved {
 		return false
 	}
 	devices := part.Devices[:min(len(part.Devices), MaxDevices)]
 	for _, d := range devices {
-		m.Devices.Restore(d.Device, d.Since, d.SeenMs, notedMS)
-		m.Devices.NotePublished(d.Device, d.Since, d.Published, notedMS)
+		m.Devices().Restore(d.Device, d.Since, d.SeenMs, notedMS)
+		m.Devices().NotePublished(d.Device, d.Since, d.Published, notedMS)
 	}
 	for _, msg := range part.Messages {
 		m.mergeMessage(msg, devices, nowMS)
 	}
 	m.Messages.restoreCounts(part.LastMs, part.Dropped)
-	m.Rooms.Restore(part.Rooms, notedMS)
-	m.reads.restore(part.Reads)
-	m.Presence.restore(part.Presence, notedMS)
-	if part.Last && m.moved == 0 {
-		m.moved = id
+	m.Rooms().Restore(part.Rooms, notedMS)
+	m.facts.restoreReads(part.Reads)
+	m.Presence().restore(part.Presence, notedMS)
+	if part.Last && m.facts.moved == 0 {
+		m.facts.moved = id
 	}
 	return true
 }
@@ -148,7 +175,7 @@ func (m *Mailbox) Push(
 		return over
 	}
 	e.ID, e.ExpiresMS, e.Shared, e.Size = id, expiresMS, shared, int32(len(message.Body))
-	e.Waiting = m.Devices.knownBefore(id)
+	e.Waiting = m.Devices().knownBefore(id)
 	e.Unclaimed = e.Waiting == 0
 	if e.TimeMS = m.Messages.nextTime(message.TimeMs); e.TimeMS != message.TimeMs {
 		e.Message = &envelope.Kept{Id: id, Op: message.Op, Body: message.Body, TimeMs: e.TimeMS}
@@ -166,7 +193,7 @@ func (m *Mailbox) Push(
 // The record was appended at notedMS. Times are Unix milliseconds. NoteDevice
 // reports whether the device is known now: there may be no room for it.
 func (m *Mailbox) NoteDevice(id uint64, name string, seenMS, notedMS int64) bool {
-	d := m.Devices.Restore(name, id, seenMS, notedMS)
+	d := m.Devices().Restore(name, id, seenMS, notedMS)
 	if d == nil {
 		return false
 	}
@@ -187,7 +214,7 @@ func (m *Mailbox) NoteDevice(id uint64, name string, seenMS, notedMS int64) bool
 // there is no other one. A device that became known only after the record stays.
 // Forget returns how many messages waited for the device, and whether it was known.
 func (m *Mailbox) Forget(recordID uint64, device string, out *Events) (waiting int, known bool) {
-	d := m.Devices.Find(device)
+	d := m.Devices().Find(device)
 	if d == nil || d.Since >= recordID {
 		return 0, false
 	}
@@ -197,8 +224,8 @@ func (m *Mailbox) Forget(recordID uint64, device string, out *Events) (waiting i
 // dropDevice forgets a device that is known. It returns how many messages waited
 // for it.
 func (m *Mailbox) dropDevice(name string, out *Events) (waiting int) {
-	mask := m.Devices.Mask(name)
-	m.Devices.remove(name)
+	mask := m.Devices().Mask(name)
+	m.Devices().remove(name)
 	m.Messages.removeIf(func(e *Entry) bool {
 		if e.Waiting&mask == 0 {
 			return false
@@ -244,7 +271,7 @@ type Acknowledgement struct {
 // Ack takes an acknowledgement, by the given record. It returns how many messages no
 // device waits for any more.
 func (m *Mailbox) Ack(recordID uint64, by *Acknowledgement, out *Events) (deleted int) {
-	d := m.Devices.Find(by.Device)
+	d := m.Devices().Find(by.Device)
 	// A device that became known only after the record had nothing to
 	// acknowledge then: the record is applied again.
 	if d != nil && d.Since <= recordID {
@@ -301,8 +328,8 @@ func (m *Mailbox) Expire(
 	if deviceExpiry != NoExpiry {
 		limit = now.Add(-deviceExpiry).UnixMilli()
 	}
-	for i := len(m.Devices.list) - 1; i >= 0; i-- {
-		switch d := m.Devices.list[i]; {
+	for i := len(m.facts.devices) - 1; i >= 0; i-- {
+		switch d := m.facts.devices[i]; {
 		case d.SeenMS >= limit || connected(d.Name):
 		case m.Messages.waitsReporting(1 << d.Bit), d.Published > 0:
 			expired = append(expired, d.Name)

@@ -26,7 +26,7 @@ func push(m *mailbox.Mailbox, id uint64, body string, bound int) (dropped int) {
 
 // pending lists the bodies that wait for a device.
 func pending(m *mailbox.Mailbox, device string) string {
-	entries, _ := m.Messages.Backlog(nil, m.Devices.Mask(device), 0, 0, 1<<20, 1<<30)
+	entries, _ := m.Messages.Backlog(nil, m.Devices().Mask(device), 0, 0, 1<<20, 1<<30)
 	var out strings.Builder
 	for _, e := range entries {
 		out.Write(e.Message.Body)
@@ -53,7 +53,7 @@ func TestEachDeviceAcknowledgesByItself(t *testing.T) {
 	if got := pending(&m, "tablet"); got != "c" {
 		t.Errorf("a new device is handed %q", got)
 	}
-	if prev := m.Messages.Prev(m.Devices.Mask("phone"), 7); prev != 4 {
+	if prev := m.Messages.Prev(m.Devices().Mask("phone"), 7); prev != 4 {
 		t.Errorf("before 7 the phone waits for %d", prev)
 	}
 	if n := ack(&m, 9, "unknown", 4, 7); n != 0 || pending(&m, "phone") != "bc" {
@@ -110,11 +110,11 @@ func TestExpire(t *testing.T) {
 	m.Push(&envelope.Kept{Id: 4, Body: []byte("a"), TimeMs: 1}, 0, now.UnixMilli(), false, nil, bound)
 	m.Push(&envelope.Kept{Id: 5, Body: []byte("b"), TimeMs: 1}, 0, now.UnixMilli()+1, false, nil, bound)
 	connected := func(device string) bool { return device == "connected" }
-	if n, _ := m.Expire(now, mailbox.NoExpiry, connected); n != 1 || pending(&m, "new") != "b" || m.Devices.Find("old") == nil {
+	if n, _ := m.Expire(now, mailbox.NoExpiry, connected); n != 1 || pending(&m, "new") != "b" || m.Devices().Find("old") == nil {
 		t.Errorf("%d expired, %q wait", n, pending(&m, "new"))
 	}
 	n, _ := m.Expire(now, time.Hour, connected)
-	if n != 0 || m.Devices.Find("old") != nil || m.Devices.Find("connected") == nil || m.Devices.Find("new") == nil {
+	if n != 0 || m.Devices().Find("old") != nil || m.Devices().Find("connected") == nil || m.Devices().Find("new") == nil {
 		t.Errorf("%d expired; devices %v", n, m.Meta().Devices)
 	}
 }
@@ -151,20 +151,20 @@ func TestPurgeAndErase(t *testing.T) {
 	m.NoteDevice(1, "phone", 1, 1)
 	push(&m, 2, "a", 10)
 	push(&m, 4, "b", 10)
-	m.Keys.Use("old", 2)
-	m.Keys.Use("new", 6)
+	m.Keys().Use("old", 2)
+	m.Keys().Use("new", 6)
 	if n := m.Purge(3, nil); n != 1 || pending(&m, "phone") != "b" {
 		t.Errorf("%d were dropped, %q wait", n, pending(&m, "phone"))
 	}
 	m.Messages.CountDropped(3)
 	m.Erase(5, nil)
-	if !m.Blank() || len(m.Messages.All()) != 0 || m.Keys.Erased() != 5 {
+	if !m.Blank() || len(m.Messages.All()) != 0 || m.Keys().Erased() != 5 {
 		t.Errorf("left: %+v, %d messages", m.Meta(), len(m.Messages.All()))
 	}
-	if old, _ := m.Keys.Used("old"); old != 0 {
+	if old, _ := m.Keys().Used("old"); old != 0 {
 		t.Error("an idempotency key is left")
 	}
-	if id, _ := m.Keys.Used("new"); id != 6 {
+	if id, _ := m.Keys().Used("new"); id != 6 {
 		t.Error("a later idempotency key is gone")
 	}
 	c, _ := m.CollectChanges(10)
@@ -273,7 +273,7 @@ func randomRecords(rng *rand.Rand, n int) (records []record, removed int) {
 			}
 		case 5:
 			room, member := fmt.Sprint("room", rng.IntN(4)), rng.IntN(3) > 0
-			records = append(records, func(m *mailbox.Mailbox) { m.Rooms.Set(id, room, member, int64(i), 2) })
+			records = append(records, func(m *mailbox.Mailbox) { m.Rooms().Set(id, room, member, int64(i), 2) })
 		case 0:
 			seen := int64(1000*i) + rng.Int64N(1000) // clocks go on
 			records = append(records, func(m *mailbox.Mailbox) { m.NoteDevice(id, device, seen, seen) })
@@ -282,7 +282,7 @@ func randomRecords(rng *rand.Rand, n int) (records []record, removed int) {
 			for k := range ids {
 				ids[k] = rng.Uint64N(id + 1)
 			}
-			if device == "" && now.Devices.Find("") == nil { // the API of 2016 acknowledges only what it has read
+			if device == "" && now.Devices().Find("") == nil { // the API of 2016 acknowledges only what it has read
 				ids = slices.DeleteFunc(ids, func(id uint64) bool { return now.Messages.Find(id) == nil || !now.Messages.Find(id).Unclaimed })
 			}
 			records = append(records, func(m *mailbox.Mailbox) { ack(m, id, device, ids...) })
@@ -303,7 +303,7 @@ func state(m *mailbox.Mailbox) string {
 	for _, e := range m.Messages.All() {
 		fmt.Fprintf(&out, "%d %v %v\n", e.ID, e.Acked, e.Unclaimed)
 	}
-	fmt.Fprintf(&out, "rooms %v\n", m.Rooms.Memberships().GetRooms())
+	fmt.Fprintf(&out, "rooms %v\n", m.Rooms().Memberships().GetRooms())
 	return out.String()
 }
 

@@ -35,8 +35,8 @@ type Entry struct {
 // Messages are the pending messages of a user. The bodies may be in the store only.
 type Messages struct {
 	entries []*Entry // in the order of their ids
-	// gone has the stored entries that were deleted since the last flush.
-	gone []*Entry
+	// gone has the stored entries that were deleted since the last flush. Few mailboxes have any.
+	gone *[]*Entry
 	held *held // nil: no body of a stored message is in memory
 	// lastMS and dropped are as store.MailboxMeta has them.
 	lastMS  int64
@@ -119,7 +119,10 @@ func (ms *Messages) forget(e *Entry) {
 		ms.held.drop(e)
 	}
 	if e.stored {
-		ms.gone = append(ms.gone, e)
+		if ms.gone == nil {
+			ms.gone = new([]*Entry)
+		}
+		*ms.gone = append(*ms.gone, e)
 	}
 	ms.changed = true
 }

@@ -40,7 +40,7 @@ func TestBacklogs(t *testing.T) {
 		{10, 1, 1, 11, 1, false},
 		{11, 1, 1, 0, 0, false},
 	} {
-		entries, more := m.Messages.Backlog(nil, m.Devices.Mask("d"), c.after, 0, c.messages, c.bytes)
+		entries, more := m.Messages.Backlog(nil, m.Devices().Mask("d"), c.after, 0, c.messages, c.bytes)
 		if uint64(len(entries)) != c.count || more != c.more || c.count > 0 && entries[0].ID != c.first {
 			t.Errorf("%+v: %d messages, more %v", c, len(entries), more)
 		}

@@ -12,7 +12,7 @@ func (m *Mailbox) mergeMessage(msg *envelope.MovedMessage, devices []*envelope.M
 	var waiting uint64
 	for i, d := range devices {
 		if msg.Waiting&(1<<i) != 0 {
-			waiting |= m.Devices.Mask(d.Device)
+			waiting |= m.Devices().Mask(d.Device)
 		}
 	}
 	tracked := store.MailboxEntry{Tracked: trackedOfRecord(msg.Tracked)}

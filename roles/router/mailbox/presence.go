@@ -8,23 +8,19 @@ import (
 
 // Presence is what was told of a user, online or offline. It changes by records of the log only. So every
 // owner tells the same, and each change has one event. Whether the user has a session is not known here.
-type Presence struct {
-	told *store.MailboxPresence // nil: nothing; it never changes
-	// changed is set if the store has something else. onlineChanged is set if it has another Online.
-	changed, onlineChanged bool
-}
+type Presence struct{ *facts }
 
 // Online reports whether the user was told to be online.
-func (p *Presence) Online() bool { return p.told != nil && p.told.Online }
+func (p Presence) Online() bool { return p.presence != nil && p.presence.Online }
 
 // Set takes a record that the user has come or gone: the record id, which was appended at notedMS, Unix
 // milliseconds. It adds an event if that changes what was told. A record that is older than what was told
 // changes nothing.
-func (p *Presence) Set(id uint64, rec *envelope.Presence, notedMS int64, out *Events) {
+func (p Presence) Set(id uint64, rec *envelope.Presence, notedMS int64, out *Events) {
 	switch {
 	case rec.At != 0:
 		p.restore(rec, notedMS)
-	case p.told != nil && id <= p.told.At, p.Online() == rec.Online:
+	case p.presence != nil && id <= p.presence.At, p.Online() == rec.Online:
 	default:
 		p.set(&store.MailboxPresence{At: id, Online: rec.Online, SinceMS: rec.SinceMs, NotedMS: notedMS})
 		event := events.Event{Type: events.Offline, User: rec.User, Device: rec.Device}
@@ -37,8 +33,8 @@ func (p *Presence) Set(id uint64, rec *envelope.Presence, notedMS int64, out *Ev
 
 // restore takes what a record repeats, appended at notedMS, Unix milliseconds. It does nothing if something
 // else was told since rec.At.
-func (p *Presence) restore(rec *envelope.Presence, notedMS int64) {
-	if rec.GetAt() == 0 || p.told != nil && p.told.At > rec.At {
+func (p Presence) restore(rec *envelope.Presence, notedMS int64) {
+	if rec.GetAt() == 0 || p.presence != nil && p.presence.At > rec.At {
 		return
 	}
 	p.set(&store.MailboxPresence{At: rec.At, Online: rec.Online, SinceMS: rec.SinceMs, NotedMS: notedMS})
@@ -56,23 +52,23 @@ func PresenceRecord(p *store.MailboxPresence) *envelope.Presence {
 // ForgetOffline forgets that the user was told to be offline, if nothing else is known of it. It
 // reports whether it did: then the record must not be applied again.
 func (m *Mailbox) ForgetOffline() bool {
-	if m.Presence.told == nil || !m.Blank() {
+	if m.facts.presence == nil || !m.Blank() {
 		return false
 	}
-	m.Presence.set(nil)
+	m.Presence().set(nil)
 	return true
 }
 
 // erase forgets what was told, unless the user was told to be online: it is told to be offline later, and only
 // then nothing is known of it.
-func (p *Presence) erase() {
-	if p.told != nil && !p.told.Online {
+func (p Presence) erase() {
+	if p.presence != nil && !p.presence.Online {
 		p.set(nil)
 	}
 }
 
-func (p *Presence) set(told *store.MailboxPresence) {
+func (p Presence) set(told *store.MailboxPresence) {
 	was := p.Online()
-	p.told, p.changed = told, true
+	p.presence, p.changed = told, true
 	p.onlineChanged = p.onlineChanged || p.Online() != was
 }

@@ -10,7 +10,8 @@ import (
 
 // Each change of what was told has one event. A record that is applied again, or repeats what was told, has none.
 func TestPresence(t *testing.T) {
-	var p mailbox.Presence
+	m := mailbox.New("u")
+	p := m.Presence()
 	for i, c := range []struct {
 		id     uint64
 		rec    *envelope.Presence

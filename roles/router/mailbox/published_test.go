@@ -26,11 +26,11 @@ func TestPublish(t *testing.T) {
 		t.Error("a device that was forgotten and is known again has the ids of before")
 	}
 	// A repetition of what was known before does not count for the device of now.
-	m.Devices.NotePublished("d", 10, 99, 1)
+	m.Devices().NotePublished("d", 10, 99, 1)
 	if !m.Publish(32, "d", 2, 1) {
 		t.Error("the last id of a device that was forgotten came back")
 	}
-	m.Devices.NotePublished("d", 30, 7, 1)
+	m.Devices().NotePublished("d", 30, 7, 1)
 	if m.Publish(33, "d", 7, 1) || !m.Publish(34, "d", 8, 1) {
 		t.Error("a repeated last id does not count")
 	}
@@ -51,7 +51,7 @@ func TestPublishedMovesAndStays(t *testing.T) {
 	}
 	m.NoteDevice(14, "f", 1, 1)
 	_, devices := m.Expire(time.UnixMilli(1).Add(time.Hour), time.Minute, func(string) bool { return false })
-	if m.Devices.Find("d") == nil || m.Devices.Find("e") == nil || m.Devices.Find("f") != nil {
+	if m.Devices().Find("d") == nil || m.Devices().Find("e") == nil || m.Devices().Find("f") != nil {
 		t.Errorf("after the time of the devices: %+v", m.Meta())
 	}
 	if len(devices) != 2 {

@@ -39,8 +39,7 @@ func (m *Mailbox) Read(recordID uint64, by *Reading, out *Events) (deleted int) 
 		m.readEntry(recordID, e, by, out)
 		return true
 	})
-	if ids, upTo = m.reads.add(recordID, ids, upTo); len(ids) > 0 || upTo > 0 {
-		m.Messages.metaChanged = true
+	if ids, upTo = m.facts.addReads(recordID, ids, upTo); len(ids) > 0 || upTo > 0 {
 		out.add(events.Event{Type: events.Read, User: m.user, Device: by.Device, IDs: ids, UpTo: upTo})
 	}
 	return deleted
@@ -49,25 +48,20 @@ func (m *Mailbox) Read(recordID uint64, by *Reading, out *Events) (deleted int) 
 // readEntry settles an entry that was read, by the given record. The device where it was read has acknowledged it. The
 // others that wait never get it.
 func (m *Mailbox) readEntry(recordID uint64, e *Entry, by *Reading, out *Events) {
-	if d := m.Devices.Find(by.Device); d != nil && d.Since <= recordID && !by.ByCaller && e.Waiting&(1<<d.Bit) != 0 {
+	if d := m.Devices().Find(by.Device); d != nil && d.Since <= recordID && !by.ByCaller && e.Waiting&(1<<d.Bit) != 0 {
 		e.Waiting &^= 1 << d.Bit
 		m.receipt(e, &Acknowledgement{Device: by.Device, TimeMS: by.TimeMS}, out)
 	}
-	e.without(m.Devices.Names(e.Waiting)...)
+	e.without(m.Devices().Names(e.Waiting)...)
 	m.settled(e, out)
 }
 
-// reads is what a user has read. The mailbox marks its meta as changed when that changes.
-type reads struct {
-	state *store.MailboxReads // nil: nothing; it never changes
-}
-
-// add takes what was read by the given record: ids, sorted and beyond upTo, and all up to upTo. It returns what is
+// addReads takes what was read by the given record: ids, sorted and beyond upTo, and all up to upTo. It returns what is
 // new of it. 0 means that there is no new upTo.
-func (r *reads) add(recordID uint64, ids []uint64, upTo uint64) (newIDs []uint64, newUpTo uint64) {
+func (f *facts) addReads(recordID uint64, ids []uint64, upTo uint64) (newIDs []uint64, newUpTo uint64) {
 	var old store.MailboxReads
-	if r.state != nil {
-		old = *r.state
+	if f.reads != nil {
+		old = *f.reads
 	}
 	if recordID <= old.At {
 		return nil, 0
@@ -91,7 +85,7 @@ func (r *reads) add(recordID uint64, ids []uint64, upTo uint64) (newIDs []uint64
 	}
 	slices.Sort(state.IDs)
 	state.IDs = slices.Clone(state.IDs[max(0, len(state.IDs)-protocol.MaxReadIDs):])
-	r.state = state
+	f.reads, f.changed = state, true
 	return ids, upTo
 }
 
@@ -103,17 +97,17 @@ func Reads(r *store.MailboxReads) *envelope.Reads {
 	return &envelope.Reads{At: r.At, UpTo: r.UpTo, Ids: r.IDs}
 }
 
-// restore takes what the user had read in the log's generation before, unless a newer record is known.
-func (r *reads) restore(rec *envelope.Reads) {
-	if rec == nil || r.state != nil && r.state.At >= rec.At {
+// restoreReads takes what the user had read in the log's generation before, unless a newer record is known.
+func (f *facts) restoreReads(rec *envelope.Reads) {
+	if rec == nil || f.reads != nil && f.reads.At >= rec.At {
 		return
 	}
-	r.state = &store.MailboxReads{At: rec.At, UpTo: rec.UpTo, IDs: slices.Clone(rec.Ids)}
+	f.reads, f.changed = &store.MailboxReads{At: rec.At, UpTo: rec.UpTo, IDs: slices.Clone(rec.Ids)}, true
 }
 
-// erase forgets what was read before the given record.
-func (r *reads) erase(recordID uint64) {
-	if r.state != nil && r.state.At < recordID {
-		r.state = nil
+// eraseReads forgets what was read before the given record.
+func (f *facts) eraseReads(recordID uint64) {
+	if f.reads != nil && f.reads.At < recordID {
+		f.reads, f.changed = nil, true
 	}
 }

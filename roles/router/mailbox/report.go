@@ -70,7 +70,7 @@ func (m *Mailbox) settled(e *Entry, out *Events) {
 // removed tells that an entry was taken from the mailbox before every device had it.
 func (m *Mailbox) removed(e *Entry, event events.Event, out *Events) {
 	if e.Tracked != nil {
-		event.Devices = m.Devices.Names(e.Waiting)
+		event.Devices = m.Devices().Names(e.Waiting)
 		m.addEvent(e, events.LevelNone, event, out)
 	}
 }

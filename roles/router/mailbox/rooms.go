@@ -8,14 +8,11 @@ import (
 )
 
 // Rooms are the rooms that callers of the API have put the user into.
-type Rooms struct {
-	list    *store.MailboxRooms // nil: they never did; it never changes
-	changed bool                // the store has another one
-}
+type Rooms struct{ *facts }
 
 // Memberships returns the rooms, or nil if callers never put the user into any. The
 // caller must not change them.
-func (r *Rooms) Memberships() *envelope.Memberships { return RoomsRecord(r.list) }
+func (r Rooms) Memberships() *envelope.Memberships { return RoomsRecord(r.rooms) }
 
 // RoomsRecord returns memberships as records have them, or nil if there never were any.
 func RoomsRecord(r *store.MailboxRooms) *envelope.Memberships {
@@ -29,8 +26,8 @@ func RoomsRecord(r *store.MailboxRooms) *envelope.Memberships {
 // was appended at notedMS, Unix milliseconds. A user that is in as many rooms as
 // limit enters no further one. A record that is older than the state changes
 // nothing. Set reports whether the record counts.
-func (r *Rooms) Set(id uint64, room string, member bool, notedMS int64, limit int) bool {
-	old := r.list
+func (r Rooms) Set(id uint64, room string, member bool, notedMS int64, limit int) bool {
+	old := r.rooms
 	if old == nil {
 		if !member {
 			return true // nothing is to be remembered of it
@@ -58,8 +55,8 @@ func (r *Rooms) Set(id uint64, room string, member bool, notedMS int64, limit in
 
 // Restore takes a record that repeats all memberships, appended at notedMS,
 // Unix milliseconds. It does nothing if a membership has changed since.
-func (r *Rooms) Restore(list *envelope.Memberships, notedMS int64) {
-	if list == nil || r.list != nil && r.list.At > list.At {
+func (r Rooms) Restore(list *envelope.Memberships, notedMS int64) {
+	if list == nil || r.rooms != nil && r.rooms.At > list.At {
 		return
 	}
 	r.set(&store.MailboxRooms{At: list.At, NotedMS: notedMS, Names: slices.Clone(list.Rooms)})
@@ -67,13 +64,13 @@ func (r *Rooms) Restore(list *envelope.Memberships, notedMS int64) {
 
 // erase takes the user out of all rooms, by the given record. It leaves a list
 // without rooms, so that a repetition from before the record stays void.
-func (r *Rooms) erase(recordID uint64) {
-	if r.list == nil || r.list.At < recordID {
+func (r Rooms) erase(recordID uint64) {
+	if r.rooms == nil || r.rooms.At < recordID {
 		r.set(&store.MailboxRooms{At: recordID})
 	}
 }
 
 // any reports whether the user is in any room.
-func (r *Rooms) any() bool { return r.list != nil && len(r.list.Names) > 0 }
+func (r Rooms) any() bool { return r.rooms != nil && len(r.rooms.Names) > 0 }
 
-func (r *Rooms) set(list *store.MailboxRooms) { r.list, r.changed = list, true }
+func (r Rooms) set(list *store.MailboxRooms) { r.rooms, r.changed = list, true }

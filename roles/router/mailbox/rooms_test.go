@@ -9,7 +9,8 @@ import (
 )
 
 func TestRooms(t *testing.T) {
-	var r mailbox.Rooms
+	m := mailbox.New("u")
+	r := m.Rooms()
 	if !r.Set(1, "a", false, 1, 2) || r.Memberships() != nil {
 		t.Errorf("a user that was never in a room is in %v", r.Memberships())
 	}
