@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -13,11 +14,13 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 	"go.uber.org/goleak"
 
+	"imgo/internal/wait/waittest"
 	"imgo/protocol"
 	"imgo/roles/comet/admission"
 	"imgo/transport"
@@ -530,3 +533,40 @@ func TestFinish(t *testing.T) {
 type sleeping time.Duration
 
 func (s sleeping) Run() { time.Sleep(time.Duration(s)) }
+
+// TestSessionKeepsNothing checks that a connection with a goroutine, which ends with the session, holds nothing of its
+// admission in memory while the session lives.
+func TestSessionKeepsNothing(t *testing.T) {
+	type kept struct {
+		body   weak.Pointer[byte]
+		header weak.Pointer[string]
+		finish weak.Pointer[finishing]
+	}
+	made := make(chan kept, 1)
+	c := start(t, func(c *controller, _ *admission.Config) {
+		c.admit = func(_ context.Context, p *admission.PendingConnect) error {
+			values, finish := []string{"value"}, &finishing{answer: make([]byte, 1<<10)}
+			p.Header, p.Finish = map[string][]string{"Name": values}, finish
+			made <- kept{weak.Make(&p.Packet.Body[0]), weak.Make(&values[0]), weak.Make(finish)}
+			return nil
+		}
+	})
+	c.send(c.dial(), 1, protocol.OpAuth, strings.Repeat("x", 1<<10))
+	k := <-made
+	waittest.Eventually(t, "the session reads", func() bool { return c.reading.Load() == 1 })
+	for name, gone := range map[string]func() bool{
+		"the auth packet":  func() bool { return k.body.Value() == nil },
+		"the header":       func() bool { return k.header.Value() == nil },
+		"what finished it": func() bool { return k.finish.Value() == nil },
+	} {
+		waittest.Eventually(t, name+" is freed", func() bool { runtime.GC(); return gone() })
+	}
+	if n := c.reading.Load(); n != 1 {
+		t.Errorf("%d sessions read, want 1", n)
+	}
+}
+
+// finishing is a task that holds the answer of logic.
+type finishing struct{ answer []byte }
+
+func (f *finishing) Run() { clear(f.answer) }

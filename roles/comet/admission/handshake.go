@@ -177,6 +177,8 @@ func (h *handshake) authenticate() {
 		c.Release(h.Conn)
 		return
 	}
+	// This goroutine has h for as long as the session lives.
+	h.Packet.Body, h.Header, h.Finish = nil, nil, nil
 	h.Session.Run()
 }
 
