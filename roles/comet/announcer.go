@@ -110,7 +110,7 @@ func (a *announcer) announceSessions() {
 			return
 		}
 		n := min(len(a.left), announceChunk)
-		if sessions := describeLive(a.left[:n]); len(sessions) > 0 {
+		if sessions := describe(a.left[:n]); len(sessions) > 0 {
 			reply, ok := a.call(&envelope.AnnounceRequest{
 				Comet: a.comet.cfg.Name, Incarnation: a.comet.incarnation, Sessions: sessions,
 			})
@@ -139,11 +139,12 @@ func (a *announcer) sessionsOf(partitions map[uint32]uint64) (list []*session) {
 	return list
 }
 
-// describeLive describes those of the sessions that are live.
-func describeLive(sessions []*session) (list []*envelope.SessionInfo) {
+// describe describes those of the sessions that do not end. Logic has admitted all that have a partition, also those
+// that are still connecting because they wait for the opening of their rooms: their owners count them.
+func describe(sessions []*session) (list []*envelope.SessionInfo) {
 	for _, s := range sessions {
 		s.out.Lock()
-		if s.state == stateLive {
+		if s.state <= stateLive {
 			list = append(list, s.describeLocked())
 		}
 		s.out.Unlock()

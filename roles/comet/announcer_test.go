@@ -281,6 +281,48 @@ func TestAnnounceWithoutEndedSessions(t *testing.T) {
 	})
 }
 
+// TestAnnounceSessionThatWaitsForItsRooms checks that a session is announced though the opening of its room hangs: logic
+// has admitted it, and its owner is not told of it later.
+func TestAnnounceSessionThatWaitsForItsRooms(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var epoch atomic.Uint64
+		o := &openings{}
+		logic := &fakeLogic{opened: o.opened, announce: func(*envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {
+			return &envelope.AnnounceReply{Epochs: map[uint32]uint64{7: epoch.Load()}}, nil
+		}}
+		s := start(t, logic, func(cfg *comet.Config) { cfg.AnnounceInterval, cfg.CallTimeout = time.Second, 10*time.Second })
+		synctest.Wait()
+		s.pushRoom("x")
+		free := make(chan struct{})
+		o.mu.Lock()
+		o.hold = until(free)
+		o.mu.Unlock()
+		c := s.dialPipe(pipe.Options{})
+		c.send(2, protocol.OpAuth, 1, `{"token":"ann","device":"d","rooms":["x"]}`)
+		for owner := range uint64(2) { // the second comes while the session still waits
+			epoch.Store(owner + 1)
+			from := len(logic.since(0))
+			time.Sleep(2500 * time.Millisecond)
+			announced := ""
+			for _, r := range logic.since(from) {
+				for _, info := range r.Sessions {
+					announced += fmt.Sprint(info.User, info.Device, info.Rooms)
+				}
+			}
+			if announced != "annd[x]" {
+				t.Errorf("announced %q to owner %d, want ann's session once", announced, owner+1)
+			}
+		}
+		if n := c.pipe.Unread(); n > 0 {
+			t.Errorf("the client got %d bytes before its room was open", n)
+		}
+		close(free)
+		if p := c.receive(); p.Op != protocol.OpAuthReply {
+			t.Errorf("got op %d %s", p.Op, p.Body)
+		}
+	})
+}
+
 // TestOnline checks that the reply to goim's heartbeat counts the room's sessions on all comets.
 func TestOnline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
