@@ -146,28 +146,36 @@ func TestFastClientWithHeldFrames(t *testing.T) {
 			return list
 		}},
 	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				s := start(t, &fakeLogic{}, func(cfg *comet.Config) {
-					cfg.PendingBytes, cfg.CatchUpBytes, cfg.FlushInterval = pending, pending, c.window
+		for _, polled := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, polled %v", name, polled), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					s := start(t, &fakeLogic{}, func(cfg *comet.Config) {
+						cfg.PendingBytes, cfg.CatchUpBytes, cfg.FlushInterval = pending, pending, c.window
+					})
+					var frames atomic.Int64
+					conn := &polledSink{sink: sink{closed: make(chan struct{}), frames: &frames}}
+					if polled {
+						s.Serve(conn)
+					} else {
+						s.Serve(&conn.sink)
+					}
+					synctest.Wait()
+					s.push(s.backlog(0, 0, 0, false))
+					synctest.Wait()
+					before := frames.Load()
+					deliveries := c.deliveries(s)
+					s.push(deliveries...)
+					time.Sleep(2 * c.window)
+					synctest.Wait()
+					if n := frames.Load() - before; n != int64(len(deliveries)) {
+						t.Errorf("%d of %d messages were written", n, len(deliveries))
+					}
+					if n := s.logic.asked(); n != 0 {
+						t.Errorf("the session asked for a catch-up %d times", n)
+					}
 				})
-				var frames atomic.Int64
-				s.Serve(&polledSink{sink: sink{closed: make(chan struct{}), frames: &frames}})
-				synctest.Wait()
-				s.push(s.backlog(0, 0, 0, false))
-				before := frames.Load()
-				deliveries := c.deliveries(s)
-				s.push(deliveries...)
-				time.Sleep(2 * c.window)
-				synctest.Wait()
-				if n := frames.Load() - before; n != int64(len(deliveries)) {
-					t.Errorf("%d of %d messages were written", n, len(deliveries))
-				}
-				if n := s.logic.asked(); n != 0 {
-					t.Errorf("the session asked for a catch-up %d times", n)
-				}
 			})
-		})
+		}
 	}
 }
 

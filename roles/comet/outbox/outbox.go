@@ -25,8 +25,14 @@ import (
 // for one system call, and little for a slow client's timeout.
 const writeChunk = 16 << 10
 
-// maxHeld bounds the bytes that are held: MakeRoomLocked writes them before there are more. A larger frame is held alone.
-const maxHeld = 64 << 10
+const (
+	// maxHeld bounds the bytes that are held for a polled connection: MakeRoomLocked writes them before there are more.
+	// A larger frame is held alone.
+	maxHeld = 64 << 10
+	// burst is what may be held for a connection that blocks, beside Config.PendingBytes, while nothing is being written
+	// to it. It is what job sends in one push.
+	burst = 1 << 20
+)
 
 // ErrSlow says that the client did not take one write within the write timeout: a frame, or up to writeChunk of small
 // frames. A client that reads a large frame slowly is given up, too. Otherwise it could hold its queue in memory for ever.
@@ -114,11 +120,15 @@ func (o *Outbox) FitsLocked(n int) bool {
 	return o.pending == 0 || int(o.pending)+n <= o.shared.cfg.PendingBytes
 }
 
-// MakeRoomLocked reports whether a frame of n bytes may be queued. If too much would be held,
-// the outbox first writes what it holds: a client that nothing was sent to is not slow. An
+// MakeRoomLocked reports whether a frame of n bytes may be queued. A client is not slow because frames are held
+// for it while nothing is being written to it. If too much would be held for a polled connection, the outbox first
+// writes what it holds. That is not possible for a connection that blocks, so its outbox may hold burst more. An
 // outbox that fails then, or is to be closed, has no room.
 func (o *Outbox) MakeRoomLocked(owner Owner, n int) bool {
 	if o.mode&(held|paused) == held && !o.writing && o.pending > 0 && int(o.pending)+n > min(maxHeld, o.shared.cfg.PendingBytes) {
+		if !o.polled {
+			return o.mode&closing == 0 && int(o.pending)+n <= o.shared.cfg.PendingBytes+burst
+		}
 		o.FlushLocked(owner)
 	}
 	return o.mode&closing == 0 && o.FitsLocked(n)

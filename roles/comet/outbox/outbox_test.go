@@ -95,10 +95,10 @@ func TestPendingBytes(t *testing.T) {
 	})
 }
 
-// TestMakeRoom: what is held is written before a frame that does not fit behind it. What waits
-// for the start or for the client is not.
+// TestMakeRoom: what is held for a polled connection is written before a frame that does not fit behind it. For one that
+// blocks as much as one push has may be held beside the bound. What waits for the start or for the client has the bound alone.
 func TestMakeRoom(t *testing.T) {
-	const room, bound = 1000, 500
+	const room, bound, push = 1000, 500, 1 << 20
 	bothKinds(t, room, func(t *testing.T, conn transport.Conn, client peer) {
 		o := newOwner(t, newShared(bound), conn)
 		fits := func(n int) (fits bool) {
@@ -122,9 +122,23 @@ func TestMakeRoom(t *testing.T) {
 		if !fits(1) || client.received(o) != "" {
 			t.Error("what is held was written before a frame that fits")
 		}
-		fits(2)
-		if got := client.received(o); len(got) != bound-1 || !fits(2) {
-			t.Errorf("%d bytes of what was held were written, want %d", len(got), bound-1)
+		if _, polled := conn.(transport.Pollable); polled {
+			fits(2)
+			if got := client.received(o); len(got) != bound-1 || !fits(2) {
+				t.Errorf("%d bytes of what was held were written, want %d", len(got), bound-1)
+			}
+		} else {
+			if !fits(push+1) || fits(push+2) || client.received(o) != "" {
+				t.Error("what is held has another bound, or was written")
+			}
+			hold(push + 1)
+			o.flush()
+			if synctest.Wait(); fits(1) {
+				t.Error("a frame fits though what was held is still being written")
+			}
+			if got := client.received(o); len(got) != bound+push || !fits(2) {
+				t.Errorf("%d bytes of what was held were written, want %d", len(got), bound+push)
+			}
 		}
 		o.enqueue(strings.Repeat("x", room), 0)
 		o.enqueue(strings.Repeat("x", bound), 0)
