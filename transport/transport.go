@@ -84,7 +84,9 @@ type Conn interface {
 	// Authenticated says that the client has authenticated. What it sends from now
 	// on does not count against ListenConfig.Unauthenticated. It is for the reader.
 	Authenticated()
-	// SetReadDeadline bounds the ReadStep under way and the following ones.
+	// SetReadDeadline bounds the ReadStep under way and the following ones. Under TLS
+	// a deadline that is yet to come also bounds Write, because TLS may have to write
+	// before it can read.
 	SetReadDeadline(t time.Time) error
 	// Write sends whole frames in the connection's form, in as few system calls
 	// as possible. It blocks until the kernel has taken all of them or the

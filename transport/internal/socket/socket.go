@@ -111,10 +111,14 @@ type Socket struct {
 	wmu  sync.Mutex // held by the goroutine that writes
 	torn bool       // a part of a frame went out: nothing can follow; guarded by wmu
 	shut bool       // endLocked was called; guarded by wmu
+	// Under TLS: a write is under way that has a deadline of its own. It is here for the struct's size; guarded by pmu.
+	timed bool
 
-	pmu    sync.Mutex // guards the two below, which wait for the holder of wmu
-	urgent []byte
+	pmu    sync.Mutex // guards those below
+	urgent []byte     // waits for the holder of wmu, as last does
 	last   []byte
+	// Under TLS: the read deadline, which is that of the reader's answers to key updates, too.
+	answerBy time.Time
 }
 
 func newSocket(tcp *net.TCPConn, a *Acceptor) *Socket {
@@ -275,19 +279,39 @@ func (s *Socket) Err() error {
 // Evict makes the reader return transport.ErrOverBudget.
 func (s *Socket) Evict() {
 	s.evicted.Store(true)
+	s.boundAnswers(past)
 	_ = s.tcp.SetReadDeadline(past)
 }
 
-// SetReadDeadline bounds the Read under way and the following ones.
+// SetReadDeadline bounds the Read under way and the following ones. Under TLS a Read also answers key updates. A deadline
+// that is yet to come then ends a Send, too, because a Read may have to wait for it.
 func (s *Socket) SetReadDeadline(t time.Time) error {
 	if s.closing.Load() {
 		return net.ErrClosed
 	}
+	s.boundAnswers(t)
 	err := s.tcp.SetReadDeadline(t)
 	if s.closing.Load() || s.evicted.Load() { // meanwhile: the reader must still return
 		_ = s.tcp.SetReadDeadline(past)
 	}
 	return err
+}
+
+// boundAnswers makes t the deadline of the reader's answers to key updates. Otherwise a client that asks for key updates
+// and takes no answer would hold the reader for ever.
+func (s *Socket) boundAnswers(t time.Time) {
+	if s.acceptor.cfg.TLS == nil {
+		return
+	}
+	s.pmu.Lock()
+	defer s.pmu.Unlock()
+	if s.evicted.Load() {
+		t = past
+	}
+	s.answerBy = t
+	if !s.closing.Load() && (!s.timed || t.After(time.Now())) {
+		_ = s.tcp.SetWriteDeadline(t)
+	}
 }
 
 // CloseWith ends the connection without blocking. It sends last, which may be nil,
@@ -374,8 +398,16 @@ func (s *Socket) keepFinal() {
 	}
 }
 
-// SetWriteDeadline bounds Write. Send has a deadline of its own.
+// SetWriteDeadline bounds the write under way, until endWrite. Under TLS a read deadline that comes first bounds it, too.
 func (s *Socket) SetWriteDeadline(t time.Time) error {
+	if s.acceptor.cfg.TLS != nil {
+		s.pmu.Lock()
+		defer s.pmu.Unlock()
+		s.timed = true
+		if s.answerBy.After(time.Now()) && s.answerBy.Before(t) {
+			t = s.answerBy
+		}
+	}
 	if s.closing.Load() {
 		return net.ErrClosed
 	}
@@ -384,4 +416,17 @@ func (s *Socket) SetWriteDeadline(t time.Time) error {
 		_ = s.tcp.SetWriteDeadline(time.Now().Add(closeGrace))
 	}
 	return err
+}
+
+// endWrite undoes SetWriteDeadline under TLS: the reader may have to answer a key update at any time.
+func (s *Socket) endWrite() {
+	if s.acceptor.cfg.TLS == nil {
+		return
+	}
+	s.pmu.Lock()
+	defer s.pmu.Unlock()
+	s.timed = false
+	if !s.closing.Load() {
+		_ = s.tcp.SetWriteDeadline(s.answerBy)
+	}
 }

@@ -149,14 +149,11 @@ func (s *Socket) Urgent(b []byte) {
 	}
 }
 
-// unlockWrite sends what waits for the holder of wmu, and unlocks it. Under TLS it removes the deadline of the write: the
-// reader may have to answer a key update at any time.
+// unlockWrite sends what waits for the holder of wmu, and unlocks it.
 func (s *Socket) unlockWrite() {
 	for {
 		s.sendPendingLocked()
-		if s.tls != nil {
-			_ = s.SetWriteDeadline(time.Time{})
-		}
+		s.endWrite()
 		s.wmu.Unlock()
 		// Something may have come between the two lines above.
 		if !s.pending.Load() || !s.wmu.TryLock() {
