@@ -3,6 +3,7 @@ package router
 import (
 	"container/heap"
 	"context"
+	"fmt"
 	"math"
 	"slices"
 	"sync/atomic"
@@ -41,7 +42,7 @@ type dues struct {
 	// after is the last step that load has read. No step is missed that is stored later with an
 	// earlier time: it is due already, and dropLocked keeps an account with a due step in memory until
 	// the step is proposed. next is a time before which the store has no further step, except for those
-	// stored since. Only decideLoop uses both.
+	// stored since. Only run uses both.
 	after store.DueAt
 	next  int64
 	// stored is the earliest time of the steps that flushes have stored since.
@@ -132,20 +133,19 @@ func (d *dues) stores(atMS int64) {
 	}
 }
 
-// decideLoop looks for steps that are due, until ctx is done.
-func (r *Router) decideLoop(ctx context.Context) error {
-	wait.Every(ctx, min(r.cfg.WatchInterval, decideEvery), func() {
-		for _, p := range r.parts.serving() {
-			if p.appliedAll() {
-				p.dues.decide(ctx)
-			}
+// run puts the steps that are due into the log, until ctx is done. Each partition has a goroutine for it, because the log
+// may take no records of one partition.
+func (d *dues) run(ctx context.Context) {
+	p := d.p
+	wait.Every(ctx, min(p.cfg.WatchInterval, decideEvery), func() {
+		if p.isUp() && p.owned.Load() && p.appliedAll() {
+			d.decide(ctx)
 		}
 	})
-	return nil
 }
 
 // decide puts the steps that are due into the log: those of a page of accounts that only the store has before it reads
-// the next page.
+// the next page. It ends at the first error. The next round goes on.
 func (d *dues) decide(ctx context.Context) {
 	for more := true; more && ctx.Err() == nil; {
 		more = d.load(ctx)
@@ -154,7 +154,13 @@ func (d *dues) decide(ctx context.Context) {
 			if len(steps) == 0 && len(removals) == 0 {
 				break
 			}
-			d.append(ctx, steps, removals)
+			if err := d.append(ctx, steps, removals); err != nil {
+				if ctx.Err() == nil {
+					p := d.p
+					p.log.Warn().Err(err).Int32("partition", p.index).Msg("deadlines were not put into the log; trying again")
+				}
+				return
+			}
 		}
 	}
 }
@@ -256,19 +262,21 @@ func (d *dues) decideByClockLocked(steps []*envelope.Due) {
 	p.events.addLocked(derived, events.ID{Record: p.position.appliedID(), N: 1000}, 0)
 }
 
-// append puts steps into the log. What fails is proposed again after a while.
-func (d *dues) append(ctx context.Context, steps []*envelope.Due, removals []*envelope.Removal) {
+// append puts steps into the log, until one fails. What is left is proposed again after a while: the owner looks again then
+// whether an expired device has come back.
+func (d *dues) append(ctx context.Context, steps []*envelope.Due, removals []*envelope.Removal) error {
 	p := d.p
 	if len(steps) > 0 {
 		rec := &envelope.Record{Dues: &envelope.Dues{Dues: steps}}
-		if _, err := p.append(ctx, p.index, rec, "steps of messages"); err != nil && ctx.Err() == nil {
-			p.log.Warn().Err(err).Int32("partition", p.index).Int("steps", len(steps)).Msg("deadlines were not put into the log; trying again")
+		if _, err := p.append(ctx, p.index, rec, "steps of messages"); err != nil {
+			return err
 		}
 	}
 	for _, removal := range removals {
 		rec := &envelope.Record{Removal: removal}
-		if _, err := p.append(ctx, p.index, rec, "a device that has expired"); err != nil && ctx.Err() == nil {
-			p.log.Warn().Err(err).Str("user", removal.User).Msg("an expired device was not forgotten; trying again")
+		if _, err := p.append(ctx, p.index, rec, fmt.Sprintf("that a device of user %q has expired", removal.User)); err != nil {
+			return err
 		}
 	}
+	return nil
 }

@@ -246,12 +246,13 @@ func (p *partition) run(ctx context.Context) error {
 	}
 	// The last events are appended after ctx is done.
 	ectx, stopEvents := context.WithCancel(context.WithoutCancel(ctx))
-	var emitting sync.WaitGroup
-	emitting.Go(func() { p.events.run(ectx) })
-	defer emitting.Wait()
+	var appending sync.WaitGroup
+	appending.Go(func() { p.events.run(ectx) })
+	defer appending.Wait()
 	defer stopEvents()
+	appending.Go(func() { p.dues.run(ctx) })
 	if p.presence != nil {
-		emitting.Go(func() { p.presence.run(ctx) })
+		appending.Go(func() { p.presence.run(ctx) })
 	}
 	f := follower{partition: p}
 	err := f.run(ctx)

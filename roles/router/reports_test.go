@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -252,6 +253,80 @@ func TestDueAccountsAreReadInPages(t *testing.T) {
 			if n > 1 {
 				t.Errorf("%s was told %d times", user, n)
 			}
+		}
+	})
+}
+
+// While the log takes no steps of one partition, those of the others are taken.
+func TestPartitionThatTakesNoSteps(t *testing.T) {
+	refused, other := namedUser(0, "refused"), namedUser(1, "other")
+	w := reportWorld(t, nil)
+	release := make(chan struct{})
+	goOn := sync.OnceFunc(func() {
+		w.kept.setBefore(nil)
+		close(release)
+	})
+	t.Cleanup(goOn)
+	for _, user := range []string{refused, other} {
+		w.attach(session("c", 1, user, "phone"))
+		w.report(user, time.Hour, &envelope.Report{Ref: "r", DeadlineMs: time.Minute.Milliseconds()})
+	}
+	w.awaitApplied([]string{refused, other})
+	w.kept.setBefore(func(p int32, value []byte) error {
+		var rec envelope.Record
+		if err := rec.UnmarshalVT(value); err != nil || rec.Dues == nil || p != 0 {
+			return err
+		}
+		<-release
+		return envelope.ErrUnavailable
+	})
+	w.clock.add(time.Minute + time.Second)
+	w.expectEvents(other, "undelivered r phone")
+	goOn()
+	eventually(t, "the step is taken after all", func() bool {
+		w.clock.add(mailbox.StepRetryMS * time.Millisecond)
+		return len(w.toldOf(refused, 0)) == 1
+	})
+}
+
+// While the log takes no records, one removal of an expired device is tried in a round. The others wait: until their turn
+// comes the device may be back.
+func TestRefusedRemovalEndsTheRound(t *testing.T) {
+	presenceTest(t, func(c *router.Config) { c.Presence.Events, c.DeviceExpiry = false, time.Hour }, func(t *testing.T, w *presenceWorld) {
+		const users = 3
+		for i := range users {
+			user := namedUser(0, fmt.Sprint("u", i, "-"))
+			w.connect("c", user, "phone")
+			w.end(w.connect("c", user, "old"))
+			w.ack(user, "phone", w.report(user, 100*time.Hour, &envelope.Report{Ref: "x", Level: 1}))
+		}
+		var mu sync.Mutex
+		tried := make(map[time.Time]int) // removals; guarded by mu
+		w.kept.setBefore(func(_ int32, value []byte) error {
+			var rec envelope.Record
+			if err := rec.UnmarshalVT(value); err != nil || rec.Removal == nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			tried[time.Now()]++
+			return envelope.ErrUnavailable
+		})
+		w.pass(70 * time.Minute)
+		w.kept.setBefore(nil)
+		mu.Lock()
+		defer mu.Unlock()
+		if len(tried) == 0 {
+			t.Error("no removal was tried")
+		}
+		for _, n := range tried {
+			if n > 1 {
+				t.Fatalf("%d removals were tried in a round", n)
+			}
+		}
+		w.pass(2 * time.Minute)
+		for i := range users {
+			w.expectEvents(namedUser(0, fmt.Sprint("u", i, "-")), "settled x without old")
 		}
 	})
 }

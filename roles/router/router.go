@@ -203,7 +203,6 @@ func (r *Router) Run(ctx context.Context) error {
 	g.Go(func() error { return r.noteLoop(gctx) })
 	g.Go(func() error { return r.repeatDevices(gctx) })
 	g.Go(func() error { return r.flushLoop(gctx) })
-	g.Go(func() error { return r.decideLoop(gctx) })
 	if r.growth != nil {
 		g.Go(func() error { return r.moveLoop(gctx) })
 	}
