@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -254,6 +255,43 @@ func (w *world) nudges() (n int, newest uint64) {
 		}
 	}
 	return n, newest
+}
+
+// While a partition of the live log takes no records, the comets of the others are watched as ever. Once it takes records
+// again, its comets are told at once what was not published.
+func TestWatchWhileALivePartitionTakesNothing(t *testing.T) {
+	w := newWorld(t, func(c *router.Config) { c.CometTimeout = 24 * time.Hour })
+	w.stop()
+	w.live = newMemLog(2)
+	w.start()
+	refused, other := namedUser(0, "refused"), namedUser(1, "other") // comets
+	release := make(chan struct{})
+	goOn := sync.OnceFunc(func() { close(release) })
+	t.Cleanup(goOn)
+	var tries atomic.Int64
+	w.live.setBefore(func(p int32, _ []byte) error {
+		if p != 0 {
+			return nil
+		}
+		tries.Add(1)
+		<-release
+		return envelope.ErrUnavailable
+	})
+	w.attach(session(refused, 1, "u", "d"))
+	w.attach(session(other, 2, "v", "d"))
+	told := func(p int32) int64 { return w.live.End(p) }
+	w.applied("u", w.push("u", "a"))
+	w.clock.add(w.cfg.WatchAfter + time.Second)
+	eventually(t, "the comet of the partition is to be told", func() bool { return tries.Load() > 0 })
+	w.applied("v", w.push("v", "a"))
+	for n := range int64(3) {
+		w.clock.add(w.cfg.WatchAfter + time.Hour)
+		eventually(t, "another comet is told", func() bool { return told(1) == n+1 })
+	}
+	goOn()
+	eventually(t, "the partition is tried again", func() bool { return tries.Load() > 3 })
+	w.live.setBefore(nil)
+	eventually(t, "the comet of the partition is told", func() bool { return told(0) == 1 })
 }
 
 func TestWatch(t *testing.T) {

@@ -3,6 +3,7 @@ package router
 import (
 	"cmp"
 	"context"
+	"slices"
 	"time"
 
 	"imgo/envelope"
@@ -76,22 +77,29 @@ func (p *partition) remindRoomsLocked(a *account) {
 	p.accounts.untold[a] = &roomReminder{at: p.now().Add(p.cfg.WatchInterval), pause: p.cfg.WatchInterval}
 }
 
-// notifyRooms tells sessions the memberships of their users, where these have
-// changed a while ago. Whoever knows them already takes no notice.
-func (r *Router) notifyRooms(ctx context.Context, now time.Time) {
-	for _, p := range r.parts.serving() {
-		for _, told := range p.untoldRooms(now) {
-			r.publish(ctx, told.To[0].Comet, &envelope.Envelope{TimeMs: now.UnixMilli(), SessionRooms: told})
-		}
+// roomsToTell is what the sessions of an account on one comet are to be told. Whoever knows it already takes no notice.
+type roomsToTell struct {
+	p       *partition
+	account *account
+	rooms   *envelope.SessionRooms
+}
+
+// undo has the sessions of the account told the rooms again.
+func (r roomsToTell) undo() {
+	r.p.mu.Lock()
+	defer r.p.mu.Unlock()
+	if len(r.account.sessions) > 0 {
+		r.p.remindRoomsLocked(r.account)
 	}
 }
 
-// untoldRooms returns what is to be told now, for each comet of a user on its own.
-func (p *partition) untoldRooms(now time.Time) (list []*envelope.SessionRooms) {
+// untoldRooms returns what is to be told now, for each comet of a user on its own. A user with a session on a comet that is
+// busy waits.
+func (p *partition) untoldRooms(now time.Time, busy func(comet string) bool) (list []roomsToTell) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for a, reminder := range p.accounts.untold {
-		if now.Before(reminder.at) {
+		if now.Before(reminder.at) || slices.ContainsFunc(a.sessions, func(s *session) bool { return busy(s.kind.comet) }) {
 			continue
 		}
 		byComet := make(map[string]*envelope.SessionRooms)
@@ -100,7 +108,7 @@ func (p *partition) untoldRooms(now time.Time) (list []*envelope.SessionRooms) {
 			if told == nil {
 				told = &envelope.SessionRooms{Rooms: a.Rooms().Memberships()}
 				byComet[s.kind.comet] = told
-				list = append(list, told)
+				list = append(list, roomsToTell{p, a, told})
 			}
 			told.To = append(told.To, s.address().Address())
 		}

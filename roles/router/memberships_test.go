@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -241,4 +242,28 @@ func TestSessionsAreToldTheirRoomsAgain(t *testing.T) {
 		w.clock.add(10 * time.Millisecond)
 		return len(w.told()) > 6
 	})
+}
+
+// A comet is told the rooms of its sessions again and again while the live log takes nothing.
+func TestRoomsWaitForTheLiveLog(t *testing.T) {
+	w := newWorld(t, func(c *router.Config) { c.CometTimeout = 24 * time.Hour })
+	var tries atomic.Int64
+	w.live.setBefore(func(int32, []byte) error {
+		tries.Add(1)
+		return envelope.ErrUnavailable
+	})
+	w.attach(session("c", 1, "u", "phone"))
+	id := w.member("u", "a", true)
+	eventually(t, "it was tried for long", func() bool {
+		w.clock.add(time.Second)
+		return tries.Load() > 10
+	})
+	w.live.setBefore(nil)
+	eventually(t, "the session is told", func() bool {
+		w.clock.add(time.Second)
+		return len(w.told()) > 0
+	})
+	if first := w.told()[0]; first.Rooms.At != id {
+		t.Errorf("told %v", first)
+	}
 }

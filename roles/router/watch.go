@@ -2,6 +2,9 @@ package router
 
 import (
 	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"imgo/envelope"
@@ -11,39 +14,123 @@ import (
 // nudgesPerEnvelope bounds the sessions that one envelope of the watch names.
 const nudgesPerEnvelope = 500
 
-// watchLoop tells comets what their sessions may have missed, until ctx is done. It waits for the live log.
+// watchLoop tells comets what their sessions may have missed, until ctx is done.
 func (r *Router) watchLoop(ctx context.Context) error {
 	if r.cfg.Faults.NoWatch {
 		return nil
 	}
-	wait.Every(ctx, r.cfg.WatchInterval, func() {
-		r.watch(ctx, r.now())
-		r.notifyRooms(ctx, r.now())
-	})
+	w := watch{resources: r.resources, parts: r.parts, busy: make([]atomic.Bool, r.live.Partitions())}
+	wait.Every(ctx, r.cfg.WatchInterval, func() { w.round(ctx, r.now()) })
+	w.publishing.Wait()
 	return nil
 }
 
-// watch tells comets the newest message that is still pending a while after
-// its push, for every session that should have it. Whatever was dropped on the
-// way is found here: by a hung or skipped comet, a dead job, a wrong owner.
-func (r *Router) watch(ctx context.Context, now time.Time) {
-	byComet := make(map[string][]*envelope.NudgeTarget)
-	for _, p := range r.parts.serving() {
-		p.overdue(now, byComet)
+// watch tells comets, by the live log, what their sessions may have missed. A goroutine for each partition of that log
+// publishes what a round has found. So a partition that takes no records delays no comet of the others.
+type watch struct {
+	*resources
+	parts *ownership
+	// busy is set for the partitions that are being published to. Rounds leave their comets out.
+	busy       []atomic.Bool
+	publishing sync.WaitGroup
+}
+
+// reminders is what the watch tells a comet. undo has its sessions told again, for what was not published.
+type reminders struct {
+	envelope *envelope.Envelope
+	nudges   int
+	undo     func()
+}
+
+// nudge tells a session of the newest message that it should have.
+type nudge struct {
+	p      *partition
+	s      *session
+	newest uint64
+}
+
+// round finds what is to be told, and has it published. That is the newest message that is still pending a while after its
+// push, for every session that should have it: whatever was dropped on the way, by a hung or skipped comet, a dead job, or a
+// wrong owner. Sessions are also told the memberships of their user, where these have changed a while ago.
+func (w *watch) round(ctx context.Context, now time.Time) {
+	byComet := make(map[string][]nudge)
+	byPartition := make(map[int32][]reminders)
+	add := func(comet string, r reminders) {
+		i := w.partitionOf(comet)
+		byPartition[i] = append(byPartition[i], r)
 	}
-	for comet, targets := range byComet {
-		for len(targets) > 0 {
-			n := min(len(targets), nudgesPerEnvelope)
-			r.publish(ctx, comet, &envelope.Envelope{TimeMs: now.UnixMilli(), Nudge: &envelope.Nudge{To: targets[:n]}})
-			r.metrics.nudges.Add(float64(n))
-			targets = targets[n:]
+	for _, p := range w.parts.serving() {
+		p.overdue(now, w.isBusy, byComet)
+		for _, told := range p.untoldRooms(now, w.isBusy) {
+			add(told.rooms.To[0].Comet, reminders{
+				envelope: &envelope.Envelope{TimeMs: now.UnixMilli(), SessionRooms: told.rooms},
+				undo:     told.undo,
+			})
 		}
+	}
+	for comet, all := range byComet {
+		for nudges := range slices.Chunk(all, nudgesPerEnvelope) {
+			add(comet, reminders{nudgeEnvelope(nudges, now), len(nudges), func() { forgetReminders(nudges) }})
+		}
+	}
+	for i, list := range byPartition {
+		w.busy[i].Store(true)
+		w.publishing.Go(func() {
+			w.publish(ctx, i, list)
+			w.busy[i].Store(false)
+		})
 	}
 }
 
-// overdue adds the partition's sessions that are to be told something to
-// byComet, and notes that they were told.
-func (p *partition) overdue(now time.Time, byComet map[string][]*envelope.NudgeTarget) {
+// partitionOf returns the partition of the live log that a comet reads.
+func (w *watch) partitionOf(comet string) int32 { return envelope.Partition(comet, len(w.busy)) }
+
+// isBusy reports whether a comet is to be left out.
+func (w *watch) isBusy(comet string) bool { return w.busy[w.partitionOf(comet)].Load() }
+
+// publish puts reminders on a partition of the live log, until one fails. The next round finds again what is left.
+func (w *watch) publish(ctx context.Context, partition int32, list []reminders) {
+	for i, r := range list {
+		value, err := r.envelope.MarshalVT()
+		if err == nil {
+			_, err = w.live.Append(ctx, partition, value)
+		}
+		if err == nil {
+			w.metrics.nudges.Add(float64(r.nudges))
+			continue
+		}
+		if ctx.Err() == nil {
+			w.metrics.unpublished.Add(float64(len(list) - i))
+			w.log.Warn().Err(err).Int32("partition", partition).Int("envelopes", len(list)-i).
+				Msg("envelopes were not published on the live log; trying again")
+		}
+		for _, left := range list[i:] {
+			left.undo()
+		}
+		return
+	}
+}
+
+func nudgeEnvelope(nudges []nudge, now time.Time) *envelope.Envelope {
+	to := make([]*envelope.NudgeTarget, len(nudges))
+	for i, n := range nudges {
+		to[i] = &envelope.NudgeTarget{To: n.s.address().Address(), Newest: n.newest}
+	}
+	return &envelope.Envelope{TimeMs: now.UnixMilli(), Nudge: &envelope.Nudge{To: to}}
+}
+
+// forgetReminders undoes the notes of overdue, so that the next round tells the sessions again.
+func forgetReminders(nudges []nudge) {
+	for _, n := range nudges {
+		n.p.mu.Lock()
+		n.s.reminder = nil
+		n.p.mu.Unlock()
+	}
+}
+
+// overdue adds the partition's sessions that are to be told something to byComet, and notes that they were told. It leaves
+// out the comets that are busy.
+func (p *partition) overdue(now time.Time, busy func(comet string) bool, byComet map[string][]nudge) {
 	deadline := p.clock.At(now).Add(-p.cfg.WatchAfter).UnixMilli()
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -54,9 +141,8 @@ func (p *partition) overdue(now time.Time, byComet map[string][]*envelope.NudgeT
 		}
 		for _, s := range a.sessions {
 			newest, ok := a.Messages.Newest(a.Devices().Mask(s.device), deadline)
-			if ok && s.remind(newest, now, &p.cfg) {
-				comet := s.kind.comet
-				byComet[comet] = append(byComet[comet], &envelope.NudgeTarget{To: s.address().Address(), Newest: newest})
+			if ok && !busy(s.kind.comet) && s.remind(newest, now, &p.cfg) {
+				byComet[s.kind.comet] = append(byComet[s.kind.comet], nudge{p, s, newest})
 			}
 		}
 	}
@@ -79,17 +165,4 @@ func (s *session) remind(newest uint64, now time.Time, cfg *Config) bool {
 	}
 	r.at = now
 	return true
-}
-
-// publish puts an envelope on the live log. A failure is counted and not tried
-// again: the next watch finds what is still pending.
-func (r *Router) publish(ctx context.Context, key string, e *envelope.Envelope) {
-	value, err := e.MarshalVT()
-	if err == nil {
-		_, err = r.live.Append(ctx, envelope.Partition(key, int(r.live.Partitions())), value)
-	}
-	if err != nil && ctx.Err() == nil {
-		r.metrics.unpublished.Inc()
-		r.log.Warn().Err(err).Msg("envelope was not published on the live log")
-	}
 }
