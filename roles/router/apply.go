@@ -16,9 +16,9 @@ import (
 
 // applier applies the log's records to a partition, in their order.
 //
-// It releases the partition's mu while it reads the store. Others may then see
-// a record that was applied for some of its users only. That is harmless: the
-// position is behind the record until it was applied as a whole.
+// It releases the partition's mu between some records, and while it reads the store.
+// While it reads, others may see a record that was applied for some of its users only.
+// That is harmless: the position is behind the record until it was applied as a whole.
 type applier struct {
 	p *partition
 	// mu makes one goroutine at a time apply. It is taken before the
@@ -45,6 +45,10 @@ func (ap *applier) apply(entries []envelope.Entry) error {
 	}
 }
 
+// recordsPerLock is how many records are applied until others get the partition's mu. A read of a log that is read back
+// may have tens of thousands.
+const recordsPerLock = 64
+
 // applyLocked is apply for a caller that holds ap.mu. It stops early if a flush holds records
 // back: held is closed when it does no more. The other methods whose names end so are called with
 // both mutexes held.
@@ -63,7 +67,11 @@ func (ap *applier) applyLocked(entries []envelope.Entry) (held <-chan struct{}, 
 		return nil, nil
 	}
 	for i := range entries {
-		if held = p.events.held; held != nil {
+		if i%recordsPerLock == recordsPerLock-1 {
+			p.mu.Unlock()
+			p.mu.Lock()
+		}
+		if held = p.events.held; held != nil || p.gone {
 			break
 		}
 		if p.events.fullLocked() {

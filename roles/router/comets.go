@@ -213,7 +213,8 @@ func newPresence(parts *ownership) *presence {
 }
 
 // announce takes a comet's sign of life. It carries sessions that the router
-// does not have yet, and is answered with the epochs to compare.
+// does not have yet, and is answered with the epochs to compare. The comet announces
+// the sessions of a partition again that has no epoch in the reply.
 func (pr *presence) announce(ctx context.Context, req *envelope.AnnounceRequest) *envelope.AnnounceReply {
 	now := pr.now()
 	rooms, restarted := pr.comets.announced(req, now)
@@ -222,9 +223,7 @@ func (pr *presence) announce(ctx context.Context, req *envelope.AnnounceRequest)
 		pr.kinds.forget(req.Comet)
 		pr.drop(req.Comet, now, func(s *session) bool { return s.kind.incarnation != req.Incarnation })
 	}
-	for _, info := range req.Sessions {
-		pr.register(ctx, info)
-	}
+	unfinished := pr.register(ctx, req.Sessions)
 	if len(req.Sessions) == 0 {
 		pr.compare(req, now)
 	}
@@ -238,7 +237,9 @@ func (pr *presence) announce(ctx context.Context, req *envelope.AnnounceRequest)
 			if len(req.Sessions) == 0 {
 				p.presence.announcedLocked(req.Comet, req.Partitions[uint32(p.index)], now)
 			}
-			reply.Epochs[uint32(p.index)] = epoch + p.gain.Load()
+			if !unfinished[p] {
+				reply.Epochs[uint32(p.index)] = epoch + p.gain.Load()
+			}
 		}
 		p.mu.Unlock()
 	}
@@ -280,27 +281,63 @@ func (pr *presence) compare(req *envelope.AnnounceRequest, now time.Time) {
 	pr.comets.beginReview(req.Comet, now)
 }
 
-// register puts an announced session into the table. One of a partition that
-// is not here, or has yet to find its place, is announced again: the comet is
-// told no epoch of that partition.
-func (pr *presence) register(ctx context.Context, info *envelope.SessionInfo) {
-	if info.GetAddress() == nil || info.User == "" {
-		return
+// register puts announced sessions into the table, in all of their partitions at the same time: one may wait for the store.
+// unfinished has the partitions that have not taken all of theirs. register ends before ctx does, so that the reply is in
+// time.
+func (pr *presence) register(ctx context.Context, sessions []*envelope.SessionInfo) (unfinished map[*partition]bool) {
+	if by, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Until(by)*3/4)
+		defer cancel()
 	}
-	p := pr.parts.peek(info.User)
-	if p == nil || !p.hasBegun() {
-		return
+	parts := make(map[*partition][]*envelope.SessionInfo)
+	for _, info := range sessions {
+		if info.GetAddress() == nil || info.User == "" {
+			continue
+		}
+		if p := pr.parts.peek(info.User); p != nil {
+			parts[p] = append(parts[p], info)
+		}
 	}
-	a, err := p.accounts.openAndLock(ctx, info.User)
-	if err != nil {
-		pr.log.Error().Err(err).Str("user", info.User).Msg("an announced session is not in the table")
-		return
+	unfinished = make(map[*partition]bool)
+	var mu sync.Mutex // guards unfinished
+	var g sync.WaitGroup
+	for p, part := range parts {
+		g.Go(func() {
+			if !p.register(ctx, part) {
+				mu.Lock()
+				defer mu.Unlock()
+				unfinished[p] = true
+			}
+		})
 	}
+	g.Wait()
+	return unfinished
+}
+
+// register puts announced sessions into the table, with mu taken once for as many as possible: while the partition is read
+// back, whoever takes it waits. It reports false if the partition has yet to find its place, or if ctx was done first.
+func (p *partition) register(ctx context.Context, sessions []*envelope.SessionInfo) (all bool) {
+	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.addSessionLocked(a, info, p.now())
-	if info.RoomsAt < a.Rooms().Memberships().GetAt() {
-		p.remindRoomsLocked(a)
+	for _, info := range sessions {
+		if ctx.Err() != nil || p.hereLocked() != nil {
+			return false
+		}
+		a, err := p.accounts.openLocked(ctx, info.User)
+		switch {
+		case err == nil:
+			p.addSessionLocked(a, info, p.now())
+			if info.RoomsAt < a.Rooms().Memberships().GetAt() {
+				p.remindRoomsLocked(a)
+			}
+		case ctx.Err() != nil:
+			return false
+		default:
+			p.log.Error().Err(err).Str("user", info.User).Msg("an announced session is not in the table")
+		}
 	}
+	return true
 }
 
 // each calls do for each of a comet's sessions, with its partition's mu held.

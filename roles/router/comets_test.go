@@ -3,6 +3,7 @@ package router_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -189,6 +190,79 @@ func TestCountsOfAPartitionThatHasNotBegun(t *testing.T) {
 	w.announce("c", 1, counts, session("c", 1<<32|2, waiting, ""))
 	if n := w.online(here) + w.online(waiting); n != 2 {
 		t.Errorf("%d sessions, want 2", n)
+	}
+}
+
+// The sessions of a partition are taken while it is read back, and wait for few records only.
+func TestSessionsOfAPartitionThatIsReadBack(t *testing.T) {
+	const records, sessions = 4000, 400
+	ring := newRing(0)
+	w := newOwner(t, nil, ring, func(c *router.Config) { c.MailboxLength = 1 })
+	var applied atomic.Int64
+	begun, wait := make(chan struct{}), make(chan struct{})
+	release := sync.OnceFunc(func() { close(wait) })
+	t.Cleanup(release)
+	w.stop()
+	w.noticed = func() { // a message was dropped, while the partition is locked
+		if applied.Add(1) == 1 {
+			close(begun)
+		}
+		select {
+		case <-wait:
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+	w.start()
+	for range records {
+		w.push(userOf(1), "x")
+	}
+	ring.set(0, 1)
+	<-begun
+	var infos []*envelope.SessionInfo
+	for i := range uint64(sessions) {
+		infos = append(infos, session("c", 1<<32+i, namedUser(1, fmt.Sprint("u", i, "-")), ""))
+	}
+	before := applied.Load()
+	epochs := w.announce("c", 1, nil, infos...).Epochs
+	if n := applied.Load() - before; n > sessions {
+		t.Errorf("%d records were applied before %d sessions were taken", n, sessions)
+	}
+	if _, ok := epochs[1]; !ok {
+		t.Error("the sessions were not taken")
+	}
+	release()
+	eventually(t, "the partition is read back", func() bool { return w.r.Ready() == nil })
+	if n := w.online(infos[0].User); n != 1 {
+		t.Errorf("%d sessions of a user, want 1", n)
+	}
+}
+
+// An owner that has not taken all sessions of a partition in time does not give its epoch, so that the comet announces
+// them again.
+func TestSessionsThatAreNotTakenInTime(t *testing.T) {
+	slow, other := namedUser(0, "slow"), namedUser(1, "other")
+	w := newWorld(t, nil)
+	w.attach(session("c", 1, slow, "d"))
+	w.detach(session("c", 1, slow, "d"))
+	w.stop()
+	stalled := &stalledStore{user: slow, release: make(chan struct{})}
+	release := sync.OnceFunc(func() { close(stalled.release) })
+	w.store = func(s router.Store) router.Store { stalled.Store = s; return stalled }
+	w.start()
+	t.Cleanup(release)
+	go func() { _ = attach(w, slow) }()
+	eventually(t, "the store is asked for the user", func() bool { return stalled.begun() > 0 })
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	req := &envelope.AnnounceRequest{Comet: "c", Incarnation: 1, Sessions: []*envelope.SessionInfo{
+		session("c", 1<<32|2, slow, "d"), session("c", 1<<32|3, other, "d")}}
+	reply, err := w.r.Announce(ctx, req)
+	if err != nil || len(reply.Epochs) != 1 || reply.Epochs[1] == 0 || ctx.Err() != nil {
+		t.Errorf("while one partition waits: %v, %v, %v", reply, err, ctx.Err())
+	}
+	release()
+	if reply, err = w.r.Announce(t.Context(), req); err != nil || len(reply.Epochs) != 2 {
+		t.Errorf("when none waits: %v, %v", reply, err)
 	}
 }
 

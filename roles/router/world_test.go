@@ -239,6 +239,9 @@ type world struct {
 	r          *router.Router
 	stop       func()
 
+	// noticed is called with each notice, and may wait; nil: nothing is.
+	noticed func()
+
 	mu     sync.Mutex
 	events []string
 }
@@ -288,6 +291,9 @@ func (w *world) start() {
 		Topic: topic, Owned: owned, Metrics: w.reg, Growth: w.growth,
 		Kept: w.kept, Live: w.live, Store: boxes, Log: zerolog.Nop(), Now: w.clock.now, Records: w.records, Gate: w.gate,
 		Notices: func(kind, user string, _ int, _ string) {
+			if w.noticed != nil {
+				w.noticed()
+			}
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			w.events = append(w.events, kind+" "+user)
