@@ -4733,7 +4733,8 @@ func (x *AnnounceRequest) GetPartitions() map[uint32]uint32 {
 type AnnounceReply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// epochs: for each partition the epoch of its owner's memory. A comet that
-	// has announced its sessions to another epoch announces them again.
+	// has announced its sessions to another epoch announces them again, and so
+	// does one whose request had sessions of a partition that is not named.
 	Epochs map[uint32]uint64 `protobuf:"bytes,1,rep,name=epochs,proto3" json:"epochs,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// rooms: how many sessions all comets have in the rooms that were named.
 	Rooms map[string]uint32 `protobuf:"bytes,2,rep,name=rooms,proto3" json:"rooms,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`

@@ -101,32 +101,61 @@ func (a *announcer) updateLeft(epochs map[uint32]uint64, sizes map[uint32]uint32
 
 // announceSessions sends the sessions that are left, a chunk with each request. The next
 // announcement goes on with a chunk that failed. It also goes on with what is left after an
-// interval, because a chunk is a sign of life only to the owners of its sessions. A session
-// that ends before its chunk is sent is left out: its owner may know of the end already. A
-// partition whose owner changes again meanwhile is left to the next announcement.
+// interval, because a chunk is a sign of life only to the owners of its sessions. The sessions
+// of a partition whose owner did not take its part come last in the next announcement, so that
+// they do not delay those of other owners. A session that ends before its chunk is sent is left
+// out: its owner may know of the end already. A partition whose owner changes again meanwhile is
+// left to the next announcement.
 func (a *announcer) announceSessions() {
+	failed := make(map[uint32]bool) // partitions
+	var last []*session             // of these
+	defer func() { a.left = append(a.left, last...) }()
 	for began := a.comet.now(); len(a.left) > 0; {
 		if a.comet.now()-began >= a.comet.cfg.AnnounceInterval {
 			return
 		}
 		n := min(len(a.left), announceChunk)
-		if sessions := describe(a.left[:n]); len(sessions) > 0 {
-			reply, ok := a.call(&envelope.AnnounceRequest{
-				Comet: a.comet.cfg.Name, Incarnation: a.comet.incarnation, Sessions: sessions,
-			})
-			if !ok {
-				return
-			}
-			for p, epoch := range reply.GetEpochs() {
-				if a.telling[p] != epoch {
-					delete(a.telling, p)
-				}
+		sessions := describe(a.left[:n])
+		if len(sessions) == 0 {
+			a.left = a.left[n:]
+			continue
+		}
+		reply, ok := a.call(&envelope.AnnounceRequest{
+			Comet: a.comet.cfg.Name, Incarnation: a.comet.incarnation, Sessions: sessions,
+		})
+		if !ok {
+			return
+		}
+		for p, epoch := range reply.GetEpochs() {
+			if a.telling[p] != epoch {
+				delete(a.telling, p)
 			}
 		}
-		a.left = a.left[n:]
+		before := len(failed)
+		for _, s := range a.left[:n] {
+			p := a.comet.table.partitionOf(s)
+			if _, taken := reply.GetEpochs()[p]; !taken {
+				failed[p] = true
+				last = append(last, s)
+			}
+		}
+		if a.left = a.left[n:]; len(failed) == before {
+			continue
+		}
+		a.left = slices.DeleteFunc(a.left, func(s *session) bool {
+			fails := failed[a.comet.table.partitionOf(s)]
+			if fails {
+				last = append(last, s)
+			}
+			return fails
+		})
 	}
-	maps.Copy(a.told, a.telling)
-	clear(a.telling)
+	for p, epoch := range a.telling {
+		if !failed[p] {
+			a.told[p] = epoch
+			delete(a.telling, p)
+		}
+	}
 	a.left = nil
 }
 

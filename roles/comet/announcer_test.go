@@ -189,6 +189,77 @@ func TestAnnounceGoesOn(t *testing.T) {
 	}
 }
 
+// TestAnnounceToSomeOwners checks that an owner that does not take its part delays the sessions of no other one, and that
+// each session is announced once to an owner that does.
+func TestAnnounceToSomeOwners(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 3000    // in each partition
+		var mu sync.Mutex // guards all below
+		recovered, chunks := false, 0
+		var epoch uint64
+		taken := map[uint32]map[string]int{1: {}, 2: {}}
+		partition := func(user string) uint32 { return 1 + uint32(user[len(user)-1])%2 }
+		logic := &fakeLogic{announce: func(r *envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			reply := &envelope.AnnounceReply{Epochs: map[uint32]uint64{1: epoch, 2: epoch}}
+			if len(r.Sessions) == 0 || epoch == 0 {
+				return reply, nil
+			}
+			if chunks++; !recovered {
+				delete(reply.Epochs, 2)
+			}
+			for _, s := range r.Sessions {
+				if p := partition(s.User); p == 1 || recovered {
+					taken[p][s.User]++
+				}
+			}
+			return reply, nil
+		}}
+		logic.connect = func(r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
+			reply, err := admit(r)
+			reply.Partition = partition(r.Token)
+			return reply, err
+		}
+		s := start(t, logic, func(cfg *comet.Config) { cfg.AnnounceInterval = time.Second })
+		for i := range 2 * n {
+			s.dialPipe(pipe.Options{Buffer: 1 << 10}).send(1, protocol.OpAuth, 1, fmt.Sprint("u", i))
+		}
+		expect := func(p uint32, want int) {
+			t.Helper()
+			for user, times := range taken[p] {
+				if times > 1 {
+					t.Errorf("%s was announced %d times", user, times)
+				}
+			}
+			if len(taken[p]) != want {
+				t.Errorf("%d sessions of partition %d were announced, want %d", len(taken[p]), p, want)
+			}
+		}
+		time.Sleep(1500 * time.Millisecond)
+		mu.Lock()
+		epoch = 1
+		mu.Unlock()
+		time.Sleep(time.Second)
+		mu.Lock()
+		expect(1, n)
+		expect(2, 0)
+		if chunks > 5 {
+			t.Errorf("%d requests, want those of partition 1 and one more", chunks)
+		}
+		mu.Unlock()
+		time.Sleep(3 * time.Second)
+		mu.Lock()
+		recovered = true
+		mu.Unlock()
+		time.Sleep(2 * time.Second)
+		mu.Lock()
+		defer mu.Unlock()
+		expect(1, n)
+		expect(2, n)
+	})
+}
+
 // TestAnnounceBetweenChunks checks that all routers hear of a comet in time while its sessions are announced, however
 // long that takes.
 func TestAnnounceBetweenChunks(t *testing.T) {

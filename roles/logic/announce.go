@@ -2,6 +2,7 @@ package logic
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -20,12 +21,10 @@ const announceTimeout = time.Second
 type announceHandler struct{ *shared }
 
 // Announce passes a comet's sign of life to every router, and to each the
-// counts of the partitions that it owns. The reply has the epochs of the owners
-// that answered; a comet learns of the others by its next announcement. It
-// returns an error only if no router answered.
-//
-// A request with sessions goes to their owners alone, and is an error when one
-// of them did not take its part: the comet must know that it has to repeat it.
+// counts of the partitions that it owns. A request with sessions goes to their
+// owners alone. The reply has the epochs of the owners that answered. A comet
+// learns of the others by its next announcement, and repeats the sessions of a
+// partition without an epoch. Announce returns an error only if no router answered.
 func (h *announceHandler) Announce(ctx context.Context, r *envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {
 	ctx, end, err := h.life.begin(ctx)
 	if err != nil {
@@ -38,26 +37,21 @@ func (h *announceHandler) Announce(ctx context.Context, r *envelope.AnnounceRequ
 	a := &announcement{owners: h.owners, reply: &envelope.AnnounceReply{
 		Epochs: make(map[uint32]uint64), Rooms: make(map[string]uint32), Partitions: uint32(h.owners.partitions),
 	}}
-	parts, err := splitAnnouncement(r, h.owners)
+	parts, ownerless := splitAnnouncement(r, h.owners)
 	const what = "announce the comet"
 	if len(r.GetSessions()) > 0 {
-		if err != nil {
-			return nil, attempted(what, err)
-		}
 		owners := slices.DeleteFunc(slices.Collect(maps.Keys(parts)), func(o Router) bool { return len(parts[o].GetSessions()) == 0 })
 		err = callEach(what, owners, func(owner Router) error { return a.send(ctx, owner, parts[owner]) })
-		if err != nil {
-			return nil, err
-		}
-		return a.reply, nil
+		err = errors.Join(attempted(what, ownerless), err)
+	} else {
+		err = h.owners.callAll(what, func(router Router) error {
+			part := parts[router]
+			if part == nil {
+				part = bareAnnouncement(r)
+			}
+			return a.send(ctx, router, part)
+		})
 	}
-	err = h.owners.callAll(what, func(router Router) error {
-		part := parts[router]
-		if part == nil {
-			part = bareAnnouncement(r)
-		}
-		return a.send(ctx, router, part)
-	})
 	if a.answers == 0 {
 		return nil, err
 	}
