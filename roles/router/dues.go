@@ -171,6 +171,9 @@ func (d *dues) load(ctx context.Context) (more bool) {
 	p := d.p
 	now := p.clock.Now().UnixMilli()
 	d.next = min(d.next, d.stored.Swap(noDue))
+	if now < d.after.TimeMS { // the clock was set back: steps before d.after may be stored again
+		d.after, d.next = store.DueAt{TimeMS: now}, now
+	}
 	if room := d.release(); !room || d.next > now {
 		return false
 	}

@@ -209,6 +209,27 @@ func TestDeadlines(t *testing.T) {
 	}
 }
 
+// No step is missed that is due before the last one that was taken, since the clock was set back.
+func TestDeadlineAfterTheClockWasSetBack(t *testing.T) {
+	w := reportWorld(t, func(c *router.Config) { c.IdleMailboxes, c.CometTimeout = 0, 24*time.Hour })
+	push := func(user string, deadline time.Duration) {
+		s := session("c", 1, user, "phone")
+		w.attach(s)
+		w.detach(s)
+		w.report(user, time.Hour, &envelope.Report{Ref: user, DeadlineMs: deadline.Milliseconds()})
+		w.awaitApplied([]string{user})
+		eventually(t, "the message is in the store only", func() bool { return w.metric() == 0 })
+	}
+	first, second := namedUser(0, "first"), namedUser(0, "second")
+	push(first, time.Minute)
+	w.clock.add(time.Minute + time.Second)
+	w.expectEvents(first, "undelivered "+first+" phone")
+	w.clock.add(-50 * time.Second)
+	push(second, 30*time.Second)
+	w.clock.add(31 * time.Second)
+	w.expectEvents(second, "undelivered "+second+" phone")
+}
+
 // Accounts that only the store has are read a page at a time for their steps, and leave memory again. While no step is
 // applied, no more are read.
 func TestDueAccountsAreReadInPages(t *testing.T) {
