@@ -82,9 +82,9 @@ func (t *Token) Good(now time.Time) bool {
 // hash decides about that hash. A change survives a power loss once its call has returned.
 //
 // An append that is tried again may leave a copy in the topic, which may come after later
-// changes. So a valid entry changes nothing if its token was revoked, or if it was created
-// before the stored token of its hash. Compaction keeps it all the same, as the newest of its
-// key, so the topic needs a further change. Due returns it.
+// changes. So an entry changes nothing if its token was created before the stored token of its
+// hash, and a valid entry changes nothing if its token was revoked. Compaction keeps it all the
+// same, as the newest of its key, so the topic needs a further change. Due returns it.
 //
 // The keys are never used again once their token is invalid, so forgetting a key cannot undo
 // anything. One order must hold. A key may have a newest entry that says it is valid although a
@@ -293,11 +293,11 @@ func (s *Tokens) apply(txn *badger.Txn, e *TokenEntry, now time.Time) error {
 
 // outdates reports whether a later entry is a copy of one that was true before the token.
 func (t *Token) outdates(e *TokenEntry) bool {
-	if e.Change == nil || e.Change.GetRevoked() {
+	switch {
+	case e.Change == nil:
 		return false
-	}
-	if e.Key == t.Key {
-		return t.Revoked
+	case e.Key == t.Key:
+		return t.Revoked && !e.Change.GetRevoked()
 	}
 	return e.Change.GetCreatedMs() < t.CreatedMS
 }

@@ -141,15 +141,21 @@ func TestLateCopy(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	ann := func(t *testing.T, n *node) { put(t, n, "ann") }
+	bob := func(t *testing.T, n *node) { put(t, n, "bob") }
 	for name, c := range map[string]struct {
-		then func(t *testing.T, n *node) // between the entry and its copy
-		want string
+		entry func(t *testing.T, n *node) // the last entry is copied
+		then  func(t *testing.T, n *node) // between the entry and its copy
+		want  string
 	}{
-		"of a valid token":                       {func(*testing.T, *node) {}, "ann"},
-		"of a revoked token":                     {end, revoked},
-		"of a token that was replaced":           {func(t *testing.T, n *node) { put(t, n, "bob") }, "bob"},
-		"of a revoked token that was made again": {func(t *testing.T, n *node) { end(t, n); put(t, n, "bob") }, "bob"},
-		"of a token whose successor was revoked": {func(t *testing.T, n *node) { put(t, n, "bob"); end(t, n) }, revoked},
+		"of a valid token":                                 {ann, func(*testing.T, *node) {}, "ann"},
+		"of a revoked token":                               {ann, end, revoked},
+		"of a token that was replaced":                     {ann, bob, "bob"},
+		"of a token that was replaced at once":             {ann, func(t *testing.T, n *node) { made--; bob(t, n) }, "bob"},
+		"of a revoked token that was made again":           {ann, func(t *testing.T, n *node) { end(t, n); bob(t, n) }, "bob"},
+		"of a token whose successor was revoked":           {ann, func(t *testing.T, n *node) { bob(t, n); end(t, n) }, revoked},
+		"of the revocation":                                {func(t *testing.T, n *node) { ann(t, n); end(t, n) }, end, revoked},
+		"of the revocation of a token that was made again": {func(t *testing.T, n *node) { ann(t, n); end(t, n) }, bob, "bob"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newTopic()
@@ -157,7 +163,7 @@ func TestLateCopy(t *testing.T) {
 			a, b := start(t, fast(), p, dbs[0]), start(t, fast(), p, dbs[1])
 			a.ready(t)
 			b.ready(t)
-			put(t, a, "ann")
+			c.entry(t, a)
 			copied := p.newestOf("t")
 			c.then(t, a)
 			p.change(func() { p.records = append(p.records, copied) })

@@ -176,8 +176,8 @@ func (t *Tokens) Put(ctx context.Context, hash [32]byte, made envelope.Token, si
 	if err != nil {
 		return err
 	}
-	if stored != nil { // its maker's clock may be ahead
-		made.CreatedMS = max(made.CreatedMS, stored.CreatedMS)
+	if stored != nil { // its maker's clock may be ahead, and a late copy of its entries must not count
+		made.CreatedMS = max(made.CreatedMS, stored.CreatedMS+1)
 	}
 	key := store.TokenKey{Hash: hash, ID: store.TokenID(envelope.NewRecordID())}
 	return t.changes.put(ctx, entryOf(key, &made, false), func(offset int64) ([]store.TokenEntry, error) {
@@ -203,24 +203,29 @@ func (t *Tokens) Revoke(ctx context.Context, hash [32]byte, check func(user stri
 	defer cancel()
 	t.changes.Lock()
 	defer t.changes.Unlock()
-	token, err := t.tokens.Token(ctx, hash)
-	if err == nil && (token == nil || !token.Good(time.Now())) {
-		// Another node may have made it, or made it again, a moment ago.
-		if err := t.changes.sync(ctx); err != nil {
+	for current := false; ; current = true {
+		token, err := t.tokens.Token(ctx, hash)
+		if err == nil && !current && (token == nil || !token.Good(time.Now())) {
+			// Another node may have made it, or made it again, a moment ago.
+			if err := t.changes.sync(ctx); err != nil {
+				return "", err
+			}
+			token, err = t.tokens.Token(ctx, hash)
+		}
+		if err != nil {
 			return "", err
 		}
-		token, err = t.tokens.Token(ctx, hash)
+		if token == nil {
+			return "", envelope.Errorf(envelope.CodeNotFound, "there is no such token")
+		}
+		if err := check(token.User); err != nil || !token.Good(time.Now()) {
+			return token.User, err
+		}
+		// The token is still good after that if another node has made it again before.
+		if err := t.revoke(ctx, []store.Token{*token}); err != nil {
+			return token.User, err
+		}
 	}
-	if err != nil {
-		return "", err
-	}
-	if token == nil {
-		return "", envelope.Errorf(envelope.CodeNotFound, "there is no such token")
-	}
-	if err := check(token.User); err != nil || !token.Good(time.Now()) {
-		return token.User, err
-	}
-	return token.User, t.revoke(ctx, []store.Token{*token})
 }
 
 // RevokeUser revokes all tokens of a user, including those that another node

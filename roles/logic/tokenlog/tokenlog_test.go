@@ -281,6 +281,44 @@ func TestRevokeWhileBehind(t *testing.T) {
 	a.becomes(t, "again", revoked)
 }
 
+// A node that is behind revokes a token that another node has made again meanwhile.
+func TestRevokeOfATokenThatWasMadeAgain(t *testing.T) {
+	p := newTopic()
+	a, b := start(t, fast(), p, nil), start(t, fast(), p, nil)
+	a.ready(t)
+	b.ready(t)
+	hash := hashOf("again")
+	put := func(n *node, user string, createdMS int64) error {
+		return n.Put(t.Context(), hash, envelope.Token{User: user, CreatedMS: createdMS}, false)
+	}
+	if err := put(a, "ann", 1); err != nil {
+		t.Fatal(err)
+	}
+	b.becomes(t, "again", "ann")
+	p.change(func() { p.paused = true })
+	results := make(chan error, 2)
+	go func() { results <- put(a, "bob", 2) }()
+	until(t, "it is made again", func() bool { return len(p.keys("again")) == 2 })
+	var checked []string
+	go func() {
+		_, err := b.Revoke(context.Background(), hash, func(user string) error {
+			checked = append(checked, user)
+			return nil
+		})
+		results <- err
+	}()
+	until(t, "the first one is revoked", func() bool { end, _ := p.End(t.Context()); return end == 3 })
+	p.change(func() { p.paused = false })
+	if err := errors.Join(<-results, <-results); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(checked, []string{"ann", "bob", "bob"}) {
+		t.Errorf("checked for %q", checked)
+	}
+	b.is(t, "again", revoked)
+	a.becomes(t, "again", revoked)
+}
+
 // A token whose Put failed is unknown on every node.
 func TestPutFails(t *testing.T) {
 	p := newTopic()
