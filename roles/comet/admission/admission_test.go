@@ -239,8 +239,8 @@ func TestPacketBytes(t *testing.T) {
 	})
 }
 
-// TestRetry checks that a client is tried again after an error, before the clients
-// that came later, and that it finds the session of its first try.
+// TestRetry checks that a client is tried again after an error, about once a second, and that it finds the session
+// of its first try.
 func TestRetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var failing bool
@@ -267,8 +267,7 @@ func TestRetry(t *testing.T) {
 		c.connect(5)
 		time.Sleep(10 * time.Second)
 		c.want(0, nil, 0)
-		// By then one client at a time is tried, about once a second.
-		if n := tries["first"]; n < 20 || n > 60 || len(tries) != 1 {
+		if n := tries["first"]; n < 20 || n > 60 {
 			t.Errorf("tries in 20 s: %v", tries)
 		}
 		c.mu.Lock()
@@ -276,7 +275,6 @@ func TestRetry(t *testing.T) {
 		c.mu.Unlock()
 		time.Sleep(10 * time.Second)
 		c.want(6, nil, 0)
-		// The others have slots in order too, but several at a time.
 		if order := c.order(); order[0] != "first" {
 			t.Errorf("admitted out of order: %v", order)
 		}
@@ -287,33 +285,115 @@ func TestRetry(t *testing.T) {
 func TestNoAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
-		var tries atomic.Int64
+		tries := map[time.Time]int{}
 		c := start(t, func(c *controller, cfg *admission.Config) {
 			cfg.MaxWait, cfg.Log = 10*time.Second, zerolog.New(&log)
 			c.admit = func(_ context.Context, p *admission.PendingConnect) error {
 				if strings.HasPrefix(string(p.Packet.Body), "bad") {
 					return nil
 				}
-				tries.Add(1)
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				tries[time.Now()]++
 				return errors.New("no answer")
 			}
 		})
 		c.send(c.dial(), 1, protocol.OpAuth, "first")
 		time.Sleep(5 * time.Second) // by now the pause between two tries is long
-		before := tries.Load()
+		c.mu.Lock()
+		clear(tries)
+		c.mu.Unlock()
 		for i := range 20 {
 			c.send(c.dial(), 1, protocol.OpAuth, fmt.Sprintf("bad%d", i))
 			c.send(c.dial(), 1, protocol.OpAuth, fmt.Sprintf("u%d", i))
 		}
 		time.Sleep(9 * time.Second) // the first one is refused meanwhile
-		if n := tries.Load() - before; n < 5 || n > 15 {
-			t.Errorf("logic was asked %d times in 9 s, want about once a second", n)
+		c.mu.Lock()
+		if n := len(tries); n < 5 || n > 20 {
+			t.Errorf("logic was asked at %d moments in 9 s, want about once a second", n)
 		}
+		for at, n := range tries {
+			if n > 16 {
+				t.Errorf("logic was asked about %d clients at %v", n, at)
+			}
+		}
+		c.mu.Unlock()
 		synctest.Wait()
 		if warned := strings.Count(log.String(), "\n"); warned != 1 || strings.Contains(log.String(), "again\"") {
 			t.Errorf("the log has %d lines, want one for the outage:\n%s", warned, &log)
 		}
 	})
+}
+
+// TestOnePartition checks that clients that logic cannot decide about, because their partition fails, do not delay
+// the others. Before that logic may have been away altogether.
+func TestOnePartition(t *testing.T) {
+	for _, test := range []struct {
+		name      string
+		good, bad int           // clients a second
+		takes     time.Duration // until a try of a bad client fails, unless its time ends before
+		away      time.Duration // logic at first
+		within    time.Duration // for the good clients
+	}{
+		{"some hang", 75, 5, time.Hour, 0, 100 * time.Millisecond},
+		{"some fail at once", 75, 5, 0, 0, 100 * time.Millisecond},
+		{"many hang", 185, 15, time.Hour, 0, 100 * time.Millisecond},
+		{"as many hang as do not", 1, 1, time.Hour, 0, 1100 * time.Millisecond},
+		{"some hang after logic was away", 75, 5, time.Hour, 20 * time.Second, 100 * time.Millisecond},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				began := time.Now()
+				var late, admitted int
+				var longest time.Duration // until a bad client is refused
+				c := start(t, func(c *controller, cfg *admission.Config) {
+					cfg.Admit = func(ctx context.Context, p *admission.PendingConnect) error {
+						if errors.Is(p.Err, admission.ErrWait) {
+							c.mu.Lock()
+							longest = max(longest, time.Since(p.Started))
+							c.mu.Unlock()
+						}
+						return c.callback(ctx, p)
+					}
+					c.admit = func(ctx context.Context, p *admission.PendingConnect) error {
+						if time.Since(began) < test.away || string(p.Packet.Body) == "u of the partition that fails" {
+							select {
+							case <-ctx.Done():
+							case <-time.After(test.takes):
+							}
+							return errors.New("no answer")
+						}
+						time.Sleep(2 * time.Millisecond)
+						c.mu.Lock()
+						defer c.mu.Unlock()
+						admitted++
+						if p.Started.Sub(began) > test.away+10*time.Second && time.Since(p.Started) > test.within {
+							late++
+						}
+						return nil
+					}
+				})
+				const seconds = 45
+				for i := range seconds * (test.good + test.bad) {
+					body := "u"
+					if i%(test.good+test.bad) < test.bad {
+						body = "u of the partition that fails"
+					}
+					c.send(c.dial(), 1, protocol.OpAuth, body)
+					time.Sleep(time.Second / time.Duration(test.good+test.bad))
+				}
+				synctest.Wait()
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				if late > 0 || admitted != seconds*test.good {
+					t.Errorf("%d of %d clients were admitted, %d of them after more than %v", admitted, seconds*test.good, late, test.within)
+				}
+				if longest > 36*time.Second { // MaxWait, and the last try
+					t.Errorf("a client waited for %v", longest)
+				}
+			})
+		})
+	}
 }
 
 // TestMaxWait checks that a client is refused after MaxWait whether Admit fails or

@@ -12,9 +12,11 @@ const (
 	maxAdmitting = 256
 	// firstAdmitting is the limit before anything is known about logic.
 	firstAdmitting = maxAdmitting / 4
-	// minAdmitting is the floor for slow answers. They may be the network's fault,
-	// which fewer calls would not fix. Failures lower the limit below it.
+	// minAdmitting is the floor of the limit. Slow answers and failures may be the fault of the network,
+	// or of one partition, which fewer calls would not fix.
 	minAdmitting = 16
+	// retryShare is the divisor of the limit for the clients whose try failed.
+	retryShare = 4
 	// Bounds of the pause after a failure.
 	minRetryPause, maxRetryPause = 50 * time.Millisecond, time.Second
 )
@@ -22,11 +24,14 @@ const (
 // concurrencyLimit is how many clients may be admitted at a time. It adapts to
 // logic: each answer raises it by one, a slow answer lowers it by a quarter, and
 // a failure halves it. Several bad answers to calls that ran at the same time
-// lower it once. It has no lock of its own.
+// lower it once. A failure does not count if logic answered another call
+// meanwhile: then it is the client, or its partition, that cannot be admitted. It has no lock of its own.
 type concurrencyLimit struct {
-	limit     int
-	inUse     int
-	loweredAt time.Time
+	limit      int
+	inUse      int
+	retrying   int // those in use by clients whose try has failed before
+	loweredAt  time.Time
+	answeredAt time.Time
 
 	// After a failure no call begins before resumeAt.
 	failing  bool
@@ -38,15 +43,32 @@ func newConcurrencyLimit() concurrencyLimit {
 	return concurrencyLimit{limit: firstAdmitting, backoff: wait.Backoff{Min: minRetryPause, Max: maxRetryPause}}
 }
 
-// full reports whether no slot is free, so that a call has to end first.
-func (l *concurrencyLimit) full() bool { return l.inUse >= l.limit }
+// full reports whether there is no slot for a client, so that a call has to end first. again says
+// that a try of the client has failed before.
+func (l *concurrencyLimit) full(again bool) bool {
+	return l.inUse >= l.limit || again && l.retrying >= l.limit/retryShare
+}
+
+// begin takes a slot, and end gives it back.
+func (l *concurrencyLimit) begin(again bool) {
+	l.inUse++
+	if again {
+		l.retrying++
+	}
+}
+
+func (l *concurrencyLimit) end(again bool) {
+	l.inUse--
+	if again {
+		l.retrying--
+	}
+}
 
 // succeeded takes note of an answer to a call that began at began. It reports
 // whether this is the first answer after failures.
 func (l *concurrencyLimit) succeeded(began, now time.Time, slow time.Duration) (recovered bool) {
-	l.inUse--
 	recovered = l.failing
-	l.failing, l.resumeAt = false, time.Time{}
+	l.failing, l.resumeAt, l.answeredAt = false, time.Time{}, now
 	l.backoff.Reset()
 	switch {
 	case now.Sub(began) <= slow:
@@ -60,12 +82,14 @@ func (l *concurrencyLimit) succeeded(began, now time.Time, slow time.Duration) (
 // failed takes note of a call that began at began and failed. It reports
 // whether this is the first failure after an answer.
 func (l *concurrencyLimit) failed(began, now time.Time) (first bool) {
-	l.inUse--
+	if l.answeredAt.After(began) {
+		return false
+	}
 	first = !l.failing
 	if !first && !began.After(l.loweredAt) {
 		return false
 	}
-	l.limit, l.loweredAt = max(l.limit/2, 1), now
+	l.limit, l.loweredAt = max(l.limit/2, minAdmitting), now
 	l.failing, l.resumeAt = true, now.Add(l.backoff.Next())
 	return first
 }

@@ -6,11 +6,12 @@
 // this delays no other client. The package also has
 // the workers that run whatever may wait, and frees connections that ended.
 //
-// It guarantees that clients are admitted in the order in which they came, at no
+// It guarantees that clients are tried in the order in which they came, at no
 // more than the connect rate, and no more at a time than logic answers soon. A
 // client waits at most Config.MaxWait, and is refused at once if the connect
-// rate alone makes it wait for longer. While logic gives no answer one client
-// is tried again and again, and the others wait.
+// rate alone makes it wait for longer. While logic gives no answer a few clients
+// are tried about once a second, and the others wait. Clients that logic cannot decide about
+// are tried again without delaying those that it does admit.
 //
 // Nothing in it waits on the goroutine that polls all connections. The package
 // does not know what is in an auth packet, what a refused client is told, or

@@ -1,5 +1,7 @@
 package admission
 
+import "slices"
+
 // fifo is a queue. Its zero value is empty. It uses its memory again and gives
 // it back when it is empty after having been long.
 type fifo[T any] struct {
@@ -19,6 +21,15 @@ func (f *fifo[T]) push(item T) {
 		f.items, f.head = f.items[:n], 0
 	}
 	f.items = append(f.items, item)
+}
+
+// insert adds an item to a fifo that is sorted, before those that are not less.
+func (f *fifo[T]) insert(item T, compare func(a, b T) int) {
+	i, _ := slices.BinarySearchFunc(f.items[f.head:], item, compare)
+	f.push(item)
+	rest := f.items[f.head+i:]
+	copy(rest[1:], rest)
+	rest[0] = item
 }
 
 // first returns the first item of a fifo that is not empty.

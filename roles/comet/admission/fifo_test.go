@@ -1,6 +1,10 @@
 package admission
 
-import "testing"
+import (
+	"cmp"
+	"math/rand/v2"
+	"testing"
+)
 
 // TestFifo pushes and pops at different rates, so that the memory is used again,
 // moved and given back.
@@ -27,5 +31,23 @@ func TestFifo(t *testing.T) {
 	}
 	if cap(f.items) > maxKeptItems {
 		t.Errorf("an empty fifo keeps room for %d items", cap(f.items))
+	}
+}
+
+// TestFifoInsert checks that items come out sorted, whatever the order in which they were inserted.
+func TestFifoInsert(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	var f fifo[int]
+	for range 100 {
+		for range 50 {
+			f.insert(random.IntN(1000), cmp.Compare[int])
+		}
+		for last := -1; f.len() > 20; {
+			item := f.pop()
+			if item < last {
+				t.Fatalf("popped %d after %d", item, last)
+			}
+			last = item
+		}
 	}
 }

@@ -46,7 +46,7 @@ type handshake struct {
 	frames       int
 	alone        bool // no other connection has an event now; guarded by the queue's mu once it is queued
 
-	latest  time.Time     // until when it may wait for a slot
+	retryAt time.Time     // before which it is not tried again; zero: no try has failed
 	decided chan struct{} // closed when it is admitted or refused; nil if poll is set
 }
 
@@ -181,6 +181,9 @@ func (h *handshake) authenticate() {
 	h.Packet.Body, h.Header, h.Finish = nil, nil, nil
 	h.Session.Run()
 }
+
+// failed reports whether a try has failed.
+func (h *handshake) failed() bool { return !h.retryAt.IsZero() }
 
 // Run admits a client that has a slot, or refuses one whose Err is set. It is
 // the worker's part.

@@ -1,6 +1,7 @@
 package admission
 
 import (
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -13,7 +14,9 @@ const maxPacketBytes = 64 << 20
 // queue holds the clients that wait for a slot, in the order in which they
 // came. A client gets a slot when the connect rate and the concurrency limit
 // allow it, and has to leave the queue without one when it has waited for too
-// long. A waiting client costs its socket and its auth packet, but no goroutine.
+// long. Clients whose try failed have a part of the slots, because logic may be
+// unable to decide about some clients only, those of one partition. They must not delay the others.
+// A waiting client costs its socket and its auth packet, but no goroutine.
 // A queue is safe for concurrent use.
 type queue struct {
 	cfg     *Config
@@ -25,7 +28,7 @@ type queue struct {
 
 	mu      sync.Mutex
 	waiting fifo[*handshake] // clients that have not been tried yet
-	retries fifo[*handshake] // clients whose try failed; they go before the others
+	retries fifo[*handshake] // clients whose try failed, in the order in which they came
 	bytes   int              // size of the auth packets of both
 	limit   concurrencyLimit
 	// reserved says that the rate limiter has counted the first waiting client
@@ -62,8 +65,8 @@ func (q *queue) add(h *handshake) error {
 	case q.tooManyLocked(h.Started):
 		return ErrRate
 	}
-	h.latest = h.Started.Add(q.cfg.MaxWait)
-	q.pushLocked(&q.waiting, h)
+	q.waiting.push(h)
+	q.countLocked(h)
 	q.dispatchLocked()
 	h.alone = false // a later dispatch runs on another goroutine, which may have more to do
 	return nil
@@ -83,8 +86,7 @@ func (q *queue) tooManyLocked(now time.Time) bool {
 	return wait > q.cfg.MaxWait.Seconds()
 }
 
-func (q *queue) pushLocked(to *fifo[*handshake], h *handshake) {
-	to.push(h)
+func (q *queue) countLocked(h *handshake) {
 	q.bytes += len(h.Packet.Body)
 	q.cfg.Metrics.Waiting.Inc()
 }
@@ -93,51 +95,68 @@ func (q *queue) pushLocked(to *fifo[*handshake], h *handshake) {
 // has to be refused, and gives it to a worker. If clients remain it sets the
 // timer for the next of them.
 func (q *queue) dispatchLocked() {
-	for now := time.Now(); q.waiting.len()+q.retries.len() > 0; {
-		from := &q.retries
-		if from.len() == 0 {
-			from = &q.waiting
-		}
-		h := from.first()
-		switch {
-		case q.closed:
-			h.Err = ErrStopping
-		case now.After(h.latest):
-			h.Err = ErrWait
-		default:
-			if at, ok := q.nextSlotLocked(now, from == &q.waiting); !ok || now.Before(at) {
-				if !ok || h.latest.Before(at) {
-					at = h.latest.Add(1) // the end of a call dispatches, too
+	now := time.Now()
+	var next time.Time // zero: no client remains
+	for _, from := range [...]*fifo[*handshake]{&q.retries, &q.waiting} {
+		for from.len() > 0 {
+			if at := q.dueLocked(now, from); now.Before(at) {
+				if next.IsZero() || at.Before(next) {
+					next = at
 				}
-				q.timer.Reset(at.Sub(now))
-				return
+				break
 			}
-			q.limit.inUse++
-			if from == &q.waiting {
-				q.reserved = false // a client that is refused leaves its place to the next one
-			}
-		}
-		from.pop()
-		q.bytes -= len(h.Packet.Body)
-		q.cfg.Metrics.Waiting.Dec()
-		if h.alone {
-			q.workers.RunNear(h)
-		} else {
-			q.workers.Run(h)
+			q.dequeueLocked(now, from)
 		}
 	}
-	q.timer.Stop()
+	if next.IsZero() {
+		q.timer.Stop()
+		return
+	}
+	q.timer.Reset(next.Sub(now))
 }
 
-// nextSlotLocked returns when the first client in the queue may have a slot. ok
-// is false if a call has to end first. byRate says that the client has not been
-// counted against the connect rate.
-func (q *queue) nextSlotLocked(now time.Time, byRate bool) (at time.Time, ok bool) {
-	if q.limit.full() {
-		return time.Time{}, false
+// dequeueLocked gives the first client of from to a worker, with a slot or with the reason why it gets none.
+func (q *queue) dequeueLocked(now time.Time, from *fifo[*handshake]) {
+	h := from.pop()
+	q.bytes -= len(h.Packet.Body)
+	q.cfg.Metrics.Waiting.Dec()
+	switch {
+	case q.closed:
+		h.Err = ErrStopping
+	case now.After(q.latest(h)):
+		h.Err = ErrWait
+	default:
+		q.limit.begin(h.failed())
+		if from == &q.waiting {
+			q.reserved = false // a client that is refused leaves its place to the next one
+		}
 	}
-	at = q.limit.resumeAt
-	if byRate && q.rate != nil {
+	if h.alone {
+		q.workers.RunNear(h)
+	} else {
+		q.workers.Run(h)
+	}
+}
+
+// latest returns until when a client may wait for a slot.
+func (q *queue) latest(h *handshake) time.Time { return h.Started.Add(q.cfg.MaxWait) }
+
+// dueLocked returns when the first client of from leaves the queue, unless the end of a call changes that: when it
+// may have a slot, or when it is to be refused.
+func (q *queue) dueLocked(now time.Time, from *fifo[*handshake]) time.Time {
+	h := from.first()
+	refuseAt := q.latest(h).Add(1)
+	switch {
+	case q.closed:
+		return now
+	case !now.Before(refuseAt) || q.limit.full(h.failed()):
+		return refuseAt
+	}
+	at := q.limit.resumeAt
+	if h.retryAt.After(at) {
+		at = h.retryAt
+	}
+	if from == &q.waiting && q.rate != nil {
 		if !q.reserved {
 			q.reserved = true
 			q.reservedFor = now.Add(q.rate.ReserveN(now, 1).DelayFrom(now))
@@ -146,7 +165,10 @@ func (q *queue) nextSlotLocked(now time.Time, byRate bool) (at time.Time, ok boo
 			at = q.reservedFor
 		}
 	}
-	return at, true
+	if refuseAt.Before(at) {
+		return refuseAt
+	}
+	return at
 }
 
 // finish gives back the slot of a client whose try began at began. A client
@@ -155,14 +177,15 @@ func (q *queue) finish(h *handshake, began time.Time, err error) {
 	now := time.Now()
 	var first, recovered bool
 	q.mu.Lock()
+	q.limit.end(h.failed())
 	switch {
 	case err != nil:
 		first = q.limit.failed(began, now)
-		q.pushLocked(&q.retries, h)
+		h.retryAt = now.Add(retryPause(now.Sub(h.Started)))
+		q.retries.insert(h, func(a, b *handshake) int { return a.Started.Compare(b.Started) })
+		q.countLocked(h)
 	case h.Answered:
 		recovered = q.limit.succeeded(began, now, q.cfg.CallTimeout/5)
-	default:
-		q.limit.inUse--
 	}
 	waiting := q.waiting.len() + q.retries.len()
 	q.dispatchLocked()
@@ -173,6 +196,12 @@ func (q *queue) finish(h *handshake, began time.Time, err error) {
 	if recovered {
 		q.cfg.Log.Info().Msg("logic lets clients in again")
 	}
+}
+
+// retryPause returns how long a client that has waited for so long waits for its next try. The pauses grow with it.
+func retryPause(waited time.Duration) time.Duration {
+	d := min(max(waited, minRetryPause), maxRetryPause)
+	return d/2 + rand.N(d/2+1)
 }
 
 // close refuses the clients in the queue, and those that come later.
