@@ -147,7 +147,7 @@ func New(cfg Config, logic Logic, log zerolog.Logger, reg prometheus.Registerer)
 		PendingBytes: cfg.PendingBytes, WriteTimeout: cfg.SlowTimeout, Batches: c.batches,
 	})
 	c.upstream.rules = upstream.NewTable(cfg.Upstream)
-	c.catchUps = &catchUpQueue{comet: c}
+	c.catchUps = &catchUpQueue{comet: c, failing: make(map[uint32]nextTry)}
 	c.announcer = newAnnouncer(c)
 	c.opener = newRoomOpener(c)
 	c.acks = c.newAcks()

@@ -6,6 +6,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -337,6 +338,61 @@ func TestAskAgain(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestCatchUpOfOtherPartitions checks that a session is asked for at once though hundreds of sessions are behind whose
+// partitions have an owner that does not answer. When it answers again, all of them are asked for soon.
+func TestCatchUpOfOtherPartitions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const behind, partitions = 400, 3
+		var healed atomic.Bool
+		var mu sync.Mutex
+		asked := map[string]time.Time{}
+		logic := &fakeLogic{
+			connect: func(r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
+				reply, err := admit(r)
+				if n, failing := strings.CutPrefix(r.Token, "bad"); failing {
+					reply.Partition = uint32(n[0]) % partitions
+				}
+				return reply, err
+			},
+			catchUp: func(r *envelope.CatchUpRequest) error {
+				if strings.HasPrefix(r.User, "bad") && !healed.Load() {
+					time.Sleep(5 * time.Second) // the deadline of comet's call
+					return envelope.ErrUnavailable
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				asked[r.User] = time.Now()
+				return nil
+			},
+		}
+		s := start(t, logic, func(cfg *comet.Config) { cfg.Heartbeat = time.Hour })
+		s.dialPipe(pipe.Options{}).login("ann", "")
+		s.push(s.backlog(0, 0, 10, false))
+		for i := range behind {
+			s.dialPipe(pipe.Options{}).login(fmt.Sprintf("bad%d", i), "")
+		}
+		time.Sleep(10 * time.Second)
+		for id := uint64(12); id < 52; id += 2 {
+			s.push(s.kept(0, id, id-1)) // the message before it has not come
+			pushed := time.Now()
+			time.Sleep(time.Second)
+			mu.Lock()
+			if at := asked["ann"]; at.Before(pushed) || at.Sub(pushed) > 100*time.Millisecond {
+				t.Fatalf("ann fell behind at %v and was asked for at %v", pushed, at)
+			}
+			mu.Unlock()
+			s.push(s.backlog(0, id-2, id, false, id-1, id))
+		}
+		healed.Store(true)
+		time.Sleep(10 * time.Second)
+		mu.Lock()
+		defer mu.Unlock()
+		if n := len(asked); n != behind+1 {
+			t.Fatalf("%d sessions were asked for, want %d", n, behind+1)
+		}
+	})
 }
 
 // TestAnswerWithoutProgress checks an owner that has not yet read what the session missed. It is asked
