@@ -111,11 +111,8 @@ func (r *remoteRoles) refresh() *members.View {
 	s := &clusterState{
 		nodes: view.Nodes, comets: make(map[string]rpc.Comet), owners: make([]rpc.Router, r.partitions), ownedChanged: before.ownedChanged,
 	}
-	var addresses []string
+	r.pool.Keep(starts(view.Nodes, r.name)) // first, because a node that was started again is another Peer from here on
 	for _, node := range view.Nodes {
-		if node.Name != r.name {
-			addresses = append(addresses, node.Meta.GetRpc())
-		}
 		if slices.Contains(node.Meta.GetRoles(), config.RoleComet) {
 			s.cometNames = append(s.cometNames, node.Name)
 			s.comets[node.Name] = r.comet
@@ -156,8 +153,18 @@ func (r *remoteRoles) refresh() *members.View {
 		close(before.ownedChanged)
 		r.log.Info().Ints32("partitions", s.owned).Strs("routers", names).Msg("the owners of partitions have changed")
 	}
-	r.pool.Keep(addresses)
 	return view
+}
+
+// starts returns when the other nodes started, by the address at which they are called.
+func starts(nodes []members.Node, own string) map[string]int64 {
+	byAddress := make(map[string]int64)
+	for _, node := range nodes {
+		if addr := node.Meta.GetRpc(); node.Name != own { // two nodes at one address: the older one has ended
+			byAddress[addr] = max(byAddress[addr], node.Meta.GetStartMs())
+		}
+	}
+	return byAddress
 }
 
 // available returns the nodes of a role that may get new work. Nodes that drain are included only if

@@ -3,6 +3,7 @@ package roles
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -152,5 +153,17 @@ func TestStaleLogics(t *testing.T) {
 		if _, err := rpc.AnyLogic(remoteLogics{c}.try).Ack(t.Context(), &envelope.AckRequest{}); err != nil || (own.calls == 1) != test.own {
 			t.Errorf("%v: own logic called: %t, want %t; %v", test.nodes, own.calls == 1, test.own, err)
 		}
+	}
+}
+
+func TestStarts(t *testing.T) {
+	node := func(name, addr string, start int64) members.Node {
+		return members.Node{Name: name, Meta: &envelope.NodeMeta{Rpc: addr, StartMs: start}}
+	}
+	got := starts([]members.Node{
+		node("own", "1", 5), node("a", "2", 6), node("b", "3", 9), node("c", "3", 8),
+	}, "own")
+	if want := map[string]int64{"2": 6, "3": 9}; !maps.Equal(got, want) {
+		t.Errorf("the starts are %v, want %v", got, want)
 	}
 }

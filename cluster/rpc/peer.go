@@ -12,7 +12,7 @@ import (
 )
 
 // Peer is another node. A Peer, and the roles that it returns, can be compared: the
-// same node is the same value. Its methods are safe for concurrent use.
+// same node is the same value, until it is started again. Its methods are safe for concurrent use.
 type Peer struct {
 	pool *Pool
 	addr string

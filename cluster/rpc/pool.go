@@ -4,8 +4,8 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"net"
-	"slices"
 	"sync"
 	"time"
 
@@ -49,8 +49,9 @@ type Pool struct {
 	mu       sync.Mutex
 	closed   bool
 	peers    map[string]*Peer
-	dropping sync.WaitGroup // goroutines that close dropped peers
-	cutOff   chan struct{}  // closed by Close: calls under way do not end by themselves
+	starts   map[string]int64 // by address, as Keep was told last
+	dropping sync.WaitGroup   // goroutines that close dropped peers
+	cutOff   chan struct{}    // closed by Close: calls under way do not end by themselves
 }
 
 // NewPool makes a pool without connections. It returns an error if the files of
@@ -111,13 +112,18 @@ func (p *Pool) Node(addr string) *Peer {
 	return peer
 }
 
-// Keep drops the nodes whose address is not one of addrs. Calls under way may end,
+// Keep drops the nodes whose address is not in starts, and those that have another start there than at the last Keep:
+// another process is at the address, and the connection may wait long for its next try to connect. Calls under way may end,
 // for at most 5 s. New calls of a dropped Peer fail with envelope.ErrUnavailable.
-func (p *Pool) Keep(addrs []string) {
+func (p *Pool) Keep(starts map[string]int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	before := p.starts
+	p.starts = maps.Clone(starts)
 	for addr, peer := range p.peers {
-		if slices.Contains(addrs, addr) {
+		start, kept := starts[addr]
+		last, known := before[addr]
+		if kept && (!known || start == last) {
 			continue
 		}
 		delete(p.peers, addr)

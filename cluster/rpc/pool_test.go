@@ -28,7 +28,7 @@ func TestSameNodeSameValues(t *testing.T) {
 	if a.Router() == b.Router() || a.Comet() == b.Comet() {
 		t.Error("two nodes have one role")
 	}
-	pool.Keep([]string{b.Addr()})
+	pool.Keep(map[string]int64{b.Addr(): 1})
 	if pool.Node(b.Addr()) != b {
 		t.Error("a node that was to be kept is gone")
 	}
@@ -82,6 +82,45 @@ func TestNodeGoneAndBack(t *testing.T) {
 	}
 	serve(t, rpc.ServerOptions{Listen: addr}, roles{ready}.services())
 	t.Logf("calls work %v after the node is back", askStatus(t, peer))
+}
+
+// TestNodeStartedAgain checks that a node that was started again at its address is called at once, though its connection
+// waits for its next try to connect.
+func TestNodeStartedAgain(t *testing.T) {
+	addr, _ := serve(t, rpc.ServerOptions{}, roles{ready}.services())
+	var dials atomic.Int32
+	var up atomic.Bool
+	pool := newPool(t, rpc.PoolOptions{Dial: func(ctx context.Context, addr string) (net.Conn, error) {
+		dials.Add(1)
+		if !up.Load() {
+			return nil, errors.New("connection refused")
+		}
+		var d net.Dialer
+		return d.DialContext(ctx, "tcp", addr)
+	}})
+	status := func() error {
+		_, err := pool.Node(addr).Status().Status(within(t, waitLimit), &envelope.StatusRequest{})
+		return err
+	}
+	pool.Keep(map[string]int64{addr: 1})
+	first := pool.Node(addr)
+	for dials.Load() < 6 { // by now the pauses between tries are long
+		if err := status(); !errors.Is(err, envelope.ErrUnavailable) {
+			t.Fatalf("while the node is away: %v", err)
+		}
+		pool.Keep(map[string]int64{addr: 1})
+	}
+	if pool.Node(addr) != first {
+		t.Error("a node that was not started again is another value")
+	}
+	up.Store(true)
+	pool.Keep(map[string]int64{addr: 2})
+	if err := status(); err != nil {
+		t.Errorf("the first call after the start: %v", err)
+	}
+	if pool.Node(addr) == first {
+		t.Error("another process is the same value")
+	}
 }
 
 func TestDroppedNodeLetsCallsEnd(t *testing.T) {
