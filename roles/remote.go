@@ -37,8 +37,10 @@ type remoteRoles struct {
 	comet  rpc.Comet
 	logic  rpc.Logic
 
-	next  atomic.Uint64 // spreads calls over the logics
-	state atomic.Pointer[clusterState]
+	next atomic.Uint64 // spreads calls over the logics
+	// ownFailed is when the logic of this process was last unavailable; nil: it was not for long.
+	ownFailed atomic.Pointer[time.Time]
+	state     atomic.Pointer[clusterState]
 }
 
 // clusterState is the cluster at one moment. It is immutable.
@@ -257,37 +259,74 @@ func (r *remoteRoles) Names() []string { return r.state.Load().cometNames }
 
 // remoteLogics calls the logics of the cluster for comet. It calls the logic of this process if there
 // is one that no other replaces, otherwise any. A call that fails because a logic is unavailable is repeated at another one,
-// since every call of comet.Logic may be repeated.
+// since every call of comet.Logic may be repeated. While the logic of this process fails, perhaps because this node
+// does not reach a router that others reach, it is one among the others.
 type remoteLogics struct{ *cluster }
 
-// minTry is the least time for one logic to answer before another is asked. A logic that hangs must
-// not use up the whole deadline.
-const minTry = time.Second
+const (
+	// minTry is the least time for one logic to answer before another is asked. A logic that hangs must
+	// not use up the whole deadline.
+	minTry = time.Second
+	// doubtFor is how long the logic of this process must not have failed until it is the only one to be called again.
+	doubtFor = 30 * time.Second
+)
 
 func (l remoteLogics) try(ctx context.Context, call func(context.Context, rpc.Logic) error) error {
 	r := l.remote.Load()
 	state := r.state.Load()
+	all := state.logics
 	if r.logic != nil && !state.logicReplaced {
-		return call(ctx, r.logic)
+		if len(all) > 0 && r.doubted() {
+			all = append(slices.Clip(all), r.logic)
+		} else if err := r.call(ctx, r.logic, call); len(all) == 0 || !askAnother(ctx, err) {
+			return err
+		}
 	}
 	var err error = envelope.Errorf(envelope.CodeUnavailable, "no logic is there to ask: start one with --roles=logic")
-	all := state.logics
 	first := r.next.Add(1)
 	for i := range all {
-		err = l.once(ctx, all[(first+uint64(i))%uint64(len(all))], i == len(all)-1, call)
-		if err == nil || ctx.Err() != nil || !errors.Is(err, envelope.ErrUnavailable) {
+		err = r.once(ctx, all[(first+uint64(i))%uint64(len(all))], i == len(all)-1, call)
+		if !askAnother(ctx, err) {
 			return err
 		}
 	}
 	return err
 }
 
+// askAnother reports whether another logic may do what one could not.
+func askAnother(ctx context.Context, err error) bool {
+	return ctx.Err() == nil && errors.Is(err, envelope.ErrUnavailable)
+}
+
+// doubted reports whether the logic of this process has failed not long ago.
+func (r *remoteRoles) doubted() bool {
+	failed := r.ownFailed.Load()
+	if failed == nil { // as nearly always
+		return false
+	}
+	if time.Since(*failed) < doubtFor {
+		return true
+	}
+	r.ownFailed.CompareAndSwap(failed, nil)
+	return false
+}
+
 // once calls one logic. It gives the call half of the remaining time, and the last call all of it.
-func (l remoteLogics) once(ctx context.Context, to rpc.Logic, last bool, call func(context.Context, rpc.Logic) error) error {
+func (r *remoteRoles) once(ctx context.Context, to rpc.Logic, last bool, call func(context.Context, rpc.Logic) error) error {
 	if deadline, ok := ctx.Deadline(); ok && !last {
 		short, cancel := context.WithTimeout(ctx, max(time.Until(deadline)/2, minTry))
 		defer cancel()
 		ctx = short
 	}
-	return call(ctx, to)
+	return r.call(ctx, to, call)
+}
+
+// call calls one logic, and takes note if that of this process is unavailable.
+func (r *remoteRoles) call(ctx context.Context, to rpc.Logic, call func(context.Context, rpc.Logic) error) error {
+	err := call(ctx, to)
+	if to == r.logic && errors.Is(err, envelope.ErrUnavailable) {
+		now := time.Now()
+		r.ownFailed.Store(&now)
+	}
+	return err
 }

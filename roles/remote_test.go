@@ -107,6 +107,125 @@ func TestPartsOfAnotherLogic(t *testing.T) {
 	}
 }
 
+// sessionLogic is a logic of which a test replaces some calls.
+type sessionLogic struct {
+	rpc.Logic
+	catchUp  func(ctx context.Context, user string) error
+	announce func() (*envelope.AnnounceReply, error)
+	calls    int
+}
+
+func (l *sessionLogic) CatchUp(ctx context.Context, r *envelope.CatchUpRequest) error {
+	l.calls++
+	return l.catchUp(ctx, r.GetUser())
+}
+
+func (l *sessionLogic) Announce(context.Context, *envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {
+	l.calls++
+	return l.announce()
+}
+
+// withOwn returns how a comet calls its own process's logic and others.
+func withOwn(own rpc.Logic, others ...rpc.Logic) rpc.Logic {
+	c, remote := &cluster{}, &remoteRoles{logic: own}
+	remote.state.Store(&clusterState{logics: others})
+	c.remote.Store(remote)
+	return rpc.AnyLogic(remoteLogics{c}.try)
+}
+
+// TestOwnLogicDoesNotReachAnOwner checks that a comet whose process has a logic that does not reach one router calls other
+// logics, too, and none of them once its own has done well for a while.
+func TestOwnLogicDoesNotReachAnOwner(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		linked := false
+		own := &sessionLogic{catchUp: func(ctx context.Context, user string) error {
+			if user == "near" || linked {
+				return nil
+			}
+			<-ctx.Done() // logic asks the owner again and again
+			return envelope.ErrUnavailable
+		}}
+		other := &sessionLogic{catchUp: func(context.Context, string) error { return nil }}
+		comet := withOwn(own, other)
+		catchUp := func(user string) error {
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			return comet.CatchUp(ctx, &envelope.CatchUpRequest{User: user})
+		}
+		for range 100 {
+			if err := catchUp("near"); err != nil || other.calls > 0 {
+				t.Fatalf("%v; the other logic was called %d times without a reason", err, other.calls)
+			}
+		}
+		if err := catchUp("far"); !errors.Is(err, envelope.ErrUnavailable) {
+			t.Fatalf("the call that finds out: %v", err)
+		}
+		for i := range 100 {
+			for _, user := range []string{"far", "near"} {
+				if err := catchUp(user); err != nil {
+					t.Fatalf("call %d for %s: %v", i, user, err)
+				}
+			}
+			time.Sleep(time.Second)
+		}
+		linked = true
+		time.Sleep(doubtFor)
+		other.calls = 0
+		for range 100 {
+			if err := catchUp("far"); err != nil || other.calls > 0 {
+				t.Fatalf("%v; the other logic was called %d times though the link is back", err, other.calls)
+			}
+		}
+		if comet = withOwn(own); catchUp("far") != nil {
+			t.Error("a logic without others is not called")
+		}
+	})
+}
+
+// TestAnnounceToAllOwners checks that an announcement that did not reach the owners of all sessions goes to one more logic,
+// and that the comet learns what both of them know.
+func TestAnnounceToAllOwners(t *testing.T) {
+	type epochs map[uint32]uint64
+	for _, test := range []struct {
+		name   string
+		own    epochs
+		others []epochs // nil: unavailable
+		want   epochs
+		calls  int // of the others
+	}{
+		{"its own reaches all", epochs{1: 5, 2: 6}, []epochs{{}}, epochs{1: 5, 2: 6}, 0},
+		{"its own does not", epochs{1: 5}, []epochs{{1: 5, 2: 6}}, epochs{1: 5, 2: 6}, 1},
+		{"each reaches one", epochs{1: 5}, []epochs{{2: 6}}, epochs{1: 5, 2: 6}, 1},
+		{"an owner is away", epochs{1: 5}, []epochs{{1: 5}, {1: 5}}, epochs{1: 5}, 1},
+		{"the other is away", epochs{1: 5}, []epochs{nil}, epochs{1: 5}, 1},
+		{"one of the others is away", epochs{1: 5}, []epochs{nil, {2: 6}}, epochs{1: 5, 2: 6}, 2},
+		{"no other", epochs{1: 5}, nil, epochs{1: 5}, 0},
+	} {
+		logic := func(e epochs) *sessionLogic {
+			return &sessionLogic{announce: func() (*envelope.AnnounceReply, error) {
+				if e == nil {
+					return nil, envelope.ErrUnavailable
+				}
+				return &envelope.AnnounceReply{Epochs: e, Partitions: 8}, nil
+			}}
+		}
+		var others []rpc.Logic
+		for i := range test.others { // the second one is asked first
+			others = append(others, logic(test.others[(i+len(test.others)-1)%len(test.others)]))
+		}
+		reply, err := withOwn(logic(test.own), others...).Announce(t.Context(), &envelope.AnnounceRequest{
+			Comet: "c", Partitions: map[uint32]uint32{1: 3, 2: 4, 3: 0, 9: 1}, // no router has partition 9
+		})
+		calls := 0
+		for _, l := range others {
+			calls += l.(*sessionLogic).calls
+		}
+		if err != nil || !maps.Equal(epochs(reply.GetEpochs()), test.want) || calls != test.calls {
+			t.Errorf("%s: %v, %v after %d calls of other logics, want %v after %d", test.name, reply.GetEpochs(), err, calls, test.want, test.calls)
+		}
+	}
+}
+
 // TestStaleLogics checks which logics comets call, while some cannot read the tokens topic: those that can if there are any,
 // and that the logic of a comet's own process is no exception.
 func TestStaleLogics(t *testing.T) {

@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 
 	"imgo/envelope"
@@ -315,8 +316,37 @@ func (try anyLogic) RoomOpened(ctx context.Context, r *envelope.RoomOpened) erro
 	return try(ctx, func(ctx context.Context, to Logic) error { return to.RoomOpened(ctx, r) })
 }
 
+// Announce asks another logic, once, if the first one did not reach the owners of all partitions with sessions.
 func (try anyLogic) Announce(ctx context.Context, r *envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {
-	return askAny(ctx, try, r, Logic.Announce)
+	var first *envelope.AnnounceReply // its logic did not reach all owners
+	answer, err := askAny(ctx, try, r, func(to Logic, ctx context.Context, r *envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {
+		answer, err := to.Announce(ctx, r)
+		switch {
+		case err != nil:
+		case first != nil: // an owner that two logics do not reach is away
+			epochs := make(map[uint32]uint64)
+			maps.Copy(epochs, first.GetEpochs())
+			maps.Copy(epochs, answer.GetEpochs())
+			answer.Epochs = epochs
+		case ownersMissing(r, answer):
+			first, err = answer, envelope.Errorf(envelope.CodeUnavailable, "some owners did not answer")
+		}
+		return answer, err
+	})
+	if err != nil && first != nil && (errors.Is(err, envelope.ErrUnavailable) || ctx.Err() != nil) {
+		return first, nil
+	}
+	return answer, err
+}
+
+// ownersMissing reports whether the owner of a partition with sessions did not answer an announcement.
+func ownersMissing(r *envelope.AnnounceRequest, answer *envelope.AnnounceReply) bool {
+	for p, sessions := range r.GetPartitions() {
+		if _, ok := answer.GetEpochs()[p]; !ok && sessions > 0 && p < answer.GetPartitions() {
+			return true
+		}
+	}
+	return false
 }
 
 func (try anyLogic) Join(ctx context.Context, r *envelope.JoinRequest) (*envelope.JoinReply, error) {

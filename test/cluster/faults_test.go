@@ -124,6 +124,50 @@ func TestCallsCut(t *testing.T) {
 	}
 }
 
+// Two nodes with all roles do not reach each other, and gossip does not learn of it, because the third node reaches both.
+// The sessions of the one stay known to the router of the other, and users of that router connect.
+func TestOneLinkCut(t *testing.T) {
+	t.Parallel()
+	const users = 12
+	w := newWorld(t)
+	for _, name := range []string{"n1", "n2", "n3"} {
+		w.start(name, config.RoleComet, config.RoleLogic, config.RoleRouter, config.RoleJob)
+	}
+	for _, name := range []string{"n1", "n2", "n3"} {
+		eventually(t, name+" knows all", func() bool { return w.knownNodes(name) == 3 })
+	}
+	for i := range users {
+		w.connect(fmt.Sprint("u", i), "phone", w.nodes["n1"])
+	}
+	n3 := w.nodes["n3"].HTTPAddr().String()
+	online := func() (n int) {
+		for i := range users {
+			var u struct{ Sessions []any }
+			if get(fmt.Sprintf("http://%s/v1/users/u%d", n3, i), &u) == nil && len(u.Sessions) > 0 {
+				n++
+			}
+		}
+		return n
+	}
+	eventually(t, "all are online", func() bool { return online() == users })
+	w.cut([]string{"n1"}, []string{"n2"})
+	since := time.Now()
+	eventually(t, "all are online for longer than a router remembers a silent comet", func() bool {
+		if online() < users {
+			since = time.Now()
+		}
+		return time.Since(since) > 10*time.Second
+	})
+	for i := range users {
+		w.connect(fmt.Sprint("u", i), "laptop", w.nodes["n1"])
+	}
+	w.repair()
+	for i := range users {
+		w.pushes.push(fmt.Sprint("u", i))
+	}
+	w.checkHistory()
+}
+
 // A hung comet delays no messages of other comets. Its sessions get the messages that they
 // missed soon after it goes on, without a further push.
 func TestAncestorBug15_HungCometBlocksNobody(t *testing.T) {
