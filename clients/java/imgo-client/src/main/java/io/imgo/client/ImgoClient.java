@@ -548,7 +548,10 @@ public final class ImgoClient implements AutoCloseable {
         Call call = new Call(what, join ? Protocol.OP_JOIN : Protocol.OP_LEAVE, 0, Bodies.bytes(room), until);
         call.completion.whenDone((reply, error) -> {
             if (join && error != null && error.code() == ErrorCode.DENIED) {
-                forgetRoom(room);
+                // A server that could not decide may do so next time.
+                if (!error.serverCode().equals("unavailable")) {
+                    forgetRoom(room);
+                }
                 room(new RoomChange(room, false, error.serverCode(), error.getMessage()));
             }
         });
