@@ -35,6 +35,14 @@ func roomScenarios() []scenario {
 			about: "join and leave between the auth packet and its reply count for this session; the event room tells a refusal",
 		},
 		{
+			name: "room_changed_after_auth", play: playRoomChangedAfterAuth,
+			about: "a change of the application reaches the server after the ones between the auth packet and its reply",
+		},
+		{
+			name: "late_join_undecided", play: playLateJoinUndecided,
+			about: "a room that was joined between the auth packet and its reply stays, if the server could not decide",
+		},
+		{
 			name: "join_without_answer", play: playJoinWithoutAnswer,
 			about: "a join without an answer fails with timeout after request_timeout",
 		},
@@ -207,6 +215,67 @@ func playRoomsDuringAuth(w *world) {
 	conn.Reset()
 	if got := s.session().rooms(); !slices.Equal(got, []string{"b", "c"}) {
 		w.Errorf("the next session joins %q, want b and c", got)
+	}
+}
+
+func playRoomChangedAfterAuth(w *world) {
+	s := w.server()
+	c := w.client(s, options{"rooms": []string{"a", "b", "c"}})
+	c.connect()
+	conn := s.authenticate()
+	for _, room := range []string{"a", "b", "c"} {
+		c.start("leave", fields{"room": room})
+	}
+	c.fails(c.start("join", fields{"room": ""}), "invalid") // the driver has begun the ones before
+	conn.mute(protocol.OpLeaveRoom)
+	conn.admit(authReply{})
+	left := conn.packet(protocol.OpLeaveRoom)
+	c.ok(c.start("join", fields{"room": "b"}))
+	for {
+		room, err := conn.BodyText(left)
+		if err != nil {
+			w.Fatal(err)
+		}
+		conn.write(transport.Packet{Version: 2, Op: protocol.OpLeaveRoomReply, Seq: left.Seq})
+		if room == "c" { // a library that sends one change after the other sends this one last
+			break
+		}
+		left = conn.packet(protocol.OpLeaveRoom)
+	}
+	var last int32
+	conn.mu.Lock()
+	defer conn.mu.Unlock()
+	for _, p := range conn.packets {
+		if p.Op != protocol.OpJoinRoom && p.Op != protocol.OpLeaveRoom {
+			continue
+		}
+		if room, err := conn.BodyText(p); err == nil && room == "b" {
+			last = p.Op
+		}
+	}
+	if last != protocol.OpJoinRoom {
+		w.Errorf("the last change of b has operation %d, want %d: the application has joined it last", last, protocol.OpJoinRoom)
+	}
+}
+
+func playLateJoinUndecided(w *world) {
+	s := w.server()
+	c := w.client(s, nil)
+	c.connect()
+	conn := s.authenticate()
+	tag := c.start("join", fields{"room": "r"})
+	c.fails(c.start("join", fields{"room": ""}), "invalid") // the driver has begun the one before
+	conn.mute(protocol.OpJoinRoom)
+	conn.admit(authReply{})
+	conn.write(refusal(conn.packet(protocol.OpJoinRoom), `{"op":20,"code":"unavailable","reason":"a test"}`))
+	if e := c.finish(tag); e.Event == "done" {
+		if e := c.room("r", false); e.Code != "unavailable" {
+			w.Errorf("the event says code %q", e.Code)
+		}
+	}
+	conn.Reset()
+	if got := s.session().rooms(); !slices.Equal(got, []string{"r"}) {
+		w.Errorf("the next session joins %q, want r", got)
 	}
 }
 

@@ -80,19 +80,35 @@ func (s *session) call(ctx context.Context, what string, p raw.Packet) (raw.Pack
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.client.cfg.RequestTimeout)
 	defer cancel()
+	seq, answer, err := s.ask(ctx, what, p)
+	if err != nil {
+		return raw.Packet{}, err
+	}
+	return s.await(ctx, what, seq, answer)
+}
+
+// ask sends a packet with a number of its own. It returns the number and the channel of the reply. The caller must
+// call await.
+func (s *session) ask(ctx context.Context, what string, p raw.Packet) (int32, chan raw.Packet, error) {
 	if err := ctx.Err(); err != nil {
-		return raw.Packet{}, &Error{Code: CodeTimeout, Text: what, Err: err}
+		return 0, nil, &Error{Code: CodeTimeout, Text: what, Err: err}
 	}
 	seq, answer, err := s.calls.expect()
 	if err != nil {
-		return raw.Packet{}, &Error{Code: CodeTooMany, Text: what, Err: err}
+		return 0, nil, &Error{Code: CodeTooMany, Text: what, Err: err}
 	}
-	defer s.calls.forget(seq)
 	p.Seq = seq
 	if err := s.write(p); err != nil {
 		s.fail(err)
-		return raw.Packet{}, s.ended(what)
+		s.calls.forget(seq)
+		return 0, nil, s.ended(what)
 	}
+	return seq, answer, nil
+}
+
+// await waits for the reply to a packet of ask.
+func (s *session) await(ctx context.Context, what string, seq int32, answer chan raw.Packet) (raw.Packet, error) {
+	defer s.calls.forget(seq)
 	var reply raw.Packet
 	select {
 	case reply = <-answer:
@@ -165,6 +181,33 @@ func (c *Client) changeRoom(ctx context.Context, verb string, op int32, room str
 	if err := checkName("room", room); err != nil {
 		return err
 	}
+	what := fmt.Sprintf("%s room %q", verb, room)
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.RequestTimeout)
+	defer cancel()
+	s, seq, answer, err := c.sendRoom(ctx, what, op, room)
+	if s == nil || err != nil {
+		return err
+	}
+	_, err = s.await(ctx, what, seq, answer)
+	if op == raw.OpJoinRoom && errors.Is(err, ErrDenied) {
+		c.forgetRoom(room)
+	}
+	return err
+}
+
+// sendRoom changes a room, and sends the change if there is a session. Changes reach the server in the order in which
+// they change c.rooms.
+func (c *Client) sendRoom(ctx context.Context, what string, op int32, room string) (*session, int32, chan raw.Packet, error) {
+	select {
+	case c.changing <- struct{}{}:
+	default:
+		select {
+		case c.changing <- struct{}{}:
+		case <-ctx.Done():
+			return nil, 0, nil, &Error{Code: CodeTimeout, Text: what + ": wait for an earlier change", Err: ctx.Err()}
+		}
+	}
+	defer func() { <-c.changing }()
 	c.mu.Lock()
 	if op == raw.OpJoinRoom {
 		c.rooms[room] = struct{}{}
@@ -174,13 +217,10 @@ func (c *Client) changeRoom(ctx context.Context, verb string, op int32, room str
 	s := c.session
 	c.mu.Unlock()
 	if s == nil {
-		return nil
+		return nil, 0, nil, nil
 	}
-	_, err := s.call(ctx, fmt.Sprintf("%s room %q", verb, room), raw.Packet{Op: op, Body: []byte(room)})
-	if op == raw.OpJoinRoom && errors.Is(err, ErrDenied) {
-		c.forgetRoom(room)
-	}
-	return err
+	seq, answer, err := s.ask(ctx, what, raw.Packet{Op: op, Body: []byte(room)})
+	return s, seq, answer, err
 }
 
 // forgetRoom makes the next connection not ask for a room.

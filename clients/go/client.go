@@ -166,6 +166,7 @@ type Client struct {
 	outbox      *outbox
 	handling    chan struct{} // held while OnMessage runs
 	wake        chan struct{} // ends the wait between two attempts
+	changing    chan struct{} // holds a token from a change of rooms until its packet is written
 	loaded      bool          // the ids of the store are in inbox; only Run uses it
 
 	mu      sync.Mutex
@@ -198,7 +199,7 @@ func New(cfg Config) (*Client, error) {
 	return &Client{
 		cfg: cfg, target: to, discoverURL: discover, inbox: newInbox(cfg.Remember, cfg.NoAck),
 		outbox: newOutbox(cfg.Outbox), rooms: rooms,
-		handling: make(chan struct{}, 1), wake: make(chan struct{}, 1), state: Idle,
+		handling: make(chan struct{}, 1), wake: make(chan struct{}, 1), changing: make(chan struct{}, 1), state: Idle,
 	}, nil
 }
 
@@ -441,16 +442,12 @@ func (r *run) connectOnce(ctx context.Context) (accepted bool, lived time.Durati
 		return false, 0, err
 	}
 	began := time.Now()
-	c.mu.Lock()
-	c.session = s
-	late := c.lateRoomsLocked(s.rooms)
-	c.mu.Unlock()
 	defer func() {
 		c.mu.Lock()
 		c.session = nil
 		c.mu.Unlock()
 	}()
-	failed = s.serve(ctx, late)
+	failed = s.serve(ctx)
 	return true, time.Since(began), failed
 }
 

@@ -143,3 +143,37 @@ func TestTokenIsReplacedBeforeItEnds(t *testing.T) {
 	r.expect(1)
 	r.stop()
 }
+
+// TestRoomChangesOfTheApplicationComeLast checks that the server gets a change of the application after the changes that the auth
+// packet did not contain, however early the application makes it.
+func TestRoomChangesOfTheApplicationComeLast(t *testing.T) {
+	const count = 200
+	s := newServer(t, "tcp")
+	var client *imgoclient.Client
+	joined := make(chan error, 1)
+	r := start(t, s, func(cfg *imgoclient.Config) {
+		for i := range count {
+			cfg.Rooms = append(cfg.Rooms, fmt.Sprint(i))
+		}
+		tell := cfg.OnState
+		cfg.OnState = func(to imgoclient.StateChange) {
+			tell(to)
+			if to.State == imgoclient.Live {
+				joined <- client.Join(t.Context(), fmt.Sprint(count-1))
+			}
+		}
+	})
+	client = r.Client
+	p := s.accept()
+	for i := range count {
+		must(t, r.Leave(t.Context(), fmt.Sprint(i)))
+	}
+	p.send(raw.OpAuthReply, 1, 0, `{"session":"test-1","heartbeat":60}`)
+	for range count {
+		p.expect(raw.OpLeaveRoom) // it ends the test at a join that comes too early
+	}
+	join := p.expect(raw.OpJoinRoom)
+	p.send(raw.OpJoinRoomReply, join.Seq, 0, "")
+	must(t, <-joined)
+	r.stop()
+}

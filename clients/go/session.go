@@ -177,19 +177,13 @@ func readAuthReply(body []byte) (authReply, error) {
 }
 
 // serve runs the session until it fails or ctx is done. It returns the error of the failure, or nil
-// at the end of ctx. late are room changes that the auth packet did not contain.
-func (s *session) serve(ctx context.Context, late []raw.Packet) *Error {
+// at the end of ctx.
+func (s *session) serve(ctx context.Context) *Error {
 	r := s.run
+	s.begin()
 	s.client.change(r.events, StateChange{State: Live, Session: s.info}, s.announced)
 	for _, change := range s.denied {
 		s.client.roomChanged(r.events, change)
-	}
-	s.lateJoins = map[int32]string{}
-	for i := range late {
-		late[i].Seq = s.calls.next()
-		if late[i].Op == raw.OpJoinRoom {
-			s.lateJoins[late[i].Seq] = string(late[i].Body)
-		}
 	}
 	var working sync.WaitGroup
 	defer working.Wait()
@@ -199,12 +193,30 @@ func (s *session) serve(ctx context.Context, late []raw.Packet) *Error {
 	defer stopRefresh()
 	working.Go(func() { s.refresh(refreshing) })
 	working.Go(func() { s.publish(refreshing) })
+	return s.loop(ctx)
+}
+
+// begin makes the session the live one, and sends the room changes that the auth packet did not contain. Changes of
+// the application follow them, so that the server has the newest change of a room last.
+func (s *session) begin() {
+	c := s.client
+	c.changing <- struct{}{} // a change that holds it ends with its session, which is over
+	defer func() { <-c.changing }()
+	c.mu.Lock()
+	c.session = s
+	late := c.lateRoomsLocked(s.rooms)
+	c.mu.Unlock()
+	s.lateJoins = map[int32]string{}
 	for _, change := range late {
+		change.Seq = s.calls.next()
+		if change.Op == raw.OpJoinRoom {
+			s.lateJoins[change.Seq] = string(change.Body)
+		}
 		if err := s.write(change); err != nil {
 			s.fail(err)
+			return
 		}
 	}
-	return s.loop(ctx)
 }
 
 // loop sends heartbeats and acknowledgements until the session fails or ctx is done.

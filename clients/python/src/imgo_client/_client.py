@@ -634,6 +634,8 @@ class Client:
         refused = {change.room for change in session.reply.refused} if session.reply is not None else set()
         changes += [(_wire.OP_LEAVE_ROOM, room) for room in sorted(session.rooms - self._rooms - refused)]
         for op, room in changes:
+            if (room in self._rooms) != (op == _wire.OP_JOIN_ROOM):
+                continue  # the application has changed it again, and has sent that
             try:
                 await session.call(op, room.encode())
             except ImgoError as error:
