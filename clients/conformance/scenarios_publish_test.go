@@ -42,6 +42,14 @@ func publishScenarios() []scenario {
 			about: "a message without a reply is sent again with the same id after request_timeout, in the same session",
 		},
 		{
+			name: "publish_slow_network", on: onEach, play: playPublishSlowNetwork,
+			about: "a message whose reply takes longer than request_timeout, since the network is slow, leaves the outbox",
+		},
+		{
+			name: "publish_stuck_network", on: onEach, play: playPublishStuckNetwork,
+			about: "a connection that takes no bytes ends, and the message arrives in the next session",
+		},
+		{
 			name: "publish_retry", play: playPublishRetry,
 			about: "a message that is refused with retry_ms is sent again after that time, and no other one before it",
 		},
@@ -346,6 +354,44 @@ func (c *client) answerAll(conn *connection, number uint64) {
 		conn.answer(p, `{}`)
 	}
 	c.w.Fatalf("%d messages have left the outbox within %s, want %d", c.publishedEvents(), peer.Limit, number)
+}
+
+func playPublishSlowNetwork(w *world) {
+	s := w.server()
+	if err := s.Slow(); err != nil {
+		w.Fatal(err)
+	}
+	c := w.client(s, device(options{"request_timeout_ms": 1500}))
+	c.connect()
+	conn := s.session()
+	c.state("live")
+	body := bytes.Repeat([]byte("x"), 1000<<10) // it leaves for 2.5 s
+	c.ok(c.start("publish", fields{"op": protocol.OpSend, "body": body}))
+	conn.answer(conn.packet(protocol.OpSend), `{"got":1}`)
+	c.gone(1, []byte(`{"got":1}`))
+	c.publish(protocol.OpSend, 2)
+	for { // The message may have been sent again meanwhile.
+		if p := conn.packet(protocol.OpSend); bytes.Equal(p.Body, numbered(2)) {
+			break
+		}
+	}
+}
+
+func playPublishStuckNetwork(w *world) {
+	s := w.server()
+	if err := s.Slow(); err != nil {
+		w.Fatal(err)
+	}
+	c := w.client(s, device(options{"request_timeout_ms": 1500, "heartbeat_timeout_ms": 1000}))
+	c.connect()
+	conn := s.authenticate()
+	conn.write(conn.reply(conn.packets[0].Seq, authReply{Heartbeat: 1})) // and nothing reads what follows
+	c.state("live")
+	c.ok(c.start("publish", fields{"op": protocol.OpSend, "body": bytes.Repeat([]byte("x"), 1000<<10)}))
+	c.state("waiting")
+	conn = s.session()
+	conn.answer(conn.packet(protocol.OpSend), `{"got":1}`)
+	c.gone(1, []byte(`{"got":1}`))
 }
 
 func playPublishRetry(w *world) {

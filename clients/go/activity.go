@@ -21,10 +21,26 @@ func (a *activity) after(from time.Time) bool {
 	return time.Duration(a.last.Load()) >= from.Sub(a.base)
 }
 
-// observedConn tells an activity of arriving bytes.
+// writePiece is the number of bytes that the connection must take within RequestTimeout. It is at most a record of TLS.
+const writePiece = 16 << 10
+
+// observedConn tells an activity of arriving bytes, and bounds the time of writing by its progress.
 type observedConn struct {
 	net.Conn
 	activity *activity
+	timeout  time.Duration // for each piece of a write
+}
+
+// Write writes b in pieces, each with a deadline of its own. So a long packet may take long on a slow network.
+func (c observedConn) Write(b []byte) (written int, err error) {
+	for written < len(b) && err == nil {
+		if err = c.SetWriteDeadline(time.Now().Add(c.timeout)); err == nil {
+			var n int
+			n, err = c.Conn.Write(b[written:min(written+writePiece, len(b))])
+			written += n
+		}
+	}
+	return written, err
 }
 
 func (c observedConn) Read(b []byte) (int, error) {

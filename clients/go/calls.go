@@ -35,15 +35,17 @@ func (c *calls) nextLocked() int32 {
 	return c.seq
 }
 
-// expect returns a new packet number and the channel on which its reply arrives. The caller must
-// call forget.
-func (c *calls) expect() (int32, chan raw.Packet, error) {
+// expect returns a packet number and the channel on which its reply arrives. The number is seq, or a new one if that
+// is 0. The caller must call forget.
+func (c *calls) expect(seq int32) (int32, chan raw.Packet, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.open) >= maxCalls {
 		return 0, nil, &Error{Code: CodeTooMany, Text: fmt.Sprintf("%d calls wait for a reply; wait for one of them", maxCalls)}
 	}
-	seq := c.nextLocked()
+	if seq == 0 {
+		seq = c.nextLocked()
+	}
 	reply := make(chan raw.Packet, 1)
 	c.open[seq] = reply
 	return seq, reply, nil
@@ -73,13 +75,11 @@ func (c *calls) answer(p raw.Packet) bool {
 // maxRetryAfter bounds the time that a server may ask for before another try.
 const maxRetryAfter = 24 * time.Hour
 
-// call sends a packet with a number of its own and waits for the reply. what names the call in errors.
+// call sends a packet and waits for the reply. The packet gets a new number unless it has one. what names the call in errors.
 func (s *session) call(ctx context.Context, what string, p raw.Packet) (raw.Packet, error) {
 	if wrong := s.tooLarge(p.Body); wrong != "" {
 		return raw.Packet{}, invalid("%s: %s", what, wrong)
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.client.cfg.RequestTimeout)
-	defer cancel()
 	seq, answer, err := s.ask(ctx, what, p)
 	if err != nil {
 		return raw.Packet{}, err
@@ -87,27 +87,34 @@ func (s *session) call(ctx context.Context, what string, p raw.Packet) (raw.Pack
 	return s.await(ctx, what, seq, answer)
 }
 
-// ask sends a packet with a number of its own. It returns the number and the channel of the reply. The caller must
-// call await.
+// ask sends a packet. It returns the packet's number and the channel of the reply. The caller must call await.
 func (s *session) ask(ctx context.Context, what string, p raw.Packet) (int32, chan raw.Packet, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.client.cfg.RequestTimeout)
+	defer cancel()
 	if err := ctx.Err(); err != nil {
 		return 0, nil, &Error{Code: CodeTimeout, Text: what, Err: err}
 	}
-	seq, answer, err := s.calls.expect()
+	seq, answer, err := s.calls.expect(p.Seq)
 	if err != nil {
 		return 0, nil, &Error{Code: CodeTooMany, Text: what, Err: err}
 	}
 	p.Seq = seq
-	if err := s.write(p); err != nil {
-		s.fail(err)
+	if failed := s.write(ctx, p); failed != nil {
 		s.calls.forget(seq)
-		return 0, nil, s.ended(what)
+		select {
+		case <-s.failed:
+			return 0, nil, s.ended(what)
+		default:
+			return 0, nil, &Error{Code: CodeTimeout, Text: what, Err: failed}
+		}
 	}
 	return seq, answer, nil
 }
 
-// await waits for the reply to a packet of ask.
+// await waits for the reply to a packet of ask, which has left. So the time of a large packet does not count.
 func (s *session) await(ctx context.Context, what string, seq int32, answer chan raw.Packet) (raw.Packet, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.client.cfg.RequestTimeout)
+	defer cancel()
 	defer s.calls.forget(seq)
 	var reply raw.Packet
 	select {
@@ -182,8 +189,6 @@ func (c *Client) changeRoom(ctx context.Context, verb string, op int32, room str
 		return err
 	}
 	what := fmt.Sprintf("%s room %q", verb, room)
-	ctx, cancel := context.WithTimeout(ctx, c.cfg.RequestTimeout)
-	defer cancel()
 	s, seq, answer, err := c.sendRoom(ctx, what, op, room)
 	if s == nil || err != nil {
 		return err
@@ -198,6 +203,8 @@ func (c *Client) changeRoom(ctx context.Context, verb string, op int32, room str
 // sendRoom changes a room, and sends the change if there is a session. Changes reach the server in the order in which
 // they change c.rooms.
 func (c *Client) sendRoom(ctx context.Context, what string, op int32, room string) (*session, int32, chan raw.Packet, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.RequestTimeout)
+	defer cancel()
 	select {
 	case c.changing <- struct{}{}:
 	default:

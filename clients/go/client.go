@@ -128,7 +128,8 @@ type Config struct {
 	// queue a connection for up to 30 s (limits.connect_wait). A client that gives up earlier loses
 	// its place in the queue.
 	AuthTimeout time.Duration
-	// RequestTimeout bounds a write, the wait for a reply, and a call of Store and of Outbox. Default: 10 s.
+	// RequestTimeout bounds the wait for a reply, and a call of Store and of Outbox. A connection that takes less than
+	// 16 KiB in this time is lost, so a large body may take longer. Default: 10 s.
 	RequestTimeout time.Duration
 	// HeartbeatTimeout is the silence after a heartbeat that ends the connection. Default: 10 s.
 	HeartbeatTimeout time.Duration

@@ -237,7 +237,11 @@ func (s *session) publishOldest(ctx context.Context) *Error {
 	case id < oldest.Number:
 		result.Err = &Error{Code: CodeDenied, Text: "publish a message: all ids of the device are used; give it another name"}
 	default:
-		reply, err := s.call(ctx, "publish a message", raw.Packet{Op: oldest.Op, ID: id, Body: oldest.Body})
+		if s.lastSent != id {
+			s.lastSent, s.lastSeq = id, s.calls.next()
+		}
+		// Each try has the number of the first one, so that a late reply to that counts. On a slow network all replies may be late.
+		reply, err := s.call(ctx, "publish a message", raw.Packet{Op: oldest.Op, Seq: s.lastSeq, ID: id, Body: oldest.Body})
 		if err != nil && !errors.As(err, &result.Err) {
 			return &Error{Code: CodeLost, Err: err}
 		}

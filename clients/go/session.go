@@ -42,6 +42,10 @@ type session struct {
 	rooms     map[string]struct{} // the rooms in the auth packet
 	lateJoins map[int32]string    // rooms that the auth packet did not contain, by the numbers of the packets that ask for them
 	announced chan struct{}       // closed when the application knows that the session is live
+	lastSent  uint64              // the id of the published message that was sent last; only publish uses it
+	lastSeq   int32               // the number of its packets
+
+	writing chan struct{} // holds a token while a packet is written
 
 	failed chan struct{} // closed when err is set
 	once   sync.Once
@@ -85,7 +89,7 @@ func (r *run) connect(ctx context.Context) (*session, *Error) {
 			if err != nil {
 				return nil, err
 			}
-			return observedConn{conn, seen}, nil
+			return observedConn{conn, seen, c.cfg.RequestTimeout}, nil
 		}})
 	if err != nil {
 		return nil, classify(CodeLost, "", err)
@@ -97,7 +101,7 @@ func (r *run) connect(ctx context.Context) (*session, *Error) {
 	}
 	return &session{
 		run: r, client: c, conn: conn, activity: seen, info: reply.info, denied: reply.denied, published: reply.published,
-		maxBody: reply.maxBody, rooms: rooms, announced: make(chan struct{}), failed: make(chan struct{}),
+		maxBody: reply.maxBody, rooms: rooms, announced: make(chan struct{}), writing: make(chan struct{}, 1), failed: make(chan struct{}),
 		calls: calls{open: map[int32]chan raw.Packet{}, seq: 1},
 	}, nil
 }
@@ -180,7 +184,7 @@ func readAuthReply(body []byte) (authReply, error) {
 // at the end of ctx.
 func (s *session) serve(ctx context.Context) *Error {
 	r := s.run
-	s.begin()
+	s.begin(ctx)
 	s.client.change(r.events, StateChange{State: Live, Session: s.info}, s.announced)
 	for _, change := range s.denied {
 		s.client.roomChanged(r.events, change)
@@ -198,7 +202,7 @@ func (s *session) serve(ctx context.Context) *Error {
 
 // begin makes the session the live one, and sends the room changes that the auth packet did not contain. Changes of
 // the application follow them, so that the server has the newest change of a room last.
-func (s *session) begin() {
+func (s *session) begin(ctx context.Context) {
 	c := s.client
 	c.changing <- struct{}{} // a change that holds it ends with its session, which is over
 	defer func() { <-c.changing }()
@@ -212,8 +216,7 @@ func (s *session) begin() {
 		if change.Op == raw.OpJoinRoom {
 			s.lateJoins[change.Seq] = string(change.Body)
 		}
-		if err := s.write(change); err != nil {
-			s.fail(err)
+		if s.write(ctx, change) != nil {
 			return
 		}
 	}
@@ -236,19 +239,16 @@ func (s *session) loop(ctx context.Context) *Error {
 			s.fail(&Error{Code: CodeClosed, Text: "the client was closed"})
 			return nil
 		case <-heartbeat.C:
-			if err := s.write(raw.Packet{Op: raw.OpHeartbeat, Seq: s.calls.next()}); err != nil {
-				s.fail(err)
+			if s.write(ctx, raw.Packet{Op: raw.OpHeartbeat, Seq: s.calls.next()}) == nil {
+				watch.heartbeat()
 			}
-			watch.heartbeat()
 		case <-watch.timer.C:
 			if watch.over() {
 				s.fail(&Error{Code: CodeTimeout, Text: fmt.Sprintf("the server did not answer a heartbeat within %s",
 					s.client.cfg.HeartbeatTimeout)})
 			}
 		case <-s.client.inbox.due:
-			if _, err := s.sendAcks(0); err != nil {
-				s.fail(err)
-			}
+			s.sendAcks(ctx, 0)
 		}
 	}
 }
@@ -356,8 +356,8 @@ func (s *session) dispatch(p raw.Packet) error {
 }
 
 // sendAcks writes all acknowledgements that are due. If seq is not 0, the last packet asks for a
-// reply with that number. sent reports whether anything was written.
-func (s *session) sendAcks(seq int32) (sent bool, failed *Error) {
+// reply with that number. It reports whether the last packet was written.
+func (s *session) sendAcks(ctx context.Context, seq int32) bool {
 	batch := ackBatch
 	if s.maxBody > 0 {
 		batch = max(min(batch, s.maxBody/8), 1) // an id has 8 bytes
@@ -365,19 +365,18 @@ func (s *session) sendAcks(seq int32) (sent bool, failed *Error) {
 	for {
 		ids, all := s.client.inbox.takeAcks(batch)
 		if len(ids) == 0 {
-			return sent, nil
+			return false
 		}
 		ask := int32(0)
 		if all {
 			ask = seq
 		}
-		if err := s.write(raw.Packet{Op: raw.OpAck, Seq: ask, Body: raw.AckBody(false, ids)}); err != nil {
+		if s.write(ctx, raw.Packet{Op: raw.OpAck, Seq: ask, Body: raw.AckBody(false, ids)}) != nil {
 			s.client.inbox.giveBack(ids)
-			return sent, err
+			return false
 		}
-		sent = true
 		if all {
-			return sent, nil
+			return true
 		}
 	}
 }
@@ -385,13 +384,15 @@ func (s *session) sendAcks(seq int32) (sent bool, failed *Error) {
 // sendLastAcks sends the last acknowledgements and waits for the reply of the server. Without the
 // wait, closing the connection could make the kernel discard them.
 func (s *session) sendLastAcks() {
-	seq, answer, err := s.calls.expect()
+	seq, answer, err := s.calls.expect(0)
 	if err != nil {
 		seq = 0 // too many calls are open, so there is no place for the reply
 	} else {
 		defer s.calls.forget(seq)
 	}
-	if sent, err := s.sendAcks(seq); err != nil || !sent {
+	writing, cancel := context.WithTimeout(context.Background(), s.client.cfg.RequestTimeout)
+	defer cancel()
+	if !s.sendAcks(writing, seq) {
 		return // unacknowledged messages come again with the next session
 	}
 	timeout := time.NewTimer(lastAckTimeout)
@@ -403,10 +404,21 @@ func (s *session) sendLastAcks() {
 	}
 }
 
-// write sends one packet.
-func (s *session) write(p raw.Packet) *Error {
-	if err := s.conn.Write(time.Now().Add(s.client.cfg.RequestTimeout), p); err != nil {
-		return classify(CodeLost, "send", err)
+// write sends one packet. Before that it waits for the packets of other goroutines, until ctx is done. An error of the connection
+// ends the session.
+func (s *session) write(ctx context.Context, p raw.Packet) *Error {
+	select {
+	case s.writing <- struct{}{}:
+	case <-s.failed:
+		return s.err
+	case <-ctx.Done():
+		return &Error{Code: CodeTimeout, Text: "send: wait for earlier packets", Err: ctx.Err()}
+	}
+	defer func() { <-s.writing }()
+	if err := s.conn.Write(time.Time{}, p); err != nil { // observedConn has the deadlines
+		failed := classify(CodeLost, "send", err)
+		s.fail(failed)
+		return failed
 	}
 	return nil
 }

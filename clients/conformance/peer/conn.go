@@ -25,7 +25,7 @@ const maxBody = 1 << 20
 // Conn is a connection of a client. One goroutine at a time reads, and one writes.
 type Conn struct {
 	socket    *net.TCPConn
-	stream    net.Conn // socket, or TLS over it
+	stream    net.Conn // socket, or a slow one, or TLS over it
 	r         *bufio.Reader
 	webSocket bool
 	text      atomic.Bool // the client speaks JSON frames
@@ -39,12 +39,28 @@ type Conn struct {
 	CloseCode int
 }
 
-func newConn(socket *net.TCPConn) *Conn {
-	return &Conn{socket: socket, stream: socket, r: bufio.NewReader(socket)}
+func newConn(socket *net.TCPConn, slow bool) *Conn {
+	var stream net.Conn = socket
+	if slow {
+		stream = slowConn{socket}
+	}
+	return &Conn{socket: socket, stream: stream, r: bufio.NewReader(stream)}
+}
+
+// slowRate is the number of bytes a second that a slow connection takes.
+const slowRate = 400 << 10
+
+// slowConn is a connection that takes slowRate bytes a second.
+type slowConn struct{ *net.TCPConn }
+
+func (c slowConn) Read(b []byte) (int, error) {
+	n, err := c.TCPConn.Read(b[:min(len(b), 8<<10)])
+	time.Sleep(time.Duration(n) * time.Second / slowRate)
+	return n, err
 }
 
 func (c *Conn) startTLS(config *tls.Config) error {
-	secure := tls.Server(c.socket, config)
+	secure := tls.Server(c.stream, config)
 	ctx, cancel := context.WithTimeout(context.Background(), Limit)
 	defer cancel()
 	if err := secure.HandshakeContext(ctx); err != nil {

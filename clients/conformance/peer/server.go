@@ -30,6 +30,7 @@ type Server struct {
 	listener  *net.TCPListener
 	transport string
 	tls       *tls.Config
+	slow      bool
 
 	mu    sync.Mutex
 	conns []*Conn
@@ -46,6 +47,12 @@ func Listen(transport, address string, config *tls.Config) (*Server, error) {
 		return nil, err
 	}
 	return &Server{listener: l.(*net.TCPListener), transport: transport, tls: config}, nil
+}
+
+// Slow makes the connections from now on take slowRate bytes a second, like a slow network.
+func (s *Server) Slow() error {
+	s.slow = true
+	return smallSegments(s.listener)
 }
 
 // Address returns the address as host:port.
@@ -75,7 +82,7 @@ func (s *Server) AcceptRaw(within time.Duration) (*Conn, error) {
 		}
 		return nil, err
 	}
-	c := newConn(socket)
+	c := newConn(socket, s.slow)
 	s.mu.Lock()
 	s.conns = append(s.conns, c)
 	s.mu.Unlock()

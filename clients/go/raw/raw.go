@@ -94,7 +94,7 @@ func (c *Conn) Read(deadline time.Time) (Packet, error) { return c.read(deadline
 func (c *Conn) Buffered() bool { return c.buffered() }
 
 // Write sends packets. On a stream they go into one write. A packet without a version gets version
-// 2. Write returns when the kernel has taken all packets, or at the deadline.
+// 2. Write returns when the kernel has taken all packets, or at the deadline. The zero time means no deadline.
 func (c *Conn) Write(deadline time.Time, packets ...Packet) error {
 	c.writing.Lock()
 	defer c.writing.Unlock()
@@ -300,8 +300,12 @@ func parseText(data []byte) ([]Packet, error) {
 func (m *messages) buffered() bool { return len(m.rest) > 0 || len(m.parsed) > 0 }
 
 func (m *messages) write(deadline time.Time, packets []Packet) error {
-	ctx, cancel := context.WithDeadline(context.Background(), deadline)
-	defer cancel()
+	ctx := context.Background()
+	if !deadline.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, deadline)
+		defer cancel()
+	}
 	for _, p := range packets {
 		var data []byte
 		kind := websocket.MessageBinary

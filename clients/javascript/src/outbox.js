@@ -217,7 +217,7 @@ export class Outbox {
   async #send(session, { number, op, body }, id) {
     this.#sent = number;
     try {
-      this.#outcome = { number, body: await session.call(op, op, body, `message ${number} of the outbox`, id) };
+      this.#outcome = { number, body: await session.call(op, op, body, `message ${number} of the outbox`, id, true) };
     } catch (cause) {
       const error = /** @type {ImgoError} */ (cause);
       if (error.code === 'too_many') this.#again();

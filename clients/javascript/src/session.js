@@ -42,6 +42,9 @@ export class Session {
   #host;
   #timers = new Timers();
   #seq = 0;
+  /** The id of the published message that was sent last. @type {string | undefined} */
+  #published;
+  #publishedSeq = 0; // of its packets
   /** @type {Map<number, { what: string, reply: number, timer: ReturnType<typeof setTimeout>, resolve: (body: any) => void, reject: (error: unknown) => void }>} */
   #calls = new Map();
   #live = false;
@@ -166,21 +169,25 @@ export class Session {
    * @param {unknown} body
    * @param {string} what names the call in errors
    * @param {string} [id]
+   * @param {boolean} [published] Each try of a published message counts the reply to an earlier one. On a slow network all
+   *   replies may be late. A further try writes nothing while the socket has bytes to send.
    * @returns {Promise<any>}
    */
-  call(op, reply, body, what, id) {
+  call(op, reply, body, what, id, published) {
     if (this.#calls.size >= MAX_CALLS) {
       return Promise.reject(new ImgoError('too_many', `${what}: ${MAX_CALLS} calls wait for a reply already`));
     }
     const { promise, resolve, reject } = /** @type {ReturnType<typeof deferred<any>>} */ (deferred());
-    const seq = this.#nextSeq();
+    const again = published && id === this.#published;
+    const seq = again ? this.#publishedSeq : this.#nextSeq();
+    if (published) [this.#published, this.#publishedSeq] = [id, seq];
     const { requestTimeout } = this.#settings;
     const timer = setTimeout(() => {
       this.#calls.delete(seq);
       reject(new ImgoError('timeout', `${what}: no reply within ${requestTimeout} ms`));
     }, requestTimeout);
     this.#calls.set(seq, { what, reply, timer, resolve, reject });
-    if (!this.write(op, body, seq, id) && this.#calls.delete(seq)) {
+    if (!(again && this.#ws.bufferedAmount) && !this.write(op, body, seq, id) && this.#calls.delete(seq)) {
       clearTimeout(timer);
       reject(new ImgoError('lost', `${what}: the connection was lost while sending`));
     }

@@ -144,6 +144,7 @@
  * The part of a WebSocket that the client uses. `pause` and `resume` are those of the package `ws`.
  * @typedef {object} WebSocketLike
  * @property {number} readyState
+ * @property {number} [bufferedAmount]
  * @property {((event: any) => void) | null} onopen
  * @property {((event: any) => void) | null} onmessage
  * @property {((event: any) => void) | null} onclose

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import selectors
 import ssl
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
@@ -17,6 +18,9 @@ from ._wire import Close, Decoder, Packet, WireError
 
 CLOSE_TIMEOUT = 1.0
 """How long the peer may take for its part of the end of a connection, in seconds."""
+
+_PIECE = 16 << 10
+"""How many bytes the connection must take within the time of a write. It is at most a record of TLS."""
 
 
 class Receiver(Protocol):
@@ -105,7 +109,8 @@ class Link(asyncio.Protocol):
         self._cause: Close | ImgoError | None = None
         self._told = False
         self._paused = False
-        self._stuck: asyncio.TimerHandle | None = None
+        self._stuck: asyncio.TimerHandle | None = None  # runs while the transport takes no bytes
+        self._unsent: deque[bytes] = deque()  # pieces that the transport has not got
         self.last_arrival = self._loop.time()
 
     # The calls of asyncio.
@@ -151,7 +156,7 @@ class Link(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._unstick()
-        self._writable.set()
+        self._write_pieces()
 
     def _unstick(self) -> None:
         if self._stuck is not None:
@@ -159,8 +164,29 @@ class Link(asyncio.Protocol):
             self._stuck = None
 
     def _write_stuck(self) -> None:
-        text = f"the server has not read all that was written within {self._write_timeout:.3g} s (request_timeout)"
+        text = f"the server has not read what was written within {self._write_timeout:.3g} s (request_timeout)"
         self.abort(ImgoError("lost", text))
+
+    def _write(self, data: bytes) -> None:
+        """Write in pieces. The transport pauses for one that does not leave at once, so each may take the write_timeout."""
+        self._unsent.extend(data[i : i + _PIECE] for i in range(0, len(data), _PIECE))
+        self._write_pieces()
+
+    def _write_pieces(self) -> None:
+        transport = self._transport
+        while self._unsent and self._stuck is None and transport is not None and not transport.is_closing():
+            transport.write(self._unsent.popleft())
+        if not self._unsent and self._stuck is None:
+            self._writable.set()
+        elif self._cause is None:
+            self._writable.clear()
+
+    def _close_transport(self, last: bytes = b"") -> None:
+        """Close the transport. It writes the rest before it ends."""
+        if self._transport is not None:
+            self._transport.write(b"".join(self._unsent) + last)
+            self._unsent.clear()
+            self._transport.close()
 
     # The calls of the owner.
 
@@ -187,10 +213,15 @@ class Link(asyncio.Protocol):
     def write(self, packet: Packet) -> None:
         """Write a packet, or do nothing if the connection has ended. The bound is for the caller: see writable."""
         if self._transport is not None and not self._transport.is_closing() and self._cause is None:
-            self._transport.write(self._framing.frame(_wire.encode(packet)))
+            self._write(self._framing.frame(_wire.encode(packet)))
 
-    async def writable(self, timeout: float) -> bool:
-        """Wait until everything is written. Report whether it was, within the time."""
+    @property
+    def written(self) -> bool:
+        """Whether everything is written, or the connection has ended."""
+        return bool(self._writable)
+
+    async def writable(self, timeout: float | None = None) -> bool:
+        """Wait until everything is written, or the connection has ended. Report whether it was, within the time."""
         return await self._writable.wait(timeout)
 
     def silent(self) -> bool:
@@ -217,7 +248,7 @@ class Link(asyncio.Protocol):
             if not self._closed:
                 if not transport.is_closing():
                     with contextlib.suppress(Exception):
-                        transport.write(self._framing.goodbye())
+                        self._close_transport(self._framing.goodbye())
                     transport.close()
                 # A paused TLS transport would not notice the peer's end.
                 self._resume_reading()
@@ -241,7 +272,7 @@ class Link(asyncio.Protocol):
                 if packet is None:
                     if self._framing.over() and self._transport is not None:
                         self._flush()
-                        self._transport.close()
+                        self._close_transport()
                     break
                 receiver.packet(packet)
         except WireError as error:
@@ -265,7 +296,7 @@ class Link(asyncio.Protocol):
 
     def _flush(self) -> None:
         if self._transport is not None and not self._transport.is_closing() and (data := self._framing.pending()):
-            self._transport.write(data)
+            self._write(data)
 
     def _break(self, error: WireError | ImgoError) -> None:
         self.abort(error if isinstance(error, ImgoError) else ImgoError("protocol", f"the server broke the protocol: {error}"))

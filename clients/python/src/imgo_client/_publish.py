@@ -185,7 +185,7 @@ class Publisher:
         """Send a message and wait for the reply. Report whether there is something to do now."""
         self._sent = message.number
         try:
-            reply = await session.call(message.op, message.body, id)
+            reply = await session.publish(message.op, message.body, id)
         except ImgoError as error:
             if error.code == "timeout":
                 return True  # it is sent again

@@ -55,6 +55,8 @@ class Session:
         self._over = Signal()
         self._decided = Signal()  # accepted or over
         self._discarding = False
+        self._published = 0  # the id of the published message that was sent last
+        self._published_seq = 0  # the number of its packets
         self.cause: Close | ImgoError | None = None
         self.reply: AuthReply | None = None
         self.rooms: frozenset[str] = frozenset()
@@ -152,24 +154,28 @@ class Session:
                     return
                 asked = now  # the client has yet to read what waits
             if now >= beat:
+                if asked is None and self._link.written:  # else the heartbeat waits behind a long packet
+                    asked = now
                 self._link.write(Packet(_wire.OP_HEARTBEAT, self._next_seq()))
                 beat = now + interval
-                if asked is None:
-                    asked = now
 
-    async def call(self, op: int, body: bytes, id: int = 0) -> Packet:
-        """Send a packet and wait for the reply. Raise an ImgoError if the server has not done what was asked."""
+    async def call(self, op: int, body: bytes, id: int = 0, seq: int = 0, *, write: bool = True) -> Packet:
+        """Send a packet and wait for the reply. Raise an ImgoError if the server has not done what was asked.
+
+        The packet gets a new number if ``seq`` is 0. Without ``write`` it was sent before.
+        """
         if self.cause is not None or self.reply is None:
             raise ImgoError("not_live", f"{_name(op)}: the client has no live session")
         if len(self._calls) >= MAX_CALLS:
             raise ImgoError("too_many", f"{_name(op)}: {MAX_CALLS} calls are open: wait for some of them")
-        seq = self._next_seq()
+        seq = seq or self._next_seq()
         future: asyncio.Future[Packet | ImgoError] = self._loop.create_future()
         self._calls[seq] = (op, future)
         until = self._loop.time() + self._request_timeout
         try:
-            if await self._link.writable(self._request_timeout):
-                self._link.write(Packet(op, seq, id, body))
+            if not write or await self._link.writable(self._request_timeout):
+                if write:
+                    self._link.write(Packet(op, seq, id, body))
                 await asyncio.wait({future}, timeout=max(until - self._loop.time(), 0))
             if not future.done():
                 raise ImgoError("timeout", f"{_name(op)}: no reply within {self._request_timeout:.3g} s (request_timeout)")
@@ -184,6 +190,16 @@ class Session:
             raise ImgoError("denied", text, server_code=refusal.code, retry_after=refusal.retry_after)
         return answer
 
+    async def publish(self, op: int, body: bytes, id: int) -> Packet:
+        """Send a published message, as call does. Each try of a message counts the reply to an earlier one.
+
+        On a slow network all replies may be late. A further try writes nothing while the packets before are leaving.
+        """
+        first = id != self._published
+        if first:
+            self._published, self._published_seq = id, self._next_seq()
+        return await self.call(op, body, id, self._published_seq, write=first or self._link.written)
+
     def fail_calls(self, error: Callable[[str], ImgoError]) -> None:
         """End all open calls. error makes the error of a call from its name."""
         for op, future in self._calls.values():
@@ -193,7 +209,8 @@ class Session:
     async def acknowledge(self, take: Callable[[int], Sequence[int]]) -> None:
         """Send the acknowledgements that take returns."""
         while self.live:
-            if not await self._link.writable(self._request_timeout) or not self.live:
+            await self._link.writable()
+            if not self.live:
                 return
             ids = take(self._ack_batch)
             if not ids:

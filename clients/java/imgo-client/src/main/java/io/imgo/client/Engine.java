@@ -487,7 +487,9 @@ final class Engine implements Runnable, ThreadFactory, MessageQueue.Owner {
             throw SessionEnd.lost("connect to " + to + ": no transport for " + to.scheme, null);
         }
         long millis = Math.max(1, TimeUnit.NANOSECONDS.toMillis(until - Clock.now()));
-        Endpoint endpoint = new Endpoint(to.scheme, to.host, to.port, to.path, options.sslContext, millis, options.maxBody, this);
+        long writeMillis = TimeUnit.NANOSECONDS.toMillis(options.requestTimeout);
+        Endpoint endpoint = new Endpoint(
+                to.scheme, to.host, to.port, to.path, options.sslContext, millis, writeMillis, options.maxBody, this);
         Transport chosen = transport;
         Task<Link> task = start(() -> chosen.open(endpoint));
         Throwable error = await(task, until) ? task.error() : new IOException("no connection in time");

@@ -311,7 +311,8 @@ public final class ImgoClientBuilder {
     }
 
     /**
-     * Sets the time for a write, and the wait for the reply to join, leave and send. Default: 10 s.
+     * Sets the time for the reply to join, leave, send and a published message. A connection that takes no bytes in this time
+     * is lost. Default: 10 s.
      *
      * @param time more than 0
      * @param unit the unit of time

@@ -18,6 +18,8 @@ final class SessionLoop {
     /** The bound of the wait for the reply to the last acknowledgements. */
     private static final long LAST_ACK_TIMEOUT = TimeUnit.SECONDS.toNanos(2);
     private static final long MIN_REFRESH = TimeUnit.SECONDS.toNanos(1);
+    /** When to look again whether a link that bounds its writes has sent all: it does not wake the client then. */
+    private static final long LOOK_AGAIN = TimeUnit.MILLISECONDS.toNanos(100);
     /** How many packets are taken before timers and calls have their turn. */
     private static final int PACKETS_PER_TURN = 256;
     /** Calls wait while so many bytes are not sent. */
@@ -385,7 +387,7 @@ final class SessionLoop {
         long now = Clock.now();
         if (now >= nextHeartbeat) {
             nextHeartbeat = now + heartbeat;
-            if (silentAt == Clock.NEVER) {
+            if (silentAt == Clock.NEVER && (link.unsent() == 0 || link.boundsWrites())) { // else it waits behind a long packet
                 silentAt = now + options.heartbeatTimeout;
                 arrivedAtHeartbeat = link.arrived();
             }
@@ -432,6 +434,9 @@ final class SessionLoop {
     private long checkWrites() throws SessionEnd {
         long now = Clock.now();
         long bytes = link.unsent();
+        if (link.boundsWrites()) {
+            return bytes == 0 ? Clock.NEVER : now + LOOK_AGAIN;
+        }
         if (bytes == 0) {
             stuckAt = Clock.NEVER;
         } else if (stuckAt == Clock.NEVER || bytes < unsent) {

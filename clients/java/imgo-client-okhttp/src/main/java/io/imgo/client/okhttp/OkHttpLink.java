@@ -167,6 +167,11 @@ final class OkHttpLink extends WebSocketListener implements Link {
     }
 
     @Override
+    public boolean boundsWrites() {
+        return true; // by OkHttp's time limit, for each 64 KiB of a message
+    }
+
+    @Override
     public void close() {
         synchronized (this) {
             closed = true;

@@ -60,7 +60,7 @@ public final class OkHttpTransport implements Transport {
                 .connectTimeout(endpoint.timeoutMillis(), TimeUnit.MILLISECONDS)
                 // The client has heartbeats and time limits of its own.
                 .readTimeout(0, TimeUnit.MILLISECONDS)
-                .writeTimeout(0, TimeUnit.MILLISECONDS)
+                .writeTimeout(Math.max(endpoint.writeTimeoutMillis(), 1), TimeUnit.MILLISECONDS)
                 .callTimeout(0, TimeUnit.MILLISECONDS)
                 .pingInterval(0, TimeUnit.MILLISECONDS);
         if (endpoint.sslContext() != null) {

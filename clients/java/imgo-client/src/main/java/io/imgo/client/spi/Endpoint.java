@@ -11,6 +11,7 @@ public final class Endpoint {
     private final String path;
     private final SSLContext sslContext;
     private final long timeoutMillis;
+    private final long writeTimeoutMillis;
     private final int maxBody;
     private final ThreadFactory threads;
 
@@ -23,18 +24,20 @@ public final class Endpoint {
      * @param path for a WebSocket, the path and query; otherwise empty
      * @param sslContext for TLS; null for the default of the platform
      * @param timeoutMillis the time for connection and handshake, in milliseconds
+     * @param writeTimeoutMillis the time within which the network must take some bytes, in milliseconds
      * @param maxBody the largest body of a packet to accept, in bytes
      * @param threads makes the threads that the transport needs
      */
     public Endpoint(
-            String scheme, String host, int port, String path, SSLContext sslContext, long timeoutMillis, int maxBody,
-            ThreadFactory threads) {
+            String scheme, String host, int port, String path, SSLContext sslContext, long timeoutMillis,
+            long writeTimeoutMillis, int maxBody, ThreadFactory threads) {
         this.scheme = scheme;
         this.host = host;
         this.port = port;
         this.path = path;
         this.sslContext = sslContext;
         this.timeoutMillis = timeoutMillis;
+        this.writeTimeoutMillis = writeTimeoutMillis;
         this.maxBody = maxBody;
         this.threads = threads;
     }
@@ -91,6 +94,15 @@ public final class Endpoint {
      */
     public long timeoutMillis() {
         return timeoutMillis;
+    }
+
+    /**
+     * Returns the time within which the network must take some bytes. See {@link Link#boundsWrites}.
+     *
+     * @return the time in milliseconds
+     */
+    public long writeTimeoutMillis() {
+        return writeTimeoutMillis;
     }
 
     /**

@@ -79,6 +79,16 @@ public interface Link extends Closeable {
      */
     long unsent();
 
+    /**
+     * Reports whether the link ends by itself if the network takes no bytes within {@link Endpoint#writeTimeoutMillis}. Otherwise
+     * the client ends a link whose {@link #unsent} does not fall in this time.
+     *
+     * @return true if {@link #unsent} does not fall while the network takes a part of a packet
+     */
+    default boolean boundsWrites() {
+        return false;
+    }
+
     /** Ends the connection at once. It may be called again. */
     @Override
     void close();
