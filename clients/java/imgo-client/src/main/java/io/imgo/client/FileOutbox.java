@@ -15,7 +15,7 @@ import java.util.zip.CRC32;
 /**
  * Keeps messages in a file, which has a record for each call behind a header. Each call appends its record and syncs the file. The
  * file is written anew, under another name that then replaces it, when more than half of it, and more than 64 KiB, is about
- * messages that were removed. A part of a record at the end, which a crash may leave, counts as absent. No file is open between two
+ * messages that were removed, and when the file has not the length that it had, for example because it was deleted. A part of a record at the end, which a crash may leave, counts as absent. No file is open between two
  * calls. All methods are safe for concurrent use, but no two outboxes may share a file.
  */
 public final class FileOutbox implements Outbox {
@@ -99,6 +99,13 @@ public final class FileOutbox implements Outbox {
 
     /** Appends a record. If it throws, the record is not there, or the next call reads what is there. */
     private void write(byte[] record) throws IOException {
+        if (file.file.length() != size) {
+            ByteArrayOutputStream bytes = content();
+            append(bytes, record);
+            file.replace(bytes.toByteArray());
+            size = bytes.size();
+            return;
+        }
         long before = size;
         size = -1;
         byte[] bytes = record;
@@ -119,7 +126,8 @@ public final class FileOutbox implements Outbox {
         size = before + bytes.length;
     }
 
-    private void writeAnew() {
+    /** Returns a file with the content. */
+    private ByteArrayOutputStream content() {
         ByteArrayOutputStream bytes = new ByteArrayOutputStream();
         bytes.write(HEADER, 0, HEADER.length);
         if (state.base != null) {
@@ -130,6 +138,11 @@ public final class FileOutbox implements Outbox {
         for (OutboxMessage message : state.messages) {
             append(bytes, record(ADD, message.number(), message));
         }
+        return bytes;
+    }
+
+    private void writeAnew() {
+        ByteArrayOutputStream bytes = content();
         size = -1;
         try {
             file.replace(bytes.toByteArray());

@@ -52,6 +52,19 @@ class FileOutboxTest {
         return text(new FileOutbox(file).load());
     }
 
+    @Test
+    void aFileThatVanishesIsWrittenAnew() throws IOException {
+        FileOutbox outbox = new FileOutbox(file);
+        outbox.setBase(7);
+        outbox.add(message(1, "a"));
+        Files.delete(path);
+        outbox.add(message(2, "b"));
+        assertThat(loaded()).isEqualTo("base 7, last 2, [1 4 a, 2 4 b]");
+        Files.delete(path);
+        outbox.remove(1);
+        assertThat(loaded()).isEqualTo("base 7, last 2, [2 4 b]");
+    }
+
     /** Makes a file and returns what it had after each call, the empty one first. */
     private List<String> fill() throws IOException {
         List<String> states = new ArrayList<>(List.of(EMPTY));
