@@ -286,7 +286,9 @@ public final class ImgoClient implements AutoCloseable {
         if (wrong != null) {
             return Completion.failed(ErrorCode.INVALID, what + wrong);
         }
+        boolean connected;
         synchronized (lock) {
+            connected = engine != null;
             if (ending || (engine == null && state == State.CLOSED)) {
                 return Completion.failed(ErrorCode.CLOSED, what + ": the client is closed: connect again first");
             }
@@ -295,7 +297,7 @@ public final class ImgoClient implements AutoCloseable {
                 return Completion.failed(ErrorCode.INVALID, what + ": " + tooLarge);
             }
         }
-        return publisher.publish(op, body.clone());
+        return publisher.publish(op, body.clone(), connected);
     }
 
     /**

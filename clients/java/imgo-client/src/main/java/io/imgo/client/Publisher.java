@@ -7,6 +7,9 @@ import java.util.Deque;
 import java.util.Iterator;
 import java.util.List;
 import java.util.concurrent.Callable;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
 
 /**
  * The outbox of a client: what the application has published, and what is to be done with it. It makes one call of the outbox at
@@ -38,6 +41,7 @@ final class Publisher {
     private final Options options;
     private final Outbox outbox;
     private final SerialExecutor serial; // of all calls of the outbox: two that add at a time would give one number twice
+    private final SerialExecutor watch; // ends late calls of publish while the client has no thread
 
     // The monitor guards the following.
     private boolean loaded; // the state is that of the outbox
@@ -61,10 +65,11 @@ final class Publisher {
         this.options = options;
         outbox = options.outbox != null ? options.outbox : new MemoryOutbox();
         serial = new SerialExecutor(options.threads);
+        watch = new SerialExecutor(options.threads);
     }
 
-    /** Puts a message into the outbox. The completion has its number. */
-    Completion<Long> publish(int op, byte[] body) {
+    /** Puts a message into the outbox. The completion has its number. connected is false if no thread of the client calls work. */
+    Completion<Long> publish(int op, byte[] body, boolean connected) {
         Adding call = new Adding(op, body, Clock.now() + options.requestTimeout);
         synchronized (this) {
             if (state.messages.size() + adding.size() >= MAX_MESSAGES) {
@@ -75,11 +80,27 @@ final class Publisher {
         }
         try {
             serial.execute(() -> add(call));
+            if (!connected) {
+                watch.execute(() -> awaitEnd(call));
+            }
         } catch (Throwable e) {
             drop(call);
             call.fail(ErrorCode.STORAGE, "no thread is to be had for the outbox: " + e, e);
         }
         return call.completion;
+    }
+
+    /** Waits for the end of a call, and ends it if it is late. Another call began, and is late, after it. */
+    private void awaitEnd(Adding call) {
+        try {
+            call.completion.get(Math.max(0, call.end - Clock.now()), TimeUnit.NANOSECONDS);
+        } catch (TimeoutException e) {
+            failLateCalls(Clock.now());
+        } catch (ExecutionException e) {
+            // The call has failed.
+        } catch (InterruptedException e) {
+            Thread.currentThread().interrupt();
+        }
     }
 
     private static String full() {
@@ -370,5 +391,6 @@ final class Publisher {
     /** Waits for the end of the outbox's thread. One that hangs is given up after a second. */
     void join() throws InterruptedException {
         serial.join(1000);
+        watch.join(1000);
     }
 }

@@ -98,6 +98,31 @@ class PublishTest {
     }
 
     @Test
+    void publishBeforeTheFirstConnectHasATimeLimit() throws Exception {
+        CountDownLatch released = new CountDownLatch(1);
+        client = builder().requestTimeout(100, MILLISECONDS).outbox(new OtherOutbox() {
+            @Override
+            public OutboxContent load() throws IOException {
+                try {
+                    released.await();
+                } catch (InterruptedException e) {
+                    Thread.currentThread().interrupt();
+                }
+                return super.load();
+            }
+        }).build();
+        List<Completion<Long>> calls = List.of(client.publish(BODY), client.publish(BODY));
+        try {
+            for (Completion<Long> call : calls) {
+                await().untilAsserted(() -> assertThat(call.isDone()).isTrue()); // no caller needs to wait for it
+                assertThat(codeOf(call)).isEqualTo(ErrorCode.TIMEOUT);
+            }
+        } finally {
+            released.countDown();
+        }
+    }
+
+    @Test
     void theThreadOfTheOutboxEndsWhenNothingIsToDo() throws Exception {
         client = builder().outbox(file()).build();
         assertThat(client.publish(BODY).await()).isEqualTo(1);
