@@ -22,6 +22,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"slices"
 	"strings"
@@ -163,11 +164,16 @@ func (e *Error) Final() bool {
 	return e.Status >= 400 && e.Status < 500 && e.Status != http.StatusTooManyRequests && e.Status != http.StatusRequestTimeout
 }
 
+// notSentError is the error of a call for which no connection could be opened.
+type notSentError struct{ error }
+
+func (e notSentError) Unwrap() error { return e.error }
+
 // NotSent reports whether err means that no byte of the request was sent, because the connection
-// could not be opened.
+// could not be opened. The handshake of TLS is a part of that.
 func NotSent(err error) bool {
-	var op *net.OpError
-	return errors.As(err, &op) && op.Op == "dial"
+	var notSent notSentError
+	return errors.As(err, &notSent)
 }
 
 // Call calls one server. It sends body as JSON and parses the answer into result. body and
@@ -183,6 +189,8 @@ func (c *Client) Call(ctx context.Context, server, method, path string, body, re
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
+	var connected atomic.Bool
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected.Store(true) }})
 	request, err := http.NewRequestWithContext(ctx, method, server+path, content)
 	if err != nil {
 		return fmt.Errorf("make the request: %w", err)
@@ -196,6 +204,9 @@ func (c *Client) Call(ctx context.Context, server, method, path string, body, re
 	response, err := c.http.Do(request)
 	if err != nil {
 		c.avoid(server)
+		if !connected.Load() {
+			err = notSentError{err}
+		}
 		return err
 	}
 	defer response.Body.Close()

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -128,6 +129,24 @@ func TestServersThatDoNotAnswer(t *testing.T) {
 	cancel()
 	if _, err := c.User(ctx, "u"); !errors.Is(err, context.Canceled) {
 		t.Errorf("a context that has ended: %v", err)
+	}
+}
+
+// TestRefusedCertificate checks that a call is repeated at another server if the handshake of TLS fails.
+func TestRefusedCertificate(t *testing.T) {
+	unknown := httptest.NewUnstartedServer(http.NotFoundHandler())
+	unknown.Config.ErrorLog = log.New(io.Discard, "", 0)
+	unknown.StartTLS()
+	defer unknown.Close()
+	s, got := server(t, 202, `{"id":"1"}`)
+	c := client(t, pushapi.Config{Servers: []string{unknown.URL, s.URL}, Timeout: time.Minute})
+	for range 2 {
+		if _, err := c.Push(t.Context(), &pushapi.Push{User: "u", Body: json.RawMessage("1")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(*got) != 2 {
+		t.Errorf("the server was called %d times, want 2", len(*got))
 	}
 }
 
