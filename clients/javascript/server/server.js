@@ -38,13 +38,44 @@ import { PushError } from './error.js';
 const AVOID = 1000; // a server that did not answer is avoided for this time, if there are others
 const PAUSE = 100; // between two rounds over the servers
 const ROUNDS = 3;
+const MAX_ANSWER = 4 << 20; // bytes
 /** What Node says if no connection was made, so that the server cannot have received the call. */
-const NOT_SENT = ['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'EHOSTUNREACH', 'ENETUNREACH', 'UND_ERR_CONNECT_TIMEOUT'];
+const NOT_SENT = new Set([
+  'ECONNREFUSED',
+  'ENOTFOUND',
+  'EAI_AGAIN',
+  'EHOSTUNREACH',
+  'ENETUNREACH',
+  'UND_ERR_CONNECT_TIMEOUT',
+  // The server's certificate was refused.
+  'CERT_HAS_EXPIRED',
+  'CERT_NOT_YET_VALID',
+  'CERT_REVOKED',
+  'CERT_REJECTED',
+  'CERT_UNTRUSTED',
+  'CERT_SIGNATURE_FAILURE',
+  'INVALID_CA',
+  'INVALID_PURPOSE',
+  'HOSTNAME_MISMATCH',
+  'ERR_TLS_CERT_ALTNAME_INVALID',
+  'DEPTH_ZERO_SELF_SIGNED_CERT',
+  'SELF_SIGNED_CERT_IN_CHAIN',
+  'UNABLE_TO_GET_ISSUER_CERT',
+  'UNABLE_TO_GET_ISSUER_CERT_LOCALLY',
+  'UNABLE_TO_VERIFY_LEAF_SIGNATURE',
+  // The server does not speak TLS, or no version or cipher of this client.
+  'ERR_SSL_WRONG_VERSION_NUMBER',
+  'ERR_SSL_PACKET_LENGTH_TOO_LONG',
+  'ERR_SSL_UNSUPPORTED_PROTOCOL',
+  'ERR_SSL_TLSV1_ALERT_PROTOCOL_VERSION',
+  'ERR_SSL_SSLV3_ALERT_HANDSHAKE_FAILURE',
+]);
 
 /**
  * Calls the HTTP API of one or more servers. It repeats a call at another server only if the call has
  * an idempotency key (in a batch: each push), if it asks or sets only (user, read, room, addToRoom,
- * removeFromRoom), or if the first server cannot have received it.
+ * removeFromRoom), or if the first server cannot have received it. A connection that is reset during the TLS handshake counts as
+ * one that may have received the call, because fetch does not tell.
  */
 export class PushClient {
   #servers;
@@ -85,7 +116,11 @@ export class PushClient {
    */
   async pushBatch(pushes) {
     const repeatable = pushes.every((push) => push?.idempotency_key);
-    return (await this.#call('POST', '/v1/push/batch', { pushes }, repeatable)).results;
+    const { results } = await this.#call('POST', '/v1/push/batch', { pushes }, repeatable);
+    if (!Array.isArray(results) || results.length !== pushes.length) {
+      throw new PushError('unexpected', `POST /v1/push/batch: the answer has not one result for each of ${pushes.length} pushes`);
+    }
+    return results;
   }
 
   /**
@@ -227,8 +262,9 @@ export class PushClient {
     try {
       const sent = body === undefined ? undefined : JSON.stringify(body);
       response = await this.#fetch(server + path, { method, headers, body: sent, signal, redirect: 'error' });
-      text = await response.text();
+      text = await readText(response);
     } catch (cause) {
+      if (cause instanceof PushError) throw cause;
       this.#avoided.set(server, performance.now() + AVOID);
       throw noAnswer(server, method, path, this.#timeout, cause);
     }
@@ -238,7 +274,7 @@ export class PushClient {
     } catch {
       answer = undefined;
     }
-    if (response.ok && answer !== undefined) return answer;
+    if (response.ok && answer !== null && typeof answer === 'object') return answer;
     const { code = 'unexpected', message = text.slice(0, 300), field } = answer?.error ?? {};
     throw new PushError(code, `${method} ${server}${path} answered ${response.status}: ${message}`, {
       status: response.status,
@@ -246,6 +282,23 @@ export class PushClient {
       server,
     });
   }
+}
+
+/** Reads an answer of at most MAX_ANSWER bytes. @param {Response} response */
+async function readText(response) {
+  const decoder = new TextDecoder();
+  let text = '';
+  let bytes = 0;
+  const reader = response.body?.getReader();
+  for (let part = await reader?.read(); part && !part.done; part = await reader?.read()) {
+    bytes += part.value.byteLength;
+    if (bytes > MAX_ANSWER) {
+      reader?.cancel().catch(() => {}); // the connection is of no use any more
+      throw new PushError('unexpected', `${response.url}: the answer is larger than ${MAX_ANSWER} bytes`, { status: response.status });
+    }
+    text += decoder.decode(part.value, { stream: true });
+  }
+  return text + decoder.decode();
 }
 
 /**
@@ -261,7 +314,7 @@ function noAnswer(server, method, path, timeout, cause) {
     return new PushError('timeout', `${call}: no answer in time (${timeout} ms); the effect is unknown`, { server, cause });
   }
   const reason = cause?.cause?.code ?? cause?.message ?? String(cause);
-  if (NOT_SENT.includes(cause?.cause?.code)) {
+  if (NOT_SENT.has(cause?.cause?.code)) {
     return new PushError('unreachable', `${call}: the server cannot be reached: ${reason}`, { server, cause });
   }
   return new PushError('lost', `${call}: there is no answer: ${reason}; the effect is unknown`, { server, cause });

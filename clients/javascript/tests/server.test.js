@@ -46,6 +46,23 @@ async function nobody() {
 
 const problem = (status, code, field) => [status, { error: { code, message: `it is ${code}`, field } }];
 
+describe('answers', () => {
+  test('that are no objects are unexpected', async () => {
+    const { address } = await api([200, 'null'], [200, '7'], [200, { results: [] }], [200, {}]);
+    const client = new PushClient({ servers: [address] });
+    const fails = (call) => assert.rejects(call, (error) => error instanceof PushError && error.code === 'unexpected');
+    await fails(client.kick('a'));
+    await fails(client.push({ user: 'a', body: 1 }));
+    await fails(client.pushBatch([{ user: 'a', body: 1 }]));
+    await fails(client.pushBatch([{ user: 'a', body: 1 }]));
+  });
+
+  test('have a bound', async () => {
+    const { address } = await api([200, JSON.stringify('x'.repeat(5 << 20))]);
+    await assert.rejects(new PushClient({ servers: [address] }).user('a'), { code: 'unexpected', message: /larger than 4194304/ });
+  });
+});
+
 describe('calls', () => {
   test('are those of the API', async () => {
     const answer = { results: [{ status: 202 }], sessions: 2, revoked: 1, token: 'imgo_x', pending: 3, member: true, members: [] };
@@ -128,6 +145,22 @@ describe('another server', () => {
     });
   });
 
+  test('is asked if the handshake of TLS with the first fails', async () => {
+    const { address, asked } = await api([202, { id: '1' }]);
+    for (const code of ['DEPTH_ZERO_SELF_SIGNED_CERT', 'ERR_TLS_CERT_ALTNAME_INVALID', 'CERT_HAS_EXPIRED', 'ERR_SSL_WRONG_VERSION_NUMBER']) {
+      const fetch = (url, options) => {
+        if (url.startsWith(address)) return globalThis.fetch(url, options);
+        throw Object.assign(new TypeError('fetch failed'), { cause: { code } });
+      };
+      const client = new PushClient({ servers: ['https://bad.example', address], fetch });
+      assert.equal((await client.push({ user: 'a', body: 1 })).id, '1', code);
+    }
+    assert.equal(asked.length, 4);
+    // What Node itself says of a server without TLS.
+    const plain = address.replace('http:', 'https:');
+    assert.equal((await new PushClient({ servers: [plain, address] }).push({ user: 'a', body: 1 })).id, '1');
+  });
+
   test('is asked without an answer if the call asks or sets only', async () => {
     for (const call of [
       (client) => client.user('a'),
@@ -166,7 +199,7 @@ describe('another server', () => {
 
   test('is asked with an idempotency key', async () => {
     for (const answer of ['cut', problem(503, 'unavailable'), 'hang']) {
-      const [a, b] = [await api(answer), await api([200, { id: '7', results: [] }])];
+      const [a, b] = [await api(answer), await api([200, { id: '7', results: [{}] }])];
       const options = { servers: [a.address, b.address], timeout: answer === 'hang' ? 3_000 : 15_000 };
       const push = { user: 'a', body: 1, idempotency_key: 'k' };
       assert.equal((await new PushClient(options).push(push)).id, '7');
