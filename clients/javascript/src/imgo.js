@@ -20,7 +20,7 @@ import { ImgoError, TOKEN_EXPIRED, checkedName, deferred, readId, readIds, recon
 import { textOf, tooLarge, within } from './protocol.js';
 import { ask, routeTo } from './route.js';
 import { Session, discard } from './session.js';
-import { Timers } from './timers.js';
+import { MAX_TIMER, Timers } from './timers.js';
 
 /**
  * @import { WebSocketLike } from './types.js'
@@ -52,7 +52,6 @@ const DISCOVER_TIMEOUT = 3000; // after it the configured address is used
 const MIN_REFRESH = 1000; // the least time before a new token is requested
 const MOVE_SPAN = 500; // a stopping server's clients spread over this time
 const ACK_WAIT = 2000; // for the server's reply to the last acknowledgements
-const MAX_TIMER = 2 ** 31 - 1; // a longer timer would fire at once
 const MAX_READ = 500; // ids in a packet: 12 KiB, well below the server's body limit of 64 KiB
 
 /** A client of one user. Methods may be called at any time, also from event listeners. */
@@ -497,15 +496,18 @@ export class ImgoClient {
     });
     this.#refreshLater(session, reply);
     const changed = new Set([...asked, ...this.#rooms].filter((room) => asked.includes(room) !== this.#rooms.has(room)));
-    const ready = this.#ready;
-    this.#ready = null;
     this.#setState({ state: 'live', ...info });
-    ready?.resolve(info);
+    const goesOn = () => session.live && !this.#closing; // a listener may have ended it
+    if (goesOn()) {
+      this.#ready?.resolve(info);
+      this.#ready = null;
+    }
     const refused = Array.isArray(reply?.refused) ? reply.refused : [];
-    for (const change of refused) if (session.live) this.#roomChanged({ ...change, joined: false });
+    for (const change of refused) if (goesOn()) this.#roomChanged({ ...change, joined: false });
+    if (!goesOn()) return;
     this.#changeRooms(session, changed);
-    if (session.live) this.#inbox.begin();
-    if (session.live) this.#outbox.begin(session, BigInt(reply?.published ?? 0));
+    this.#inbox.begin();
+    if (goesOn()) this.#outbox.begin(session, BigInt(reply?.published ?? 0));
   }
 
   /**
@@ -681,7 +683,7 @@ export class ImgoClient {
     /**
      * @param {any} target
      * @param {string} event
-     * @param {() => void} listener
+     * @param {(event: any) => void} listener
      */
     const listen = (target, event, listener) => {
       if (typeof target?.addEventListener !== 'function') return;
@@ -696,7 +698,16 @@ export class ImgoClient {
     const { document } = globalThis;
     listen(globalThis, 'online', wake);
     listen(globalThis, 'offline', check);
-    listen(globalThis, 'pagehide', () => this.#inbox.flush());
+    listen(globalThis, 'pageshow', wake);
+    listen(globalThis, 'pagehide', ({ persisted }) => {
+      this.#inbox.flush();
+      if (!persisted) return;
+      // The page may come back, and another client may use the stores until then.
+      this.#lost({ code: 0, reason: 'the page is hidden' });
+      this.#timers.stop('retry');
+      this.#inbox.forget();
+      this.#outbox.forget();
+    });
     listen(document, 'visibilitychange', () => {
       if (document.visibilityState === 'visible') wake();
       else this.#inbox.flush(); // a phone may never run this page again

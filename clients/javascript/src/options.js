@@ -1,9 +1,9 @@
 import { ImgoError, MIN_CUSTOM_OP, checkedName } from './protocol.js';
-import { discoverUrl } from './route.js';
+import { discoverUrl, parsed } from './route.js';
+import { MAX_TIMER } from './timers.js';
 
 /** @import { ImgoOptions, Settings } from './types.js' */
 
-const MAX_TIMER = 2 ** 31 - 1; // a longer timer would fire at once
 
 /** Name, default and smallest value of each option that is a number. Times are in milliseconds. */
 const NUMBERS = /** @type {const} */ ({
@@ -39,18 +39,13 @@ function check(good, message) {
  * @param {unknown} url
  */
 function checkedUrl(url) {
-  let parsed;
-  try {
-    parsed = /^wss?:\/\/[^/?#]/i.test(String(url)) ? new URL(String(url)) : null;
-  } catch {
-    parsed = null;
-  }
-  if (!parsed) {
+  const at = /^wss?:\/\/[^/?#]/i.test(String(url)) && parsed(String(url));
+  if (!at) {
     throw new ImgoError('invalid', 'url must be a WebSocket address such as ws://host:8090/sub');
   }
-  if (parsed.pathname === '/') parsed.pathname = '/sub';
-  parsed.hash = '';
-  return parsed.href;
+  if (at.pathname === '/') at.pathname = '/sub';
+  at.hash = '';
+  return at.href;
 }
 
 /**

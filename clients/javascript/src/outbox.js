@@ -1,11 +1,10 @@
 import { ImgoError, MAX_ID, Turn, limited, textOf, tooLarge } from './protocol.js';
-import { Timers } from './timers.js';
+import { MAX_TIMER, Timers } from './timers.js';
 
 /** @import { ImgoOutbox, ImgoOutboxMessage, ImgoPublishedEvent, Settings } from './types.js' */
 /** @import { Session } from './session.js' */
 
 const MAX_MESSAGES = 1024;
-const MAX_TIMER = 2 ** 31 - 1; // a longer timer would fire at once
 /** Refusals that may pass. */
 const BUSY = ['unavailable', 'rate_limited'];
 
@@ -100,7 +99,9 @@ export class Outbox {
         await this.#load();
         checkSpace(this.#queue.length); // the store had messages
         const message = Object.freeze({ number: this.#last + 1, op, body });
+        this.forget(); // if the call fails, another client may have added a message
         await this.#call('add a message to', (outbox) => outbox.add(message));
+        this.#loaded = true;
         this.#last = message.number;
         this.#queue.push(message);
         this.#wake();
@@ -199,7 +200,7 @@ export class Outbox {
       if (this.#outcome !== outcome) return false; // the messages were loaded again
       await this.#call('remove a message from', (outbox) => outbox.remove(outcome.number));
       this.#outcome = null;
-      this.#queue.shift();
+      this.#queue = this.#queue.filter((message) => message.number > outcome.number); // it may have been loaded anew
       return true;
     });
     if (!removed) return;

@@ -22,8 +22,9 @@ export class ImgoError extends Error {
    * @param {string} message
    * @param {{ closeCode?: number, serverCode?: string, retryAfter?: number, cause?: unknown }} [details]
    */
-  constructor(code, message, { closeCode, serverCode, retryAfter, cause } = {}) {
-    super(message, cause === undefined ? undefined : { cause });
+  constructor(code, message, details = {}) {
+    super(message, details);
+    const { closeCode, serverCode, retryAfter } = details;
     this.name = 'ImgoError';
     /** @readonly */
     this.code = code;
@@ -106,9 +107,8 @@ export function reconnects(code) {
  * @returns {string}
  */
 export function checkedName(field, name) {
-  const bytes = typeof name === 'string' ? new TextEncoder().encode(name).length : 0;
   // eslint-disable-next-line no-control-regex -- control characters are what this looks for
-  if (typeof name !== 'string' || bytes < 1 || bytes > MAX_NAME_BYTES || /[\u0000-\u001f\u007f-\u009f]/.test(name)) {
+  if (typeof name !== 'string' || !name || sizeOf(name) > MAX_NAME_BYTES || /[\u0000-\u001f\u007f-\u009f]/.test(name)) {
     throw new ImgoError('invalid', `${field} must be a string of 1 to ${MAX_NAME_BYTES} bytes without control characters`);
   }
   return name;
@@ -163,12 +163,7 @@ export function deferred() {
  * @returns {Promise<T | undefined>}
  */
 export function within(promise, ms) {
-  return new Promise((resolve) => {
-    const timer = setTimeout(() => resolve(undefined), ms);
-    Promise.resolve(promise)
-      .then(resolve, () => resolve(undefined))
-      .finally(() => clearTimeout(timer));
-  });
+  return limited(promise, ms).catch(() => undefined);
 }
 
 /**

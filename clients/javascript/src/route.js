@@ -25,17 +25,22 @@ export function routeTo(addresses, url) {
  * @param {string} url
  */
 function otherUrl(address, url) {
-  if (typeof address !== 'string' || address === '') return null;
+  if (typeof address !== 'string') return null;
+  const own = new URL(url);
+  const other = parsed(address.includes('://') ? address : `${own.protocol}//${address}`);
+  if (other?.protocol !== 'wss:' && (other?.protocol !== 'ws:' || own.protocol === 'wss:')) return null;
+  if (other.pathname === '/') {
+    other.pathname = own.pathname;
+    other.search = own.search;
+  }
+  other.hash = '';
+  return other.href;
+}
+
+/** Returns the URL of a text, or null if it is none. @param {string} text */
+export function parsed(text) {
   try {
-    const own = new URL(url);
-    const other = new URL(address.includes('://') ? address : `${own.protocol}//${address}`);
-    if (other.protocol !== 'wss:' && (other.protocol !== 'ws:' || own.protocol === 'wss:')) return null;
-    if (other.pathname === '/') {
-      other.pathname = own.pathname;
-      other.search = own.search;
-    }
-    other.hash = '';
-    return other.href;
+    return new URL(text);
   } catch {
     return null;
   }
@@ -48,12 +53,7 @@ function otherUrl(address, url) {
  * @param {string} url
  */
 export function discoverUrl(discover, url) {
-  let question;
-  try {
-    question = new URL(discover);
-  } catch {
-    question = null;
-  }
+  const question = parsed(discover);
   if (question?.protocol !== 'http:' && question?.protocol !== 'https:') {
     throw new ImgoError('invalid', 'discover must be the address of the API such as https://host:7172');
   }

@@ -1,3 +1,6 @@
+/** The longest time of a timer, in milliseconds. A longer one would fire at once. */
+export const MAX_TIMER = 2 ** 31 - 1;
+
 /** Timers with names. A name has at most one timer. */
 export class Timers {
   /** @type {Map<string, ReturnType<typeof setTimeout>>} */

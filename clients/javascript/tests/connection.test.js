@@ -633,6 +633,48 @@ describe('in a browser', () => {
     assert.deepEqual(ws.acked, ['1', '2']);
   });
 
+  test('left for the back/forward cache: ends the session, and reads the stores again with the next one', async () => {
+    browser();
+    const outbox = {
+      content: { base: '0', last: 0, messages: [] },
+      load: () => outbox.content,
+      setBase: (base) => void (outbox.content = { ...outbox.content, base }),
+      add: (message) => {
+        if (message.number <= outbox.content.last) throw new Error('another client uses it');
+        outbox.content = { ...outbox.content, last: message.number, messages: [...outbox.content.messages, message] };
+      },
+      remove: (number) => void (outbox.content = { ...outbox.content, messages: outbox.content.messages.filter((m) => m.number > number) }),
+    };
+    const c = client({ device: 'd', outbox });
+    c.connect();
+    await settle();
+    const ws = FakeWebSocket.last();
+    ws.accept();
+    await c.publish('mine');
+    await settle();
+    assert.equal(ws.of(4).length, 1);
+    page.dispatchEvent(Object.assign(new Event('pagehide'), { persisted: true }));
+    assert.equal(c.state, 'waiting');
+    await tick(60_000);
+    assert.equal(FakeWebSocket.sockets.length, 1, 'a hidden page does not connect');
+    // Another page has sent the message, and has published two.
+    outbox.content = { base: '0', last: 3, messages: [{ number: 3, op: 4, body: 'other' }] };
+    page.dispatchEvent(Object.assign(new Event('pageshow'), { persisted: true }));
+    await settle();
+    FakeWebSocket.last().accept();
+    await settle();
+    assert.deepEqual(
+      FakeWebSocket.last()
+        .of(4)
+        .map(({ body }) => body),
+      ['other'],
+    );
+    assert.equal(await c.publish('next'), 4);
+    outbox.content.last = 9;
+    await assert.rejects(c.publish('x'), { code: 'storage' });
+    assert.equal(await c.publish('x'), 10, 'the failure has it read the outbox again');
+  });
+
   test('close() takes its listeners away', async () => {
     browser();
     const c = client();
@@ -647,6 +689,24 @@ describe('in a browser', () => {
 });
 
 describe('close()', () => {
+  test('in the listener of the state live stops everything', async () => {
+    const c = client({ device: 'd' });
+    await c.publish('later');
+    c.on('state', ({ state }) => {
+      if (state === 'live') c.close();
+    });
+    const ready = c.connect();
+    await settle();
+    const ws = FakeWebSocket.last();
+    await c.join('room');
+    ws.accept();
+    await settle();
+    assert.deepEqual([ws.of(20).length, ws.of(4).length], [0, 0]);
+    await tick(60_000);
+    assert.equal(c.state, 'closed');
+    await assert.rejects(ready, { code: 'closed' });
+  });
+
   test('ends, rejects the promise of connect(), and connect() starts again', async () => {
     const c = client();
     const log = record(c);
