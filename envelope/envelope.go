@@ -12,6 +12,7 @@ package envelope
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"unicode/utf8"
 
 	"github.com/cespare/xxhash/v2"
@@ -58,6 +59,13 @@ func SplitID(id uint64) (generation uint16, offset int64) {
 // must never change, because mailboxes would then be in the wrong partitions.
 func Partition(key string, n int) int32 {
 	return int32(xxhash.Sum64String(key) % uint64(n))
+}
+
+// RepeatKey returns a key for an envelope to a comet of which repetitions are sent until the comet has it, and whose
+// order does not matter. The key changes with the time, so that a repetition goes by another partition of the live
+// log, and by another job, than the envelope before it. A job that cannot call the comet does not get all of them.
+func RepeatKey(comet string, timeMS int64) string {
+	return comet + "/" + strconv.FormatInt(timeMS, 10)
 }
 
 // NewRecordID returns an id for a record. It has 12 bytes and is unique in all processes.

@@ -16,8 +16,8 @@ type publisher struct {
 
 // liveRecord is an envelope for the live topic.
 type liveRecord struct {
-	// key selects the partition. It is the name of a comet or room, or empty for
-	// everyone. Records of one key keep their order.
+	// key selects the partition. It is the name of a comet or room, an envelope.RepeatKey, or
+	// empty for everyone. Records of one key keep their order.
 	key      string
 	envelope *envelope.Envelope
 }

@@ -234,7 +234,8 @@ func (h *sessionHandler) catchUp(ctx context.Context, r *envelope.CatchUpRequest
 	if backlog.To == nil {
 		backlog.To = r.GetTo()
 	}
-	return h.live.publish(ctx, "publish the backlog", liveRecord{key: r.GetTo().GetComet(), envelope: &envelope.Envelope{Backlog: backlog}})
+	key := envelope.RepeatKey(r.GetTo().GetComet(), h.now.ms())
+	return h.live.publish(ctx, "publish the backlog", liveRecord{key: key, envelope: &envelope.Envelope{Backlog: backlog}})
 }
 
 // Detach tells the owners that sessions are gone, with one call an owner. The

@@ -309,6 +309,25 @@ func TestCatchUp(t *testing.T) {
 	}
 }
 
+// TestCatchUpTakesAnotherWayWhenRepeated: one job carries a partition of the live log, and it may be unable to call the
+// comet. The answer to a repeated catch-up must not go by that job each time.
+func TestCatchUpTakesAnotherWayWhenRepeated(t *testing.T) {
+	w := newWorld(t)
+	partitions := make(map[int32]bool)
+	for range 20 {
+		if err := w.CatchUp(t.Context(), &envelope.CatchUpRequest{To: &envelope.Address{Comet: "c1", Session: 5}, User: "ann"}); err != nil {
+			t.Fatal(err)
+		}
+		w.clock.Add(2 * time.Second)
+	}
+	for _, e := range w.live.all() {
+		partitions[e.Partition] = true
+	}
+	if len(partitions) < 2 {
+		t.Errorf("all answers are in the partitions %v", partitions)
+	}
+}
+
 func TestAckGroupsByPartition(t *testing.T) {
 	w := newWorld(t)
 	w.kept.fail = func(essential bool) error {

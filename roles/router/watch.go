@@ -30,7 +30,7 @@ func (r *Router) watchLoop(ctx context.Context) error {
 type watch struct {
 	*resources
 	parts *ownership
-	// busy is set for the partitions that are being published to. Rounds leave their comets out.
+	// busy is set for the partitions that are being published to. A round leaves the comets out that it would tell by them.
 	busy       []atomic.Bool
 	publishing sync.WaitGroup
 }
@@ -55,13 +55,18 @@ type nudge struct {
 func (w *watch) round(ctx context.Context, now time.Time) {
 	byComet := make(map[string][]nudge)
 	byPartition := make(map[int32][]reminders)
+	// Each round takes other partitions.
+	partitionOf := func(comet string) int32 {
+		return envelope.Partition(envelope.RepeatKey(comet, now.UnixMilli()), len(w.busy))
+	}
+	isBusy := func(comet string) bool { return w.busy[partitionOf(comet)].Load() }
 	add := func(comet string, r reminders) {
-		i := w.partitionOf(comet)
+		i := partitionOf(comet)
 		byPartition[i] = append(byPartition[i], r)
 	}
 	for _, p := range w.parts.serving() {
-		p.overdue(now, w.isBusy, byComet)
-		for _, told := range p.untoldRooms(now, w.isBusy) {
+		p.overdue(now, isBusy, byComet)
+		for _, told := range p.untoldRooms(now, isBusy) {
 			add(told.rooms.To[0].Comet, reminders{
 				envelope: &envelope.Envelope{TimeMs: now.UnixMilli(), SessionRooms: told.rooms},
 				undo:     told.undo,
@@ -81,12 +86,6 @@ func (w *watch) round(ctx context.Context, now time.Time) {
 		})
 	}
 }
-
-// partitionOf returns the partition of the live log that a comet reads.
-func (w *watch) partitionOf(comet string) int32 { return envelope.Partition(comet, len(w.busy)) }
-
-// isBusy reports whether a comet is to be left out.
-func (w *watch) isBusy(comet string) bool { return w.busy[w.partitionOf(comet)].Load() }
 
 // publish puts reminders on a partition of the live log, until one fails. The next round finds again what is left.
 func (w *watch) publish(ctx context.Context, partition int32, list []reminders) {
