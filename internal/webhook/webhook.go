@@ -304,17 +304,17 @@ func (c *Caller) post(ctx context.Context, document Document) (Answer, error) {
 	return Answer{Status: reply.StatusCode, Body: body, RetryAfter: retryAfter(reply.Header)}, nil
 }
 
-// maxRetryAfter bounds what a receiver may ask for.
-const maxRetryAfter = time.Hour
+// MaxRetryAfter bounds what a receiver may ask for.
+const MaxRetryAfter = time.Hour
 
 // retryAfter reads the header Retry-After, in seconds or as a date.
 func retryAfter(h http.Header) time.Duration {
 	value := h.Get("Retry-After")
 	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
-		return min(time.Duration(seconds)*time.Second, maxRetryAfter)
+		return min(time.Duration(seconds)*time.Second, MaxRetryAfter)
 	}
 	if at, err := http.ParseTime(value); err == nil {
-		return min(max(time.Until(at), 0), maxRetryAfter)
+		return min(max(time.Until(at), 0), MaxRetryAfter)
 	}
 	return 0
 }

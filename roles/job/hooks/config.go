@@ -9,6 +9,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"imgo/internal/events"
+	"imgo/internal/webhook"
 	"imgo/roles/job"
 )
 
@@ -42,6 +43,8 @@ const (
 	maxCalls = 4
 	// minRetry and maxRetry bound the span of the pause between two tries.
 	minRetry, maxRetry = time.Second, 5 * time.Minute
+	// longestPause bounds the pause itself, which the receiver may ask for.
+	longestPause = max(maxRetry, webhook.MaxRetryAfter)
 	// downAfter is how many failures in a row, at any events, mean that the address is down. Then one
 	// call at a time finds out whether it is back.
 	downAfter = 5

@@ -140,6 +140,49 @@ func TestPoisonedEvent(t *testing.T) {
 	}
 }
 
+// TestClockSetRight sets a clock right that was ahead when an event failed. The next try and the end of retry_for come
+// as if the clock had been right, or at most the longest pause later.
+func TestClockSetRight(t *testing.T) {
+	for _, restarted := range []bool{false, true} {
+		inWorld(t, func(w *world) {
+			w.cfg.RetryFor = time.Hour
+			poison := ""
+			w.to.answer = func(c call) (int, http.Header) {
+				if c.events[0].ID == poison || len(w.to.calls) == 1 {
+					return http.StatusInternalServerError, nil
+				}
+				return http.StatusOK, nil
+			}
+			w.ahead.Store(int64(48 * time.Hour))
+			w.start()
+			w.add(1, "1")
+			w.after(10 * time.Millisecond)
+			w.add(1, "poisoned")
+			w.to.change(func() { poison = w.sent["poisoned"][0] })
+			w.after(10 * time.Millisecond)
+			if restarted {
+				w.stop()
+			}
+			w.ahead.Store(0)
+			if restarted {
+				w.start()
+			}
+			w.add(1, "1")
+			w.after(time.Hour + time.Minute)
+			if got := w.to.ids("1"); !slices.Equal(got, w.sent["1"]) {
+				t.Errorf("restarted: %t, after an hour the receiver has %v, want %v", restarted, got, w.sent["1"])
+			}
+			for range 120 { // others succeed meanwhile
+				w.add(1, "1")
+				w.after(time.Minute)
+			}
+			if s := w.status(); s.DeadLetters != 1 {
+				t.Errorf("restarted: %t, after three hours %+v", restarted, s)
+			}
+		})
+	}
+}
+
 // An answer that says that the call is wrong is not asked for again.
 func TestRefused(t *testing.T) {
 	for _, status := range []int{301, 400, 401, 404, 422} {

@@ -52,9 +52,12 @@ func (l *lanes) add(it *item, now time.Time) {
 
 // file puts a lane of which no event is in a call where it belongs.
 func (l *lanes) file(u *lane, now time.Time) {
-	switch {
-	case len(u.items) == 0:
+	if len(u.items) == 0 {
 		delete(l.byUser, u.user)
+		return
+	}
+	u.items[0].correct(now)
+	switch {
 	case u.items[0].DueMS > now.UnixMilli():
 		l.waiting = append(l.waiting, u)
 	default:
@@ -73,6 +76,7 @@ func (l *lanes) pop(u *lane, n int) {
 // waits.
 func (l *lanes) wake(now time.Time) (next time.Time) {
 	l.waiting = slices.DeleteFunc(l.waiting, func(u *lane) bool {
+		u.items[0].correct(now)
 		due := time.UnixMilli(u.items[0].DueMS)
 		if !due.After(now) {
 			l.ready = append(l.ready, u)

@@ -47,6 +47,13 @@ type Letter struct {
 	At int64 `json:"at,omitempty"`
 }
 
+// correct bounds the times that were set while a clock was ahead: of this job before its clock was set right, or of an
+// earlier one. They would stop the events of the user for as long as the clock was ahead.
+func (l *Letter) correct(now time.Time) {
+	l.FirstMS = min(l.FirstMS, now.UnixMilli())
+	l.DueMS = min(l.DueMS, now.Add(longestPause).UnixMilli())
+}
+
 // addDead adds a dead letter.
 func (s *State) addDead(l Letter, why string, now time.Time) {
 	l.DueMS, l.Why, l.At = 0, why, now.UnixMilli()

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -423,7 +424,10 @@ type world struct {
 	// metrics are those of the running hook.
 	metrics *prometheus.Registry
 	stop    func()
+	ahead   atomic.Int64 // nanoseconds by which the wall clock of jobs is ahead
 }
+
+func (w *world) now() time.Time { return time.Now().Add(time.Duration(w.ahead.Load())) }
 
 // inWorld runs a test with a running hook, in a bubble with a clock of its own.
 func inWorld(t *testing.T, fn func(w *world)) {
@@ -446,7 +450,7 @@ func (w *world) start() {
 	w.t.Helper()
 	w.metrics = prometheus.NewRegistry()
 	deps := hooks.Deps{
-		Topics: &w.topics, Table: w.table, Log: zerolog.Nop(), Metrics: w.metrics, Transport: w.to, Now: time.Now,
+		Topics: &w.topics, Table: w.table, Log: zerolog.Nop(), Metrics: w.metrics, Transport: w.to, Now: w.now,
 		Group: func(_ context.Context, _ string, generation uint16) (hooks.Group, error) {
 			if w.groups[generation] == nil {
 				w.groups[generation] = &group{next: -1}
