@@ -111,7 +111,8 @@ func (b *Bus) create(ctx context.Context, s topicSpec, brokers int) error {
 			config["segment.ms"] = strconv.FormatInt(segment.Milliseconds(), 10)
 		}
 	} else {
-		config["segment.ms"] = strconv.FormatInt((24 * time.Hour).Milliseconds(), 10)
+		// Kafka compacts whole segments only, and a node that starts reads what is not compacted.
+		config["segment.ms"] = strconv.FormatInt(time.Hour.Milliseconds(), 10)
 	}
 	maps.Copy(config, s.config)
 	topic := kafka.TopicConfig{

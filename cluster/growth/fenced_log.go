@@ -20,8 +20,8 @@ type Log interface {
 // reported as appended only if it is before the fence of its partition. Safe for
 // concurrent use.
 //
-// The rule: a node reports an append only if it has asked the control topic less
-// than a lease ago, and learned that the generation was not closed. The lease is
+// The rule: a node reports an append only if it has written into the control topic less
+// than a lease ago, and up to there the generation was not closed. The lease is
 // Config.Lease for a node that has not read a plan, and Config.Short for one that
 // has.
 //
@@ -88,16 +88,16 @@ func (l *FencedLog) waitWhileClosed(ctx context.Context) error {
 func (l *FencedLog) waitForLease(ctx context.Context) error {
 	for {
 		l.growth.mu.Lock()
-		s, confirmed, changed := l.growth.state, l.growth.confirmed, l.growth.changed
+		s, confirmed, changed, lease := l.growth.state, l.growth.confirmed, l.growth.changed, l.growth.leaseLocked()
 		l.growth.mu.Unlock()
-		lease := l.growth.cfg.Lease
-		if s.Growing() {
-			lease = l.growth.cfg.Short
-		}
-		switch {
-		case s.Generation != l.Generation() || s.Closed:
+		if s.Generation != l.Generation() || s.Closed {
 			return unavailable("the kept topic began to grow meanwhile; " + unknownOutcome)
-		case !confirmed.IsZero() && age(confirmed) < lease:
+		}
+		old := age(confirmed)
+		if old >= lease/renewals {
+			l.growth.renew.Set()
+		}
+		if old < lease {
 			return nil
 		}
 		select {
@@ -107,9 +107,20 @@ func (l *FencedLog) waitForLease(ctx context.Context) error {
 				return unavailable("the control topic has not said yet whether the kept topic grows; " + unknownOutcome)
 			}
 			return unavailable("the control topic has not said for %s whether the kept topic grows; "+unknownOutcome,
-				age(confirmed).Round(time.Second))
+				old.Round(time.Second))
 		}
 	}
+}
+
+// renewals is how often a lease is renewed in its time, while there are appends.
+const renewals = 5
+
+// leaseLocked returns how long a confirmation counts now.
+func (g *Growth) leaseLocked() time.Duration {
+	if g.state.Growing() {
+		return g.cfg.Short
+	}
+	return g.cfg.Lease
 }
 
 // unknownOutcome tells a caller what to do after an append that may have happened.

@@ -39,27 +39,25 @@ type Topic interface {
 	// ctx's error then, fn's error if fn fails, and an envelope.ErrOutOfRange if the
 	// topic cannot have had the offset.
 	Follow(ctx context.Context, from int64, fn func(offset int64, key, value []byte) error) error
-	// End returns the offset that the next entry gets. It asks past any cache.
+	// End returns the offset that the next entry gets. It asks past any cache. The answer
+	// may be out of date if a broker does not know that it no longer leads.
 	End(ctx context.Context) (int64, error)
 }
 
 // Config has a Growth's times. A value of 0 means its default. All nodes of a
 // cluster must have the same Lease.
 type Config struct {
-	// Lease is how long appends are reported after the last answer of the control
-	// topic. Pushes go on for that time while Kafka does not answer for that one topic,
-	// as after the death of a broker. Default: 15 s.
+	// Lease is how long appends are reported after the control topic took an entry of
+	// this node. Pushes go on for that time while that one topic takes no entries, as
+	// after the death of a broker. Default: 15 s.
 	Lease time.Duration
 	// Short replaces Lease once a plan is known. It bounds how long pushes wait for
-	// nothing but the answer of the control topic. Default: 2 s.
+	// nothing but the control topic. Default: 2 s.
 	Short time.Duration
 	// Margin is added to a lease before it counts as run out on all nodes, since
 	// their clocks run at different speeds. Default: 1 s.
 	Margin time.Duration
-	// Check is the interval of questions for the control topic's end. It is a
-	// quarter of that once a plan is known. Default: 1 s.
-	Check time.Duration
-	// Timeout bounds one question. Default: 2 s.
+	// Timeout bounds one confirmation. Default: 2 s.
 	Timeout time.Duration
 }
 
@@ -71,7 +69,6 @@ func (c Config) withDefaults() Config {
 	c.Lease = cmp.Or(c.Lease, 15*time.Second)
 	c.Short = cmp.Or(c.Short, 2*time.Second)
 	c.Margin = cmp.Or(c.Margin, time.Second)
-	c.Check = cmp.Or(c.Check, time.Second)
 	c.Timeout = cmp.Or(c.Timeout, 2*time.Second)
 	return c
 }
@@ -114,9 +111,10 @@ type Growth struct {
 	// plannedAt is when this node learned that state is growing, and closedAt that
 	// it is closed.
 	plannedAt, closedAt time.Time
-	// confirmed is when the newest question for the topic's end was asked of which all
-	// entries before the answer were read. It is zero if there is none.
+	// confirmed is when the newest entry of keyLease was sent up to which all was read. It
+	// is zero if there is none.
 	confirmed time.Time
+	renew     wait.Signal              // an append needs a newer confirmation, soon
 	changed   chan struct{}            // closed, and replaced, by every change
 	over      map[uint16]chan struct{} // closed when the generation is over
 }
@@ -133,7 +131,7 @@ func New(cfg Config, topic Topic, log zerolog.Logger) *Growth {
 	return &Growth{
 		cfg: cfg.withDefaults(), topic: topic, log: log.With().Str("part", "growth").Logger(),
 		plans: make(map[uint16]plan), closed: make(map[uint16]struct{}), moved: make(map[uint16]map[int32]struct{}),
-		changed: make(chan struct{}), over: make(map[uint16]chan struct{}),
+		renew: wait.NewSignal(), changed: make(chan struct{}), over: make(map[uint16]chan struct{}),
 	}
 }
 
@@ -179,7 +177,7 @@ func (g *Growth) Base(generation uint16, partitions int32) {
 // Run follows the control topic until ctx is done.
 func (g *Growth) Run(ctx context.Context) error {
 	var checking sync.WaitGroup
-	checking.Go(func() { g.check(ctx) })
+	checking.Go(func() { g.confirmWhenNeeded(ctx) })
 	defer checking.Wait()
 	for ctx.Err() == nil {
 		g.mu.Lock()
@@ -191,11 +189,14 @@ func (g *Growth) Run(ctx context.Context) error {
 		})
 		if ctx.Err() == nil {
 			g.log.Error().Err(err).Msg("the control topic cannot be followed: kept pushes are refused until it can")
-			_ = wait.Sleep(ctx, g.cfg.Check) // the loop looks at ctx
+			_ = wait.Sleep(ctx, retryPause) // the loop looks at ctx
 		}
 	}
 	return nil
 }
+
+// retryPause is the pause before the control topic is tried again.
+const retryPause = 250 * time.Millisecond
 
 // apply applies an entry of the control topic. Entries that cannot be decoded, or
 // that cannot be right, are skipped.
@@ -252,8 +253,9 @@ func (g *Growth) apply(offset int64, key, value []byte) {
 // The first byte of the control topic's keys. A plan's key goes on with a record
 // id, so that compaction keeps the first of two plans. The key of a closed
 // generation goes on with its number, and that of a moved partition with both
-// numbers. The key of a version of records goes on with it.
-const keyPlan, keyClosed, keyMoved, keyRecords = 'p', 'c', 'm', 'v'
+// numbers. The key of a version of records goes on with it. That of confirm has one
+// byte, so that compaction leaves one entry of it. Its value is empty.
+const keyPlan, keyClosed, keyMoved, keyRecords, keyLease = 'p', 'c', 'm', 'v', 'l'
 
 // validPlan reports whether the numbers of a plan are possible.
 func validPlan(p *envelope.KeptPlan) bool {
@@ -328,20 +330,29 @@ func (g *Growth) notifyLocked() {
 	g.changed = make(chan struct{})
 }
 
-// check confirms, again and again, that this node has read the whole topic.
-func (g *Growth) check(ctx context.Context) {
-	for ctx.Err() == nil {
-		asking, cancel := context.WithTimeout(ctx, g.cfg.Timeout)
-		err := g.confirm(asking)
+// confirmWhenNeeded confirms that this node has read the whole topic, each time when
+// an append needs it.
+func (g *Growth) confirmWhenNeeded(ctx context.Context) {
+	for {
+		select {
+		case <-g.renew:
+		case <-ctx.Done():
+			return
+		}
+		g.mu.Lock()
+		needed := age(g.confirmed) >= g.leaseLocked()/renewals
+		g.mu.Unlock()
+		if !needed {
+			continue
+		}
+		confirming, cancel := context.WithTimeout(ctx, g.cfg.Timeout)
+		err := g.confirm(confirming)
 		cancel()
-		if err != nil && ctx.Err() == nil {
-			g.log.Debug().Err(err).Msg("the control topic does not say where it ends")
+		if err != nil {
+			g.log.Debug().Err(err).Msg("the control topic takes no entry, or it cannot be read up to that")
+			g.renew.Set()
+			_ = wait.Sleep(ctx, retryPause) // the loop looks at ctx
 		}
-		interval := g.cfg.Check
-		if s, _ := g.State(); s.Growing() {
-			interval /= 4
-		}
-		_ = wait.Sleep(ctx, interval) // the loop looks at ctx
 	}
 }
 
@@ -355,16 +366,19 @@ func (g *Growth) put(ctx context.Context, key []byte, entry interface{ MarshalVT
 	return err
 }
 
-// confirm asks where the topic ends, and waits until it was read up to there.
+// confirm writes an entry that says nothing, and waits until the topic was read up to
+// it. Then all entries that were there before the call were read. A question for the
+// topic's end would not do: a broker that was cut off from the others answers it with
+// an old end, but it cannot get their acknowledgement of a new entry.
 func (g *Growth) confirm(ctx context.Context) error {
 	asked := time.Now()
-	end, err := g.topic.End(ctx)
+	at, err := g.topic.Put(ctx, []byte{keyLease}, []byte{})
 	if err != nil {
 		return err
 	}
 	for {
 		g.mu.Lock()
-		changed, read := g.changed, g.position >= end
+		changed, read := g.changed, g.position > at
 		if read && asked.After(g.confirmed) {
 			g.confirmed = asked
 			g.notifyLocked()

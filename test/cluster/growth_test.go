@@ -82,7 +82,7 @@ func (w *world) knownDevices(users []string) (reconnect func()) {
 
 // quickTimes returns short times for growths. All nodes of a test have the same clock.
 func quickTimes() growth.Config {
-	return growth.Config{Lease: 2 * time.Second, Short: time.Second, Margin: 250 * time.Millisecond, Check: 500 * time.Millisecond}
+	return growth.Config{Lease: 2 * time.Second, Short: time.Second, Margin: 250 * time.Millisecond}
 }
 
 // withGrowth calls meanwhile while a cluster of two nodes of each role grows from 4 to 7

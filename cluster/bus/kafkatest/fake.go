@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -129,6 +130,71 @@ func (f *Fake) Silence(broker int32) (resume func()) {
 		return nil, nil, !over.Load() && f.Cluster.CurrentNode() == broker
 	})
 	return func() { over.Store(true) }
+}
+
+// Depose makes another broker the leader of a topic of one partition, and cuts the former leader off from it. Brokers have
+// numbers from 0 on. The former one goes on to lead in its own view, and tells that to clients that ask it: its end stays
+// what it is now, it has nothing new to read, and it gets no acknowledgement of other brokers for an append.
+func (f *Fake) Depose(topic string, former, next int32) error {
+	end := f.Cluster.PartitionInfo(topic, 0).HighWatermark
+	f.Cluster.Control(func(req kmsg.Request) (kmsg.Response, error, bool) { //nolint:revive // the order is kfake's
+		f.Cluster.KeepControl()
+		if f.Cluster.CurrentNode() != former {
+			return nil, nil, false
+		}
+		switch req := req.(type) {
+		case *kmsg.MetadataRequest:
+			if len(req.Topics) == 1 && req.Topics[0].Topic != nil && *req.Topics[0].Topic == topic {
+				return f.staleMetadata(req, former), nil, true
+			}
+		case *kmsg.ListOffsetsRequest:
+			if len(req.Topics) == 1 && req.Topics[0].Topic == topic {
+				return staleEnd(req, end), nil, true
+			}
+		case *kmsg.FetchRequest:
+			return nil, nil, len(req.Topics) == 1 && req.Topics[0].Topic == topic // it waits for records
+		case *kmsg.ProduceRequest:
+			return nil, nil, len(req.Topics) == 1 && req.Topics[0].Topic == topic // it waits for the other brokers
+		}
+		return nil, nil, false
+	})
+	return f.Cluster.MoveTopicPartition(topic, 0, next)
+}
+
+// staleMetadata says that leader leads the one topic of a request.
+func (f *Fake) staleMetadata(req *kmsg.MetadataRequest, leader int32) kmsg.Response {
+	res := req.ResponseKind().(*kmsg.MetadataResponse)
+	for i, address := range f.Brokers() {
+		host, port, _ := net.SplitHostPort(address)
+		b := kmsg.NewMetadataResponseBroker()
+		b.NodeID, b.Host = int32(i), host
+		number, _ := strconv.Atoi(port)
+		b.Port = int32(number)
+		res.Brokers = append(res.Brokers, b)
+	}
+	p := kmsg.NewMetadataResponseTopicPartition()
+	p.Leader, p.Replicas, p.ISR = leader, []int32{leader}, []int32{leader}
+	t := kmsg.NewMetadataResponseTopic()
+	t.Topic, t.Partitions = req.Topics[0].Topic, append(t.Partitions, p)
+	res.Topics = append(res.Topics, t)
+	return res
+}
+
+// staleEnd says that the one topic of a request begins at 0 and goes up to end.
+func staleEnd(req *kmsg.ListOffsetsRequest, end int64) kmsg.Response {
+	res := req.ResponseKind().(*kmsg.ListOffsetsResponse)
+	t := kmsg.NewListOffsetsResponseTopic()
+	t.Topic = req.Topics[0].Topic
+	for _, asked := range req.Topics[0].Partitions {
+		p := kmsg.NewListOffsetsResponseTopicPartition()
+		p.Partition, p.Offset = asked.Partition, 0
+		if asked.Timestamp == -1 { // the end
+			p.Offset = end
+		}
+		t.Partitions = append(t.Partitions, p)
+	}
+	res.Topics = append(res.Topics, t)
+	return res
 }
 
 // AppendTwice makes the next n appends to a topic ("": any) return an error although the
