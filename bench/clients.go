@@ -173,8 +173,8 @@ func (h *clients) waitFor(quietLimit time.Duration, enough func(load.Stats) bool
 	}
 }
 
-// settled waits until nothing arrives any more.
-func (h *clients) settled() (load.Stats, error) {
+// awaitQuiet waits until nothing arrives any more.
+func (h *clients) awaitQuiet() (load.Stats, error) {
 	return h.waitFor(quiet, func(load.Stats) bool { return false })
 }
 

@@ -82,7 +82,7 @@ func (f *fleet) reported(ctx context.Context, name string, call load.Call) (floa
 	if _, err := load.Flood(ctx, f.HTTP, call, f.callers, f.users, 0, min(warmLoad, f.duration), nothing); err != nil {
 		return 0, fmt.Errorf("warm up: %w", err)
 	}
-	was, err := f.settled()
+	was, err := f.awaitQuiet()
 	if err != nil {
 		return 0, err
 	}
@@ -99,7 +99,7 @@ func (f *fleet) reported(ctx context.Context, name string, call load.Call) (floa
 			return err
 		}
 		// The calls that were under way at the end count too: take the number from the clients.
-		got, err = f.settled()
+		got, err = f.awaitQuiet()
 		return err
 	})
 	if err != nil {

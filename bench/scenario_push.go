@@ -99,7 +99,7 @@ func (f *fleet) paced(ctx context.Context, c load.Call, users int, rate float64,
 	if _, err := load.Pace(ctx, f.HTTP, c, pacedCallers, users, rate, f.times(rate)/4+1); err != nil {
 		return answers, receipts, fmt.Errorf("warm up: %w", err)
 	}
-	was, err := f.settled()
+	was, err := f.awaitQuiet()
 	if err != nil {
 		return answers, receipts, err
 	}
@@ -161,7 +161,7 @@ func throughput(ctx context.Context, t *trial) error {
 			if err := errors.Join(err, wait(), f.profileAllocs(ctx, t.profile, kind.file)); err != nil {
 				return err
 			}
-			after, err := f.settled()
+			after, err := f.awaitQuiet()
 			if err != nil {
 				return err
 			}

@@ -38,7 +38,7 @@ func stalled(ctx context.Context, t *trial) error {
 		if _, err := load.Pace(ctx, f.HTTP, call, broadcastCallers, 0, stalledRate, stalledRate); err != nil {
 			return fmt.Errorf("warm up: %w", err)
 		}
-		if _, err := f.settled(); err != nil {
+		if _, err := f.awaitQuiet(); err != nil {
 			return err
 		}
 		before, err := f.stallFor(ctx, min(t.stall, max(t.duration, t.stall/4)))

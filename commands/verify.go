@@ -61,7 +61,7 @@ func verifyCommand(opts Options) *cli.Command {
 				DefaultText: "none"},
 			&cli.Float64Flag{Name: "rate", Usage: "`pushes` a second", Value: cfg.Rate, Destination: &cfg.Rate},
 			&cli.GenericFlag{Name: "duration", Value: (*duration)(&cfg.Duration), Usage: "`time` during which pushes start; 0s means until Ctrl-C"},
-			&cli.GenericFlag{Name: "settle", Value: (*duration)(&cfg.Settle),
+			&cli.GenericFlag{Name: "settle", Value: (*duration)(&cfg.ArrivalTimeout),
 				Usage: "the longest `time` in which accepted messages may arrive at the end"},
 			&cli.GenericFlag{Name: "late", Value: (*duration)(&cfg.Late), Usage: "list deliveries that take longer than this `time`"},
 			&cli.BoolFlag{Name: "late-fails", Usage: "make a late delivery a violation", Destination: &cfg.LateFails, DisableDefaultText: true},
@@ -119,7 +119,7 @@ func kindsText(kinds []verify.DeviceKind) string {
 // verifyFlag returns the flag that sets a field of the configuration, or "" if there is none.
 func verifyFlag(field string) string {
 	return map[string]string{
-		"Users": "users", "Devices": "devices", "Rate": "rate", "Duration": "duration", "Settle": "settle", "Late": "late",
+		"Users": "users", "Devices": "devices", "Rate": "rate", "Duration": "duration", "ArrivalTimeout": "settle", "Late": "late",
 		"NotKept": "not-kept", "Churn": "churn", "Body": "size", "Kinds": "kinds", "Drivers": "driver", "Slow": "slow", "Lazy": "lazy",
 		"Rooms":     "rooms",
 		"Broadcast": "broadcast", "Large": "large", "Falsify": "falsify", "Events.Hook": "hook", "Events.HookSecret": "hook-secret",

@@ -98,7 +98,7 @@ func (s *shell) atOnce(line, token string) string {
 	switch {
 	case strings.HasPrefix(line, "imgo verify"):
 		line += " --users 2 --rate 100 --duration 500ms"
-		if strings.Contains(line, "--falsify") { // what it leaves out never settles
+		if strings.Contains(line, "--falsify") { // what it leaves out never arrives
 			line += " --settle 3s"
 		}
 	case strings.HasPrefix(line, "source") && strings.Contains(line, "zsh"):

@@ -121,7 +121,7 @@ func (c *caller) notKept(p *pushapi.Push, first int) (users []string) {
 }
 
 // run starts pushes at the configured rate until ctx is done. The returned function waits for the
-// pushes in flight, for at most Config.Settle. After that it cancels them.
+// pushes in flight, for at most Config.ArrivalTimeout. After that it cancels them.
 func (c *caller) run(ctx, work context.Context) (wait func()) {
 	cfg := c.v.cfg
 	// The burst is a twentieth of a second's worth of pushes. Pushes that could not start in time
@@ -146,7 +146,7 @@ func (c *caller) run(ctx, work context.Context) (wait func()) {
 		})
 	}
 	return func() {
-		limit := time.AfterFunc(cfg.Settle, cancel)
+		limit := time.AfterFunc(cfg.ArrivalTimeout, cancel)
 		inFlight.Wait()
 		limit.Stop()
 		cancel()

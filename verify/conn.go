@@ -34,9 +34,9 @@ const (
 	slowBuffer = 4 << 10
 	// silence is the time that a server may be silent beyond the heartbeat interval.
 	silence = 15 * time.Second
-	// settlingBeat is the longest heartbeat interval of a device without acknowledgements after the
+	// arrivingBeat is the longest heartbeat interval of a device without acknowledgements after the
 	// pushing. The server takes a message for delivered only at a later packet of such a device.
-	settlingBeat = time.Second
+	arrivingBeat = time.Second
 	// defaultHeartbeat is the heartbeat interval if the auth reply has none.
 	defaultHeartbeat = time.Minute
 	// ackBatch is the largest number of ids in one ack packet.
@@ -340,7 +340,7 @@ func (c *conn) beat() error {
 	deadline := time.Now().Add(100 * time.Millisecond)
 	interval := c.heartbeat
 	if !c.acks && c.d.v.pushingEnded() {
-		interval = min(interval, settlingBeat)
+		interval = min(interval, arrivingBeat)
 	}
 	if now >= min(c.beatAt, c.beaten+interval) {
 		c.beatAt, c.beaten = now+c.heartbeat, now

@@ -290,9 +290,9 @@ func (c *caller) ask(p *push) {
 	judge.Tried(p.number, ask, c.v.now(), p.users...)
 }
 
-// settle waits until all events have come, for at most Config.Settle. complete reports whether every mailbox was
+// awaitEvents waits until all events have come, for at most Config.ArrivalTimeout. complete reports whether every mailbox was
 // empty: then all events are due, and what is missing is a violation.
-func (o *observer) settle(ctx context.Context, complete bool) {
+func (o *observer) awaitEvents(ctx context.Context, complete bool) {
 	if o.receiver != nil {
 		o.receiver.calm.Store(true)
 	}
@@ -300,7 +300,7 @@ func (o *observer) settle(ctx context.Context, complete bool) {
 		return
 	}
 	due := func() bool { return o.judge.Stats().Open > 0 || o.unanswered() > 0 || o.judge.Unpublished() > 0 }
-	for limit := o.v.now() + o.v.cfg.Settle; due() && o.v.now() < limit; {
+	for limit := o.v.now() + o.v.cfg.ArrivalTimeout; due() && o.v.now() < limit; {
 		if wait.Sleep(ctx, 20*time.Millisecond) != nil {
 			return
 		}

@@ -83,7 +83,7 @@ func TestEventsJudgeCanFail(t *testing.T) {
 			cfg := shortRun(n)
 			cfg.Falsify, cfg.Events = falsify, verify.DefaultEvents()
 			if falsify == verify.FalsifyEventLose {
-				cfg.Settle = 30 * time.Second // the run waits this long for the lost event, and for deadlines before
+				cfg.ArrivalTimeout = 30 * time.Second // the run waits this long for the lost event, and for deadlines before
 			}
 			report := until(t, cfg, func(p verify.Progress) bool { return p.Accepted > 300 && p.Events > 300 })
 			if report.OK || report.ProblemCount > 0 || report.Violations[kind] == 0 || len(report.Violations) != 1 {
@@ -122,7 +122,7 @@ func TestHookOfAnother(t *testing.T) {
 		hook(cfg)
 		cfg.Hooks[0].URL = "http://127.0.0.1:1/"
 	}))
-	cfg.Events, cfg.Settle = e, 30*time.Second
+	cfg.Events, cfg.ArrivalTimeout = e, 30*time.Second
 	report := until(t, cfg, func(p verify.Progress) bool { return p.Events > 100 })
 	if report.OK || report.Violations[outcome.KindMissing] == 0 ||
 		!strings.Contains(fmt.Sprint(report.Problems), "its url must lead to "+e.Hook) {
@@ -148,7 +148,7 @@ func TestUpstream(t *testing.T) {
 			cfg := everything(n)
 			cfg.Events, cfg.Rate, cfg.CallTimeout = e, 50, 10*time.Second
 			if !told {
-				cfg.Settle = 20 * time.Second // for deadlines
+				cfg.ArrivalTimeout = 20 * time.Second // for deadlines
 			}
 			report := during(t, cfg, func(v *verify.Verifier) {
 				again := n.SameAddresses()

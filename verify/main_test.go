@@ -47,7 +47,7 @@ func shortRun(n *harness.Node) verify.Config {
 	cfg := verify.DefaultConfig()
 	cfg.API = []string{n.Base}
 	cfg.Users, cfg.Rate, cfg.Callers, cfg.Duration = 20, 200, 16, 0
-	cfg.CallTimeout, cfg.ConnectTimeout, cfg.Settle, cfg.Linger = testTimeout, testTimeout, testTimeout, 300*time.Millisecond
+	cfg.CallTimeout, cfg.ConnectTimeout, cfg.ArrivalTimeout, cfg.Linger = testTimeout, testTimeout, testTimeout, 300*time.Millisecond
 	cfg.Churn, cfg.Away = 0, time.Second
 	return cfg
 }

@@ -28,9 +28,9 @@ func (o *observer) online() func(user string) bool {
 	return func(user string) bool { return here[user] }
 }
 
-// settlePresence waits until every user is told to be online, as all devices are connected. It then has some users go
+// judgePresence waits until every user is told to be online, as all devices are connected. It then has some users go
 // away for good, and waits until that is told too. It records what was told wrongly.
-func (o *observer) settlePresence(ctx context.Context) {
+func (o *observer) judgePresence(ctx context.Context) {
 	if o.v.cfg.Events == nil || !o.v.cfg.Events.Presence || !o.v.emptied.Load() {
 		return
 	}

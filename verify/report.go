@@ -106,11 +106,11 @@ type Report struct {
 	// Run is the prefix of the names of the users. A run with the same Seed makes the same choices.
 	Run  string `json:"run"`
 	Seed uint64 `json:"seed"`
-	// Began is the start of the run. Pushed is the time during which pushes were begun. Settled is
-	// the time from then until everything had arrived, or until Config.Settle was over.
+	// Began is the start of the run. Pushed is the time during which pushes were begun. Arrived is
+	// the time from then until everything had arrived, or until Config.ArrivalTimeout was over.
 	Began   time.Time `json:"began"`
 	Pushed  Millis    `json:"pushed_ms"`
-	Settled Millis    `json:"settled_ms"`
+	Arrived Millis    `json:"settled_ms"`
 
 	Users    int   `json:"users"`
 	Devices  int   `json:"devices"`
@@ -295,7 +295,7 @@ func (v *Verifier) evidence(ctx context.Context) map[string]string {
 
 // report makes the report. It must run while all devices are still connected. evidence is the result
 // of the method evidence.
-func (v *Verifier) report(pushed, settled time.Duration, evidence map[string]string) *Report {
+func (v *Verifier) report(pushed, arrived time.Duration, evidence map[string]string) *Report {
 	missing := v.events.missing()
 	lost := v.h.Lost(0)
 	for i, l := range lost {
@@ -315,7 +315,7 @@ func (v *Verifier) report(pushed, settled time.Duration, evidence map[string]str
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	r := &Report{
-		Run: v.prefix, Seed: v.cfg.Seed, Began: v.began, Pushed: Millis(pushed), Settled: Millis(settled),
+		Run: v.prefix, Seed: v.cfg.Seed, Began: v.began, Pushed: Millis(pushed), Arrived: Millis(arrived),
 		Users: v.cfg.Users, Devices: v.cfg.Users * v.cfg.Devices, Sessions: v.h.Stats().Sessions,
 		Reconnects: v.reconnects.Load(), SentAway: v.sentAway.Load(),
 		Violations: maps.Clone(v.kinds), Problems: slices.Clone(v.problems), ProblemCount: v.nProblem,
@@ -399,7 +399,7 @@ func (r *Report) String() string {
 	fmt.Fprintf(&b, "refusals     %d; none was accepted for %s at most; one push took %s at most\n", p.Refusals, p.LongestRefusal,
 		p.LongestPush)
 	fmt.Fprintf(&b, "deliveries   %d of kept messages, and %d again; %d of others; settled in %s\n",
-		d.Received, d.Repeated, d.NotKept, r.Settled)
+		d.Received, d.Repeated, d.NotKept, r.Arrived)
 	r.Events.write(&b)
 	fmt.Fprintf(&b, "push to receipt   p50 %s, p99 %s, longest %s; %d took more than %s\n", d.P50, d.P99, d.Max, d.Late, d.LateAfter)
 	for _, l := range r.Late {

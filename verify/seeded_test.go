@@ -91,7 +91,7 @@ func TestFindsSeededFaults(t *testing.T) {
 				t.Parallel()
 				cfg := shortRun(start(t, both(c.around, c.fault), nil))
 				cfg.Churn, cfg.Keyless = c.churn, 0.4
-				cfg.Settle = 2 * time.Second // the run waits this long for lost messages
+				cfg.ArrivalTimeout = 2 * time.Second // the run waits this long for lost messages
 				report := until(t, cfg, enough(c.churn))
 				wellUsed(t, report)
 				found := slices.Collect(maps.Keys(report.Violations))

@@ -88,8 +88,8 @@ type Config struct {
 
 	// Duration is the time during which pushes start. 0 means until the context of Run is done.
 	Duration time.Duration
-	// Settle bounds the time after Duration in which accepted messages may arrive.
-	Settle time.Duration
+	// ArrivalTimeout bounds the time after Duration in which accepted messages may arrive.
+	ArrivalTimeout time.Duration
 	// Linger is the time for which duplicates are still looked for after everything has arrived.
 	Linger time.Duration
 	// Late is the delivery time above which the report lists a delivery. With LateFails such a
@@ -129,7 +129,7 @@ func DefaultConfig() Config {
 	return Config{
 		Users: 100, Devices: 2, Kinds: []DeviceKind{DeviceTCP, DeviceWS},
 		Rate: 100, NotKept: 0.1, Keyless: 0.2, Body: 100, Churn: 0.1, Away: 5 * time.Second,
-		Duration: time.Minute, Settle: time.Minute, Linger: time.Second, Late: 30 * time.Second,
+		Duration: time.Minute, ArrivalTimeout: time.Minute, Linger: time.Second, Late: 30 * time.Second,
 		GiveUp: 2 * time.Minute, CallTimeout: 10 * time.Second, ConnectTimeout: time.Minute, ProgressEvery: time.Second,
 	}
 }
@@ -206,7 +206,7 @@ func (c Config) Check() error {
 		field string
 		is    time.Duration
 	}{
-		{"Away", c.Away}, {"Settle", c.Settle}, {"Late", c.Late}, {"GiveUp", c.GiveUp}, {"CallTimeout", c.CallTimeout},
+		{"Away", c.Away}, {"ArrivalTimeout", c.ArrivalTimeout}, {"Late", c.Late}, {"GiveUp", c.GiveUp}, {"CallTimeout", c.CallTimeout},
 		{"ConnectTimeout", c.ConnectTimeout}, {"ProgressEvery", c.ProgressEvery},
 	} {
 		if d.is <= 0 {
@@ -322,7 +322,7 @@ func (v *Verifier) now() time.Duration { return time.Since(v.began) }
 const (
 	PhaseConnecting = "connecting" // all devices connect
 	PhasePushing    = "pushing"    // callers push, devices come and go
-	PhaseSettling   = "settling"   // accepted messages still arrive
+	PhaseArriving   = "settling"   // accepted messages still arrive
 	PhaseEmptying   = "emptying"   // waits for the acknowledgements at the server, and for all events
 	PhaseLingering  = "lingering"  // no message may arrive any more
 	PhaseDone       = "done"       // the report is complete
@@ -390,19 +390,19 @@ func (v *Verifier) Run(ctx context.Context) (*Report, error) {
 	background.Go(func() { v.churn(pushing) })
 	finish := newCaller(v).run(pushing, work) // returns when the context is done
 	pushed := v.now() - began
-	v.enter(work, PhaseSettling)
+	v.enter(work, PhaseArriving)
 	close(v.pushesDone)
 	finish()
-	settled := v.settle(work)
+	arrived := v.awaitArrivals(work)
 	v.enter(work, PhaseEmptying)
 	v.awaitEmpty(work)
-	v.events.settle(work, v.emptied.Load())
+	v.events.awaitEvents(work, v.emptied.Load())
 	v.enter(work, PhaseLingering)
 	_ = wait.Sleep(work, v.cfg.Linger) // only the end of Run cancels work, so this cannot fail
-	v.events.settlePresence(work)
+	v.events.judgePresence(work)
 	v.enter(work, PhaseDone)
 	evidence := v.evidence(work)
-	report := v.report(pushed, settled, evidence)
+	report := v.report(pushed, arrived, evidence)
 	cancel()
 	return report, nil
 }
@@ -426,7 +426,7 @@ func (v *Verifier) createUsers(ctx context.Context) error {
 	if v.cfg.Duration == 0 {
 		ttl = endlessTTL
 	}
-	ttl += v.cfg.Duration + v.cfg.ConnectTimeout + 2*v.cfg.Settle
+	ttl += v.cfg.Duration + v.cfg.ConnectTimeout + 2*v.cfg.ArrivalTimeout
 	err := v.each(ctx, func(ctx context.Context, u *account) error {
 		made, err := v.api.NewToken(ctx, u.name, pushapi.TokenOptions{TTL: ttl})
 		u.token = made.Token
@@ -517,11 +517,11 @@ func (v *Verifier) awaitDevices(ctx context.Context) error {
 	return nil
 }
 
-// settle waits until everything accepted has arrived, for at most Config.Settle. It returns the time
+// awaitArrivals waits until everything accepted has arrived, for at most Config.ArrivalTimeout. It returns the time
 // until everything had arrived.
-func (v *Verifier) settle(ctx context.Context) time.Duration {
+func (v *Verifier) awaitArrivals(ctx context.Context) time.Duration {
 	began := v.now()
-	for v.ledger.waiting() > 0 && v.now()-began < v.cfg.Settle {
+	for v.ledger.waiting() > 0 && v.now()-began < v.cfg.ArrivalTimeout {
 		if wait.Sleep(ctx, 20*time.Millisecond) != nil {
 			break
 		}
@@ -530,13 +530,13 @@ func (v *Verifier) settle(ctx context.Context) time.Duration {
 }
 
 // awaitEmpty waits until the server has every acknowledgement, so that the mailboxes of all users
-// are empty. It reports a mailbox that is not empty after Config.Settle as a problem. It does nothing
+// are empty. It reports a mailbox that is not empty after Config.ArrivalTimeout as a problem. It does nothing
 // if messages are missing, because those are still in a mailbox, and after a violation.
 func (v *Verifier) awaitEmpty(ctx context.Context) {
 	if v.ledger.waiting() > 0 || v.h.Stats().Violations > 0 {
 		return
 	}
-	limit := v.now() + v.cfg.Settle
+	limit := v.now() + v.cfg.ArrivalTimeout
 	err := v.each(ctx, func(ctx context.Context, u *account) error {
 		for {
 			state, err := v.api.User(ctx, u.name)
@@ -544,7 +544,7 @@ func (v *Verifier) awaitEmpty(ctx context.Context) {
 				return nil
 			}
 			if v.now() > limit {
-				return errors.Join(fmt.Errorf("the mailbox of %s is not empty after %s: %+v", u.name, v.cfg.Settle, state), err)
+				return errors.Join(fmt.Errorf("the mailbox of %s is not empty after %s: %+v", u.name, v.cfg.ArrivalTimeout, state), err)
 			}
 			if err := wait.Sleep(ctx, 20*time.Millisecond); err != nil {
 				return err

@@ -218,7 +218,7 @@ func TestHeartbeats(t *testing.T) {
 
 	cfg := verify.DefaultConfig()
 	cfg.API, cfg.Clients = []string{api.URL}, []string{comet.Addr().String()}
-	cfg.Users, cfg.Rate, cfg.NotKept, cfg.Duration, cfg.Settle = 5, 1, 1, 0, time.Second
+	cfg.Users, cfg.Rate, cfg.NotKept, cfg.Duration, cfg.ArrivalTimeout = 5, 1, 1, 0, time.Second
 	v, err := verify.New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -314,7 +314,7 @@ func TestJudgeCanFail(t *testing.T) {
 			cfg := shortRun(n)
 			cfg.Falsify, cfg.Users, cfg.Churn = falsify, 12, 60
 			if falsify == verify.FalsifyLose {
-				cfg.Settle = 2 * time.Second // the run waits this long for the lost message
+				cfg.ArrivalTimeout = 2 * time.Second // the run waits this long for the lost message
 			}
 			report := until(t, cfg, pushed(500))
 			if report.OK || report.ProblemCount > 0 || report.Violations[kind] == 0 || len(report.Violations) != 1 {
@@ -341,7 +341,7 @@ func TestLostAcknowledgements(t *testing.T) {
 	t.Parallel()
 	faults := roles.Faults{LogicLog: func(kept logic.KeptLog) logic.KeptLog { return forgetfulLog{kept} }}
 	cfg := shortRun(start(t, faults, nil))
-	cfg.Settle = 2 * time.Second
+	cfg.ArrivalTimeout = 2 * time.Second
 	report := until(t, cfg, pushed(50))
 	if report.OK || len(report.Violations) > 0 || !strings.Contains(fmt.Sprint(report.Problems), "the mailbox of "+report.Run) {
 		t.Errorf("violations %v, problems %v", report.Violations, report.Problems)
@@ -463,7 +463,7 @@ func TestCheck(t *testing.T) {
 		"Churn":          func(c *verify.Config) { c.Churn = -1 },
 		"Away":           func(c *verify.Config) { c.Away = 0 },
 		"Duration":       func(c *verify.Config) { c.Duration = -1 },
-		"Settle":         func(c *verify.Config) { c.Settle = 0 },
+		"ArrivalTimeout": func(c *verify.Config) { c.ArrivalTimeout = 0 },
 		"Linger":         func(c *verify.Config) { c.Linger = -1 },
 		"Late":           func(c *verify.Config) { c.Late = 0 },
 		"GiveUp":         func(c *verify.Config) { c.GiveUp = 0 },

@@ -23,8 +23,8 @@ const (
 	// steady is how long the state must be normal before the next fault. It is longer than
 	// the owner's watch needs to find unacknowledged messages.
 	steady = 5 * time.Second
-	// settleLimit bounds the time in which all accepted messages must arrive at the end.
-	settleLimit = 3 * time.Minute
+	// arrivalLimit bounds the time in which all accepted messages must arrive at the end.
+	arrivalLimit = 3 * time.Minute
 )
 
 // hookAddress returns the address at which verify receives the events of the nodes.
@@ -43,7 +43,7 @@ func (st *stage) chaos(ctx context.Context, stdout io.Writer) error {
 		cfg.Clients = append(cfg.Clients, "ws://"+address+"/sub")
 	}
 	cfg.Users, cfg.Devices, cfg.Rate, cfg.Seed = s.users, 2, s.rate, seed
-	cfg.Duration, cfg.Settle = 0, settleLimit
+	cfg.Duration, cfg.ArrivalTimeout = 0, arrivalLimit
 	cfg.Events = verify.DefaultEvents()
 	cfg.Events.Upstream, cfg.Events.Presence = true, true
 	cfg.Events.Hook, cfg.Events.HookSecret = hookAddress(s), verify.KnownSecret

@@ -171,7 +171,7 @@ func (st *stage) connected(ctx context.Context, f *figures) error {
 	f.add(name+", 64 callers", "a second", n/time.Duration(r.Pushed).Seconds())
 	f.add(name+": push to receipt p50", "ms", ms(r.Deliveries.P50))
 	f.add(name+": push to receipt p99", "ms", ms(r.Deliveries.P99))
-	f.addCPU(name, at[verify.PhasePushing], at[verify.PhaseSettling], n)
+	f.addCPU(name, at[verify.PhasePushing], at[verify.PhaseArriving], n)
 	return nil
 }
 

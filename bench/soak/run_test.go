@@ -46,7 +46,7 @@ func Short() Config {
 	}
 	v := &c.Verify
 	v.Users, v.Rate, v.Callers, v.Rooms, v.Slow = 40, 500, 16, 4, 2
-	v.Churn, v.Away, v.Settle = 15, 2*time.Second, 30*time.Second
+	v.Churn, v.Away, v.ArrivalTimeout = 15, 2*time.Second, 30*time.Second
 	return c
 }
 
@@ -58,7 +58,7 @@ func Full() Config {
 	}
 	v := &c.Verify
 	v.Users, v.Rate, v.Callers, v.Rooms, v.Slow = 200, 1200, 64, 20, 4
-	v.Churn, v.Away, v.Settle = 4, 6*time.Second, 45*time.Second
+	v.Churn, v.Away, v.ArrivalTimeout = 4, 6*time.Second, 45*time.Second
 	return c
 }
 
@@ -352,12 +352,12 @@ func (r *run) quietKill(ctx context.Context) error {
 	return r.until(ctx, "every device is online again", func(p verify.Progress) bool { return p.Connected == p.Devices })
 }
 
-// until polls so until it returns true. It gives up after Verify.Settle.
+// until polls so until it returns true. It gives up after Verify.ArrivalTimeout.
 func (r *run) until(ctx context.Context, what string, so func(verify.Progress) bool) error {
-	limit := time.Now().Add(r.cfg.Verify.Settle)
+	limit := time.Now().Add(r.cfg.Verify.ArrivalTimeout)
 	for !so(r.v.Progress()) {
 		if time.Now().After(limit) {
-			return fmt.Errorf("%s: not so after %s: %s", what, r.cfg.Verify.Settle, r.v.Progress())
+			return fmt.Errorf("%s: not so after %s: %s", what, r.cfg.Verify.ArrivalTimeout, r.v.Progress())
 		}
 		if err := wait.Sleep(ctx, 10*time.Millisecond); err != nil {
 			return err

@@ -492,7 +492,7 @@ func TestEventsAreThoseOfTheLog(t *testing.T) {
 				}
 			}
 			w.awaitApplied(users)
-			settle := func() (text string) {
+			topicText := func() (text string) {
 				for p := range int32(2) {
 					text += fmt.Sprintf("partition %d:\n", p)
 					for _, e := range w.topicOf(p) {
@@ -502,13 +502,13 @@ func TestEventsAreThoseOfTheLog(t *testing.T) {
 				return text
 			}
 			w.stop()
-			told := settle()
+			told := topicText()
 			// A router without a disk and with a topic of its own derives the same.
 			w.topic, w.dir = newMemLog(2), t.TempDir()
 			w.start()
 			w.awaitApplied(users)
 			w.stop()
-			if again := settle(); told != again {
+			if again := topicText(); told != again {
 				t.Fatalf("told:\n%s\nderived again:\n%s", told, again)
 			}
 		})

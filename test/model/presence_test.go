@@ -24,8 +24,8 @@ func (w *world) leave(user string) {
 	}
 }
 
-// settlePresence has some users leave, and the others stay connected while the routers tell so.
-func (w *world) settlePresence() {
+// leaveSome has some users leave, and the others stay connected while the routers tell so.
+func (w *world) leaveSome() {
 	if !w.p.presence {
 		return
 	}

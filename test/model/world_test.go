@@ -306,7 +306,7 @@ func (w *world) fault() {
 	}
 }
 
-// run lets everything happen for a while, then lets it settle, and judges.
+// run lets everything happen for a while, waits until all has arrived, and judges.
 func (w *world) run() error {
 	// Every device is known before the first push, so that it covers all.
 	for _, c := range w.clients {
@@ -362,14 +362,14 @@ func (w *world) run() error {
 			w.routerUp(i)
 		}
 	}
-	limit := time.Now().Add(settleLimit(w.p))
+	limit := time.Now().Add(arrivalLimit(w.p))
 	for {
 		for _, c := range w.clients {
 			c.connect()
 		}
 		err := w.h.judge()
 		if err == nil && (w.p.reports || w.p.presence) {
-			w.settlePresence()
+			w.leaveSome()
 			return w.judgeEvents()
 		}
 		switch {
@@ -399,9 +399,9 @@ func (w *world) explain() string {
 	return string(text)
 }
 
-// settleLimit is how long a message may take to arrive once all is well. A
+// arrivalLimit is how long a message may take to arrive once all is well. A
 // run that leaves a rule out need not wait long to be found broken.
-func settleLimit(p plan) time.Duration {
+func arrivalLimit(p plan) time.Duration {
 	if p.cometFaults == (comet.Faults{}) && p.routerFaults == (router.Faults{}) {
 		return 30 * time.Second
 	}

@@ -45,7 +45,7 @@ func (m *Mailbox) Read(recordID uint64, by *Reading, out *Events) (deleted int) 
 	return deleted
 }
 
-// readEntry settles an entry that was read, by the given record. The device where it was read has acknowledged it. The
+// readEntry ends an entry that the given record says was read. The device where it was read has acknowledged it. The
 // others that wait never get it.
 func (m *Mailbox) readEntry(recordID uint64, e *Entry, by *Reading, out *Events) {
 	if d := m.Devices().Find(by.Device); d != nil && d.Since <= recordID && !by.ByCaller && e.Waiting&(1<<d.Bit) != 0 {
