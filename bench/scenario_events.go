@@ -112,17 +112,17 @@ func (f *fleet) reported(ctx context.Context, name string, call load.Call) (floa
 	cost := us(cpu) / pushes
 	f.add(name+", accepted", "pushes/s", float64(l.Accepted)/l.Seconds)
 	f.add(name+", server CPU a push", "µs", cost)
-	told, err := f.told(ctx, cursor)
+	counted, err := f.countEvents(ctx, cursor)
 	if err != nil {
 		return 0, err
 	}
 	want := 0
 	if call.Reports() {
 		want = int(pushes) * eventsOfPush
-		f.add("events told", "1/s", float64(told.count)/told.last.Sub(told.first).Seconds())
+		f.add("events told", "1/s", float64(counted.count)/counted.last.Sub(counted.first).Seconds())
 	}
-	if told.count != want {
-		f.note("%s: %d events of %.0f pushes, not %d", name, told.count, pushes, want)
+	if counted.count != want {
+		f.note("%s: %d events of %.0f pushes, not %d", name, counted.count, pushes, want)
 	}
 	return cost, nil
 }
@@ -220,14 +220,14 @@ func (s *server) events(ctx context.Context, after string) (next string, page ev
 	return page.Next, page, nil
 }
 
-// told has the events behind a cursor. first and last are the times of the records that caused them.
-type told struct {
+// eventCount counts the events behind a cursor. first and last are the times of the records that caused them.
+type eventCount struct {
 	count       int
 	first, last time.Time
 }
 
-// told reads all events behind a cursor.
-func (s *server) told(ctx context.Context, after string) (t told, err error) {
+// countEvents reads all events behind a cursor.
+func (s *server) countEvents(ctx context.Context, after string) (t eventCount, err error) {
 	for {
 		var page eventPage
 		if after, page, err = s.events(ctx, after); err != nil {

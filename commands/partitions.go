@@ -82,11 +82,11 @@ func grow(c *cli.Context, a *api) error {
 	return printAnswer(c, answer, p.String())
 }
 
-// awaitGrowth polls the progress until the growth is complete, and calls tell for each step. It
+// awaitGrowth polls the progress until the growth is complete, and calls show for each step. It
 // retries up to ten failed calls in a row, because the server may be restarting.
-func (a *api) awaitGrowth(ctx context.Context, p *partitions, tell func()) (answer []byte, err error) {
+func (a *api) awaitGrowth(ctx context.Context, p *partitions, show func()) (answer []byte, err error) {
 	before := *p
-	tell()
+	show()
 	for failures := 0; p.Next != 0 || answer == nil; {
 		if wait.Sleep(ctx, growInterval) != nil {
 			return nil, fmt.Errorf("interrupted; the topic goes on growing: see imgo partitions show")
@@ -100,7 +100,7 @@ func (a *api) awaitGrowth(ctx context.Context, p *partitions, tell func()) (answ
 		}
 		failures = 0
 		if *p = now; now != before && now.Next != 0 {
-			tell()
+			show()
 		}
 		before = now
 	}

@@ -38,23 +38,23 @@ type ClientAddresses struct {
 // cometListener is one way for clients to connect. Its settings are comet.NAME, comet.NAME_proxy_protocol and
 // cluster.NAME_address.
 type cometListener struct {
-	name          string
-	example       string  // of an address
-	address       *string // empty: off
-	proxyProtocol bool
-	told          string   // the address that clients are told
-	toldSchemes   []string // with which it may begin
+	name              string
+	example           string  // of an address
+	address           *string // empty: off
+	proxyProtocol     bool
+	advertised        string   // the address that clients are told
+	advertisedSchemes []string // with which it may begin
 }
 
 func (l *cometListener) key() string { return "comet." + l.name }
 
 // listeners returns every way for clients to connect.
 func (cfg *Config) listeners() []cometListener {
-	c, told := &cfg.Comet, &cfg.Cluster
+	c, cluster := &cfg.Comet, &cfg.Cluster
 	return []cometListener{
-		{name: "tcp", example: ":8080", address: &c.TCP, proxyProtocol: c.TCPProxyProtocol, told: told.TCPAddress},
-		{name: "ws", example: ":8090", address: &c.WS, proxyProtocol: c.WSProxyProtocol, told: told.WSAddress,
-			toldSchemes: []string{"ws", "wss"}},
+		{name: "tcp", example: ":8080", address: &c.TCP, proxyProtocol: c.TCPProxyProtocol, advertised: cluster.TCPAddress},
+		{name: "ws", example: ":8090", address: &c.WS, proxyProtocol: c.WSProxyProtocol, advertised: cluster.WSAddress,
+			advertisedSchemes: []string{"ws", "wss"}},
 	}
 }
 
@@ -116,11 +116,11 @@ func (v *validation) comet() []listener {
 // clientAddresses checks the addresses that clients are told.
 func (v *validation) clientAddresses() {
 	for _, l := range v.cfg.listeners() {
-		key, address := "cluster."+l.name+"_address", l.told
-		if scheme, rest, ok := strings.Cut(address, "://"); ok && len(l.toldSchemes) > 0 {
+		key, address := "cluster."+l.name+"_address", l.advertised
+		if scheme, rest, ok := strings.Cut(address, "://"); ok && len(l.advertisedSchemes) > 0 {
 			address, _, _ = strings.Cut(rest, "/")
-			if !slices.Contains(l.toldSchemes, scheme) {
-				v.refuse(key, fmt.Sprintf("is %q", l.told), "write host:port, "+strings.Join(l.toldSchemes, "://host:port or ")+"://host:port")
+			if !slices.Contains(l.advertisedSchemes, scheme) {
+				v.refuse(key, fmt.Sprintf("is %q", l.advertised), "write host:port, "+strings.Join(l.advertisedSchemes, "://host:port or ")+"://host:port")
 			}
 		}
 		v.advertised(key, address)

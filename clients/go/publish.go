@@ -219,7 +219,7 @@ func (s *session) publishOldest(ctx context.Context) *Error {
 		}
 		return err
 	})
-	s.tellPublished(gone...)
+	s.notifyPublished(gone...)
 	if err != nil {
 		return err
 	}
@@ -276,8 +276,8 @@ func (o *outbox) removeReplied(ctx context.Context) (gone []Published, err error
 	return []Published{result}, nil
 }
 
-// tellPublished tells the application that messages have left the outbox.
-func (s *session) tellPublished(gone ...Published) {
+// notifyPublished tells the application that messages have left the outbox.
+func (s *session) notifyPublished(gone ...Published) {
 	for _, p := range gone {
 		if p.Err != nil {
 			s.client.log(slog.LevelWarn, "message %d: %v", p.Number, p.Err)

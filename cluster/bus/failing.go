@@ -27,7 +27,7 @@ type failing struct {
 	// leader is the address of the broker that Kafka names as the partition's leader. It is "" if Kafka names none, or
 	// was not asked yet.
 	leader string
-	told   bool // the log has a line about it
+	logged bool // the log has a line about it
 }
 
 // noteFetch notes how a fetch of a partition ended, and tells of a partition that becomes unreadable or readable.
@@ -47,20 +47,20 @@ func (l *Log) noteFetch(partition int32, began time.Time, err error) {
 		p.failing.since = began
 	}
 	p.failing.err = err
-	told := p.failing.told
+	logged := p.failing.logged
 	long := time.Since(p.failing.since) > UnreadableAfter
-	p.failing.told = told || long
+	p.failing.logged = logged || long
 	p.mu.Unlock()
 	if !long {
 		return
 	}
 	leader := l.leader(partition)
 	p.mu.Lock()
-	if p.failing.told { // another fetch may have succeeded
+	if p.failing.logged { // another fetch may have succeeded
 		p.failing.leader = leader
 	}
 	p.mu.Unlock()
-	if !told {
+	if !logged {
 		l.log.Error().Err(explain(err)).Int32("partition", partition).Str("leader", leader).Dur("since", UnreadableAfter).
 			Msg("the partition cannot be read: trying again")
 	}
@@ -68,12 +68,12 @@ func (l *Log) noteFetch(partition int32, began time.Time, err error) {
 
 // clearFailing notes that the reads of the partition do not fail, or that nobody reads it. It reports whether the log
 // has a line that they fail.
-func (p *partitionReader) clearFailing() (told bool) {
+func (p *partitionReader) clearFailing() (logged bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	told = p.failing.told
+	logged = p.failing.logged
 	p.failing = failing{}
-	return told
+	return logged
 }
 
 // leader returns the address of the broker that Kafka names as the leader of a partition, or "" if no broker says one. It

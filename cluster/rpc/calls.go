@@ -120,8 +120,8 @@ func ask[Rep any, P messageOf[Rep]](ctx context.Context, s stub, method string, 
 	return rep, nil
 }
 
-// tell calls a method that returns only an error.
-func (s stub) tell(ctx context.Context, method string, req message) error {
+// callNoReply calls a method that returns only an error.
+func (s stub) callNoReply(ctx context.Context, method string, req message) error {
 	return s.to.call(ctx, method, s.generation, req, &envelope.Empty{})
 }
 
@@ -133,7 +133,7 @@ func (r remoteRouter) Attach(ctx context.Context, q *envelope.AttachRequest) (*e
 }
 
 func (r remoteRouter) Detach(ctx context.Context, q *envelope.DetachRequest) error {
-	return r.tell(ctx, routerService+"Detach", q)
+	return r.callNoReply(ctx, routerService+"Detach", q)
 }
 
 func (r remoteRouter) CatchUp(ctx context.Context, q *envelope.CatchUpRequest) (*envelope.Backlog, error) {
@@ -188,7 +188,7 @@ func (r remoteLogic) Connect(ctx context.Context, q *envelope.ConnectRequest) (*
 }
 
 func (r remoteLogic) CatchUp(ctx context.Context, q *envelope.CatchUpRequest) error {
-	return r.tell(ctx, logicService+"CatchUp", q)
+	return r.callNoReply(ctx, logicService+"CatchUp", q)
 }
 
 func (r remoteLogic) Ack(ctx context.Context, q *envelope.AckRequest) (*envelope.PartsReply, error) {
@@ -208,7 +208,7 @@ func (r remoteLogic) Announce(ctx context.Context, q *envelope.AnnounceRequest) 
 }
 
 func (r remoteLogic) RoomOpened(ctx context.Context, q *envelope.RoomOpened) error {
-	return r.tell(ctx, logicService+"RoomOpened", q)
+	return r.callNoReply(ctx, logicService+"RoomOpened", q)
 }
 
 func (r remoteLogic) Join(ctx context.Context, q *envelope.JoinRequest) (*envelope.JoinReply, error) {

@@ -18,18 +18,18 @@ const announceChunk = 1000
 // safe for concurrent use.
 type announcer struct {
 	comet *Comet
-	// told is the epoch of the owner that knows the sessions of a partition.
-	told map[uint32]uint64
-	// left are the sessions that are still to be announced, and telling has the epochs
+	// announced is the epoch of the owner that knows the sessions of a partition.
+	announced map[uint32]uint64
+	// left are the sessions that are still to be announced, and announcing has the epochs
 	// of their partitions' owners.
-	left    []*session
-	telling map[uint32]uint64
-	failed  bool // the last call
-	counts  atomic.Pointer[roomCounts]
+	left       []*session
+	announcing map[uint32]uint64
+	failed     bool // the last call
+	counts     atomic.Pointer[roomCounts]
 }
 
 func newAnnouncer(c *Comet) *announcer {
-	return &announcer{comet: c, told: map[uint32]uint64{}, telling: map[uint32]uint64{}}
+	return &announcer{comet: c, announced: map[uint32]uint64{}, announcing: map[uint32]uint64{}}
 }
 
 // roomCounts are the numbers of sessions in each room: on all comets, and on this
@@ -52,7 +52,7 @@ func (a *announcer) online(room string) uint32 {
 }
 
 // announce reports the counts, and the sessions of each partition whose owner has
-// another epoch than the one that was told. The memory of such an owner is empty.
+// another epoch than the one that they were announced to. The memory of such an owner is empty.
 func (a *announcer) announce() {
 	req := &envelope.AnnounceRequest{
 		Comet: a.comet.cfg.Name, Incarnation: a.comet.incarnation,
@@ -64,7 +64,7 @@ func (a *announcer) announce() {
 	}
 	a.comet.table.repartition(int(reply.GetPartitions()))
 	a.counts.Store(&roomCounts{total: reply.GetRooms(), reported: req.Rooms})
-	maps.DeleteFunc(a.told, func(p uint32, _ uint64) bool { return req.Partitions[p] == 0 })
+	maps.DeleteFunc(a.announced, func(p uint32, _ uint64) bool { return req.Partitions[p] == 0 })
 	if !a.comet.cfg.Faults.NoAnnounce {
 		a.updateLeft(reply.GetEpochs(), req.Partitions)
 		a.announceSessions()
@@ -74,25 +74,25 @@ func (a *announcer) announce() {
 // updateLeft makes left the sessions of each partition whose owner does not know them:
 // what an earlier announcement left for the same owner, and all sessions for a new one.
 func (a *announcer) updateLeft(epochs map[uint32]uint64, sizes map[uint32]uint32) {
-	maps.DeleteFunc(a.telling, func(p uint32, telling uint64) bool {
+	maps.DeleteFunc(a.announcing, func(p uint32, announcing uint64) bool {
 		epoch, ok := epochs[p]
-		return !ok || epoch != telling
+		return !ok || epoch != announcing
 	})
 	a.left = slices.DeleteFunc(a.left, func(s *session) bool {
-		_, ok := a.telling[a.comet.table.partitionOf(s)]
+		_, ok := a.announcing[a.comet.table.partitionOf(s)]
 		return !ok
 	})
 	changed := map[uint32]uint64{}
 	for p, epoch := range epochs {
-		told, ok := a.told[p]
-		if _, telling := a.telling[p]; sizes[p] > 0 && !telling && (!ok || told != epoch) {
+		announced, ok := a.announced[p]
+		if _, announcing := a.announcing[p]; sizes[p] > 0 && !announcing && (!ok || announced != epoch) {
 			changed[p] = epoch
 		}
 	}
 	if len(changed) == 0 {
 		return
 	}
-	maps.Copy(a.telling, changed)
+	maps.Copy(a.announcing, changed)
 	// An owner doubts a number of sessions that differs from its own by the same for some
 	// announcements. So what each owner knows has to grow with every few chunks.
 	a.left = append(a.left, a.sessionsOf(changed)...)
@@ -127,8 +127,8 @@ func (a *announcer) announceSessions() {
 			return
 		}
 		for p, epoch := range reply.GetEpochs() {
-			if a.telling[p] != epoch {
-				delete(a.telling, p)
+			if a.announcing[p] != epoch {
+				delete(a.announcing, p)
 			}
 		}
 		before := len(failed)
@@ -150,10 +150,10 @@ func (a *announcer) announceSessions() {
 			return fails
 		})
 	}
-	for p, epoch := range a.telling {
+	for p, epoch := range a.announcing {
 		if !failed[p] {
-			a.told[p] = epoch
-			delete(a.telling, p)
+			a.announced[p] = epoch
+			delete(a.announcing, p)
 		}
 	}
 	a.left = nil

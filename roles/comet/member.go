@@ -142,7 +142,7 @@ func (c *Comet) Members(ctx context.Context, r *envelope.MembersRequest) (*envel
 		m := member{s}
 		m.follow(r.GetRooms(), until)
 		if room := r.GetLeave(); room != "" && m.leave(room) {
-			m.tellRoom(room, false, "", leftByBackend)
+			m.notifyRoom(room, false, "", leftByBackend)
 		}
 		reply.Sessions++
 	}
@@ -167,10 +167,10 @@ func (m member) follow(list *envelope.Memberships, until time.Time) {
 		if !m.openRoom(room, until) {
 			return
 		}
-		m.tellRoom(room, true, "", joinedByBackend)
+		m.notifyRoom(room, true, "", joinedByBackend)
 	}
 	for _, room := range left {
-		m.tellRoom(room, false, "", leftByBackend)
+		m.notifyRoom(room, false, "", leftByBackend)
 	}
 }
 
@@ -263,11 +263,11 @@ func (f following) nextList() *envelope.Memberships {
 	return f.rooms.next
 }
 
-// tellRoom tells a client of version 2 that the server has put it into a room, or
+// notifyRoom tells a client of version 2 that the server has put it into a room, or
 // has taken it out. A client that has joined or left the room again since is told
 // nothing, and so is one that does not take what it is sent. code says why the client
 // is not in the room. An empty code is left out.
-func (m member) tellRoom(room string, joined bool, code envelope.Code, reason string) {
+func (m member) notifyRoom(room string, joined bool, code envelope.Code, reason string) {
 	m.out.Lock()
 	defer m.out.Unlock()
 	if m.gen != genV2 || m.state != stateLive || m.rooms.in.has(room) != joined {

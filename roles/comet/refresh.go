@@ -41,14 +41,14 @@ func (r reader) refresh(p transport.Packet) {
 	r.out.Unlock()
 	for _, room := range reply.GetLost() {
 		if m.leaveUngranted(room) {
-			m.tellRoom(room, false, "", leftByToken)
+			m.notifyRoom(room, false, "", leftByToken)
 		}
 	}
 	for _, room := range r.comet.withRooms(own, reply.GetRooms())[len(own):] {
 		if !m.join(room, r.comet.joinBy()) {
 			return
 		}
-		m.tellRoom(room, true, "", joinedByAsking)
+		m.notifyRoom(room, true, "", joinedByAsking)
 	}
 	r.reply(p, protocol.OpAuthReply, append(r.appendAuthReply(reply.GetExpiresMs()), '}'))
 	m.askLater(reply.GetToAsk(), true)

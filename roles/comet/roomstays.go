@@ -50,7 +50,7 @@ func (m member) endStays(now time.Time) {
 	m.out.Unlock()
 	for _, room := range over {
 		if m.endStay(room, nowMS) {
-			m.tellRoom(room, false, "", leftInTime)
+			m.notifyRoom(room, false, "", leftInTime)
 		}
 	}
 }
@@ -146,7 +146,7 @@ func (a asking) askFirst(room string) {
 	}
 	mu.Unlock()
 	if wanted && a.openRoom(room, a.comet.joinBy()) {
-		a.tellRoom(room, true, "", joinedByAsking)
+		a.notifyRoom(room, true, "", joinedByAsking)
 	}
 }
 
@@ -173,5 +173,5 @@ func (a asking) askAgain(room string) {
 func (a asking) refused(room string, err error) {
 	code, reason := refusalText(err)
 	a.comet.metrics.refusals.WithLabelValues(string(code)).Inc()
-	a.tellRoom(room, false, code, reason)
+	a.notifyRoom(room, false, code, reason)
 }

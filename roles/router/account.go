@@ -158,8 +158,8 @@ type accountTable struct {
 	loads   sync.WaitGroup
 	// watched has the accounts that have a session and a message.
 	watched map[*account]struct{}
-	// untold has the accounts whose sessions may not know the user's memberships.
-	untold map[*account]*roomReminder
+	// reminders has the accounts whose sessions may not know the user's memberships.
+	reminders map[*account]*roomReminder
 }
 
 // openAndLock locks mu and returns the account of a user. If it returns an error, mu
@@ -316,7 +316,7 @@ func (t *accountTable) dropLocked(a *account) bool {
 	p.dues.unscheduleLocked(a)
 	delete(t.byUser, user)
 	delete(t.watched, a)
-	delete(t.untold, a)
+	delete(t.reminders, a)
 	p.rebuild.noteStored(user)
 	return true
 }

@@ -74,18 +74,18 @@ func (ap *applier) userRoomsLocked(id uint64, rec *envelope.Record) error {
 // remindRoomsLocked has the sessions of an account told its memberships, soon.
 // Logic has told them already, if it could.
 func (p *partition) remindRoomsLocked(a *account) {
-	p.accounts.untold[a] = &roomReminder{at: p.now().Add(p.cfg.WatchInterval), pause: p.cfg.WatchInterval}
+	p.accounts.reminders[a] = &roomReminder{at: p.now().Add(p.cfg.WatchInterval), pause: p.cfg.WatchInterval}
 }
 
-// roomsToTell is what the sessions of an account on one comet are to be told. Whoever knows it already takes no notice.
-type roomsToTell struct {
+// roomsToNotify is what the sessions of an account on one comet are to be told. Whoever knows it already takes no notice.
+type roomsToNotify struct {
 	p       *partition
 	account *account
 	rooms   *envelope.SessionRooms
 }
 
 // undo has the sessions of the account told the rooms again.
-func (r roomsToTell) undo() {
+func (r roomsToNotify) undo() {
 	r.p.mu.Lock()
 	defer r.p.mu.Unlock()
 	if len(r.account.sessions) > 0 {
@@ -93,27 +93,27 @@ func (r roomsToTell) undo() {
 	}
 }
 
-// untoldRooms returns what is to be told now, for each comet of a user on its own. A user with a session on a comet that is
+// dueReminders returns what is to be told now, for each comet of a user on its own. A user with a session on a comet that is
 // busy waits.
-func (p *partition) untoldRooms(now time.Time, busy func(comet string) bool) (list []roomsToTell) {
+func (p *partition) dueReminders(now time.Time, busy func(comet string) bool) (list []roomsToNotify) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for a, reminder := range p.accounts.untold {
+	for a, reminder := range p.accounts.reminders {
 		if now.Before(reminder.at) || slices.ContainsFunc(a.sessions, func(s *session) bool { return busy(s.kind.comet) }) {
 			continue
 		}
 		byComet := make(map[string]*envelope.SessionRooms)
 		for _, s := range a.sessions {
-			told := byComet[s.kind.comet]
-			if told == nil {
-				told = &envelope.SessionRooms{Rooms: a.Rooms().Memberships()}
-				byComet[s.kind.comet] = told
-				list = append(list, roomsToTell{p, a, told})
+			rooms := byComet[s.kind.comet]
+			if rooms == nil {
+				rooms = &envelope.SessionRooms{Rooms: a.Rooms().Memberships()}
+				byComet[s.kind.comet] = rooms
+				list = append(list, roomsToNotify{p, a, rooms})
 			}
-			told.To = append(told.To, s.address().Address())
+			rooms.To = append(rooms.To, s.address().Address())
 		}
 		if reminder.times++; reminder.times == maxRoomReminders {
-			delete(p.accounts.untold, a)
+			delete(p.accounts.reminders, a)
 			continue
 		}
 		reminder.pause *= 2

@@ -185,8 +185,8 @@ func TestMembershipsMoveWithTheMailbox(t *testing.T) {
 	}
 }
 
-// told are the lists of rooms that the router told by the live log.
-func (w *world) told() (list []*envelope.SessionRooms) {
+// notified are the lists of rooms that the router published to the live log.
+func (w *world) notified() (list []*envelope.SessionRooms) {
 	w.live.mu.Lock()
 	defer w.live.mu.Unlock()
 	for _, e := range w.live.parts[0] {
@@ -210,21 +210,21 @@ func TestSessionsAreToldTheirRoomsAgain(t *testing.T) {
 	id := w.member("u", "a", true)
 	eventually(t, "the sessions are told", func() bool {
 		w.clock.add(10 * time.Millisecond)
-		return len(w.told()) > 0
+		return len(w.notified()) > 0
 	})
-	first := w.told()[0]
+	first := w.notified()[0]
 	if len(first.To) != 2 || first.Rooms.At != id || fmt.Sprint(first.Rooms.Rooms) != "[a]" {
 		t.Errorf("told %v", first)
 	}
 	eventually(t, "the reminders end", func() bool {
 		w.clock.add(time.Second)
-		return len(w.told()) == 6
+		return len(w.notified()) == 6
 	})
 	for range 20 {
 		w.clock.add(time.Minute)
 		time.Sleep(time.Millisecond) // a few more watches: there must be nothing to wait for
 	}
-	if n := len(w.told()); n != 6 {
+	if n := len(w.notified()); n != 6 {
 		t.Fatalf("told %d times", n)
 	}
 	announce := func(roomsAt uint64) {
@@ -240,7 +240,7 @@ func TestSessionsAreToldTheirRoomsAgain(t *testing.T) {
 	announce(id - 1)
 	eventually(t, "a session with an old list is told", func() bool {
 		w.clock.add(10 * time.Millisecond)
-		return len(w.told()) > 6
+		return len(w.notified()) > 6
 	})
 }
 

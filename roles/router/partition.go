@@ -83,7 +83,7 @@ func newPartition(res *resources, index int32, gain uint64, predecessor <-chan s
 	p.dues.stored.Store(noDue)
 	p.accounts = accountTable{
 		p: p, byUser: make(map[string]*account), loading: make(map[string]*loading), watched: make(map[*account]struct{}),
-		untold: make(map[*account]*roomReminder),
+		reminders: make(map[*account]*roomReminder),
 	}
 	p.writes = writeBehind{p: p, slot: make(chan struct{}, 1), dirty: make(map[*account]struct{})}
 	p.gain.Store(gain)
@@ -293,7 +293,7 @@ func (p *partition) leave() {
 		p.metrics.sessions.Sub(float64(len(a.sessions)))
 		a.sessions = nil
 	}
-	p.sessions, p.accounts.watched, p.accounts.untold = sessionTable{}, nil, nil
+	p.sessions, p.accounts.watched, p.accounts.reminders = sessionTable{}, nil, nil
 }
 
 // expire drops what is over from the mailboxes in memory. What is only in the
@@ -323,7 +323,7 @@ func (p *partition) removeSessionLocked(a *account, address envelope.AddressKey,
 	}
 	if len(a.sessions) == 0 {
 		delete(p.accounts.watched, a)
-		delete(p.accounts.untold, a)
+		delete(p.accounts.reminders, a)
 		p.presence.noteLocked(a, at, s.device)
 	}
 	return true

@@ -23,7 +23,7 @@ import (
 //
 // Two owners that gossip does not connect have the sessions of different comets for as long as that lasts. Each would tell
 // the users of the other to be offline, and the other would at once tell them to be online. So a user that another owner
-// has told to be online stays online for a while (hold), which doubles as long as that owner goes on.
+// has told to be online stays online for a while (stay), which doubles as long as that owner goes on.
 
 const (
 	// presenceGather is how long a user that has come waits for others, so that a record has many of a
@@ -41,8 +41,8 @@ const (
 	presenceRetry = time.Second
 	// maxUnsure bounds the wait for comets that announce their sessions.
 	maxUnsure = time.Minute
-	// maxPresenceHold bounds the time for which a user stays online that another owner has told to be online.
-	maxPresenceHold = time.Hour
+	// maxStay bounds the time for which a user stays online that another owner has told to be online.
+	maxStay = time.Hour
 	// onlinePage is how many users are read from the store at a time.
 	onlinePage = 256
 )
@@ -68,10 +68,10 @@ type presenceRecorder struct {
 	suspects bool
 	// recording has the accounts that the record under way tells to be online.
 	recording []*account
-	// hold is how long a user stays online that another owner has told to be online. holdUntil is when the present hold
+	// stay is how long a user stays online that another owner has told to be online. stayUntil is when the present stay
 	// is over.
-	hold      time.Duration
-	holdUntil time.Time
+	stay      time.Duration
+	stayUntil time.Time
 
 	// scan is set if the store has yet to be looked through for users whose last event is online. scanned is the user
 	// up to which that was done; only run uses it.
@@ -186,28 +186,28 @@ func (pr *presenceRecorder) loadedLocked(a *account) {
 	}
 }
 
-// toldLocked is refreshLocked after a record was applied that tells an account to be online or offline.
-func (pr *presenceRecorder) toldLocked(a *account, online bool, now time.Time) {
+// recordedLocked is refreshLocked after a record was applied that tells an account to be online or offline.
+func (pr *presenceRecorder) recordedLocked(a *account, online bool, now time.Time) {
 	if pr == nil || !online || !a.Presence().Online() || !pr.sure || len(a.sessions) > 0 || slices.Contains(pr.recording, a) {
 		pr.refreshLocked(a, now) // also if the session that this owner has told has ended meanwhile
 		return
 	}
-	pr.addLocked(a, now, lastDevice(a), now.Add(pr.holdLocked(now)))
+	pr.addLocked(a, now, lastDevice(a), now.Add(pr.stayLocked(now)))
 }
 
-// holdLocked returns how long a user stays online that another owner has told to be online. That is longer if that owner
-// still tells such users after a hold. It begins anew if none was told for as long.
-func (pr *presenceRecorder) holdLocked(now time.Time) time.Duration {
+// stayLocked returns how long a user stays online that another owner has told to be online. That is longer if that owner
+// still tells such users after a stay. It begins anew if none was told for as long.
+func (pr *presenceRecorder) stayLocked(now time.Time) time.Duration {
 	switch {
-	case now.Before(pr.holdUntil):
-		return pr.hold
-	case now.After(pr.holdUntil.Add(pr.hold)):
-		pr.hold = pr.p.cfg.Presence.Grace + pr.p.cfg.CometTimeout
+	case now.Before(pr.stayUntil):
+		return pr.stay
+	case now.After(pr.stayUntil.Add(pr.stay)):
+		pr.stay = pr.p.cfg.Presence.Grace + pr.p.cfg.CometTimeout
 	default:
-		pr.hold = min(2*pr.hold, maxPresenceHold)
+		pr.stay = min(2*pr.stay, maxStay)
 	}
-	pr.holdUntil = now.Add(pr.hold)
-	return pr.hold
+	pr.stayUntil = now.Add(pr.stay)
+	return pr.stay
 }
 
 // hasLocked reports whether an account has to stay in memory, because the user has come or gone and no record says
@@ -431,7 +431,7 @@ func (pr *presenceRecorder) dequeue() (batch []presenceDue, records []*envelope.
 		pr.pushLocked(d.a, d.n, now.Add(presenceRetry))
 	}
 	if p.cfg.Faults.PresenceByClock {
-		pr.tellByClockLocked(records)
+		pr.notifyByClockLocked(records)
 		return nil, nil
 	}
 	return batch, records

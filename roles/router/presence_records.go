@@ -76,7 +76,7 @@ func (ap *applier) presencesLocked(id uint64, rec *envelope.Record) error {
 			if a.ForgetOffline() {
 				p.writes.whole = true
 			}
-			p.presence.toldLocked(a, presence.Online && presence.At == 0, p.now())
+			p.presence.recordedLocked(a, presence.Online && presence.At == 0, p.now())
 		})
 		if err != nil {
 			return err
@@ -85,8 +85,8 @@ func (ap *applier) presencesLocked(id uint64, rec *envelope.Record) error {
 	return nil
 }
 
-// tellByClockLocked tells users without the log, as a router with the fault PresenceByClock does.
-func (pr *presenceRecorder) tellByClockLocked(presences []*envelope.Presence) {
+// notifyByClockLocked tells users without the log, as a router with the fault PresenceByClock does.
+func (pr *presenceRecorder) notifyByClockLocked(presences []*envelope.Presence) {
 	p := pr.p
 	var derived mailbox.Events
 	for _, presence := range presences {
@@ -114,19 +114,19 @@ func (p *partition) describePresenceLocked(a *account, reply *envelope.UserReply
 		reply.Devices = append(reply.Devices, info)
 		reply.LastSeenMs = max(reply.LastSeenMs, info.SeenMs)
 	}
-	told := a.Meta().Presence
+	recorded := a.Meta().Presence
 	if p.presence == nil {
-		told = nil // it may be from long ago
+		recorded = nil // it may be from long ago
 	}
 	if len(a.sessions) > 0 {
 		reply.LastSeenMs, reply.SinceMs = nowMS, a.onlineSince()
-		if told != nil && told.Online && told.SinceMS > 0 && (reply.SinceMs == 0 || told.SinceMS < reply.SinceMs) {
-			reply.SinceMs = told.SinceMS
+		if recorded != nil && recorded.Online && recorded.SinceMS > 0 && (reply.SinceMs == 0 || recorded.SinceMS < reply.SinceMs) {
+			reply.SinceMs = recorded.SinceMS
 		}
 		return
 	}
-	if told != nil && !told.Online {
-		reply.LastSeenMs = max(reply.LastSeenMs, told.SinceMS)
+	if recorded != nil && !recorded.Online {
+		reply.LastSeenMs = max(reply.LastSeenMs, recorded.SinceMS)
 	}
 	reply.SinceMs = reply.LastSeenMs
 }

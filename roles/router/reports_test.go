@@ -44,8 +44,8 @@ func (w *world) report(user string, ttl time.Duration, report *envelope.Report) 
 	}})
 }
 
-// told returns the events of a user as a reader of the topic sees them: type, message, and what else an event has.
-func (w *world) toldOf(user string, want int) (list []string) {
+// eventsOf returns the events of a user as a reader of the topic sees them: type, message, and what else an event has.
+func (w *world) eventsOf(user string, want int) (list []string) {
 	w.t.Helper()
 	p := envelope.Partition(user, 2)
 	eventually(w.t, fmt.Sprintf("%s has %d events", user, want), func() bool {
@@ -113,7 +113,7 @@ func describe(t *testing.T, e events.Record) string {
 
 func (w *world) expectEvents(user string, want ...string) {
 	w.t.Helper()
-	if got := w.toldOf(user, len(want)); !slices.Equal(got, want) {
+	if got := w.eventsOf(user, len(want)); !slices.Equal(got, want) {
 		w.t.Errorf("events of %s: %q, want %q", user, got, want)
 	}
 }
@@ -369,7 +369,7 @@ func TestDroppedIsTold(t *testing.T) {
 		for i := range 5 {
 			w.report("u1", time.Hour, &envelope.Report{Ref: fmt.Sprint(i), Level: 1})
 		}
-		got := w.toldOf("u1", 2)
+		got := w.eventsOf("u1", 2)
 		slices.Sort(got)
 		if !slices.Equal(got, c.want) {
 			t.Errorf("%s: %q, want %q", c.policy, got, c.want)

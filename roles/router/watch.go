@@ -66,10 +66,10 @@ func (w *watch) round(ctx context.Context, now time.Time) {
 	}
 	for _, p := range w.parts.serving() {
 		p.overdue(now, isBusy, byComet)
-		for _, told := range p.untoldRooms(now, isBusy) {
-			add(told.rooms.To[0].Comet, reminders{
-				envelope: &envelope.Envelope{TimeMs: now.UnixMilli(), SessionRooms: told.rooms},
-				undo:     told.undo,
+		for _, due := range p.dueReminders(now, isBusy) {
+			add(due.rooms.To[0].Comet, reminders{
+				envelope: &envelope.Envelope{TimeMs: now.UnixMilli(), SessionRooms: due.rooms},
+				undo:     due.undo,
 			})
 		}
 	}

@@ -10,8 +10,8 @@ import (
 	"imgo/roles"
 )
 
-// told is what a follower of the events has been told.
-type told struct {
+// counter counts the events that a follower got.
+type counter struct {
 	ids map[string]bool
 	// delivered counts by message and device, settled by message.
 	delivered, settled map[string]int
@@ -19,7 +19,7 @@ type told struct {
 }
 
 // follow asks one logic after the other for events until done, and checks that each comes once and in its order.
-func (w *world) follow(to *told, done func() bool) {
+func (w *world) follow(to *counter, done func() bool) {
 	w.t.Helper()
 	turn := 0
 	eventually(w.t, "all events have come", func() bool {
@@ -67,7 +67,7 @@ func TestEventsWhileRoutersDieAndPartitionsGrow(t *testing.T) {
 	users := w.connectUsers(3)
 	w.pushes.run(3, users)
 	w.waitReceived(60)
-	follower := &told{ids: make(map[string]bool), delivered: make(map[string]int), settled: make(map[string]int)}
+	follower := &counter{ids: make(map[string]bool), delivered: make(map[string]int), settled: make(map[string]int)}
 	w.follow(follower, func() bool { return len(follower.settled) > 10 })
 	first := w.of(config.RoleRouter)[0]
 	first.kill()

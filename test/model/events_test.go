@@ -59,7 +59,7 @@ func (w *world) judgeEvents() error {
 	if err != nil {
 		return err
 	}
-	got, err := w.told(w.topic, !w.p.noSkip)
+	got, err := w.eventsOf(w.topic, !w.p.noSkip)
 	if err != nil {
 		return err
 	}
@@ -141,11 +141,11 @@ func (w *world) derive() ([]string, error) {
 	}
 	time.Sleep(time.Second) // its events are in the topic
 	stop()
-	return w.told(topic, true)
+	return w.eventsOf(topic, true)
 }
 
-// told returns the events of a topic, partition by partition. With skip a reader drops repetitions.
-func (w *world) told(topic envelope.Log, skip bool) (list []string, err error) {
+// eventsOf returns the events of a topic, partition by partition. With skip a reader drops repetitions.
+func (w *world) eventsOf(topic envelope.Log, skip bool) (list []string, err error) {
 	for p := range topic.Partitions() {
 		_, end, err := topic.Bounds(w.ctx, p)
 		w.must(err)

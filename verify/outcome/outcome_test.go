@@ -61,8 +61,8 @@ func event(id string, t events.Type, user string, message uint64) outcome.Event 
 	return e
 }
 
-// tell brings an event by one stream, with the next id of it.
-func (s *story) tell(stream int, t events.Type, user string, number uint64, change ...func(*outcome.Event)) {
+// notify brings an event by one stream, with the next id of it.
+func (s *story) notify(stream int, t events.Type, user string, number uint64, change ...func(*outcome.Event)) {
 	s.next[stream]++
 	e := event(fmt.Sprintf("0-%d.0", s.next[stream]), t, user, 100+number)
 	e.Received = 10 * time.Second
@@ -72,10 +72,10 @@ func (s *story) tell(stream int, t events.Type, user string, number uint64, chan
 	s.Add(stream, e)
 }
 
-// tellBoth is tell by both streams.
-func (s *story) tellBoth(t events.Type, user string, number uint64, change ...func(*outcome.Event)) {
-	s.tell(follower, t, user, number, change...)
-	s.tell(hook, t, user, number, change...)
+// notifyBoth is notify by both streams.
+func (s *story) notifyBoth(t events.Type, user string, number uint64, change ...func(*outcome.Event)) {
+	s.notify(follower, t, user, number, change...)
+	s.notify(hook, t, user, number, change...)
 }
 
 func by(device string) func(*outcome.Event) { return func(e *outcome.Event) { e.Data.Device = device } }
@@ -91,36 +91,36 @@ func good() *story {
 	s := begin()
 	s.push(1, "ann", outcome.Ask{})
 	s.received(1, "ann", "phone", "laptop")
-	s.tellBoth(events.Delivered, "ann", 1, by("phone"))
-	s.tellBoth(events.Delivered, "ann", 1, by("laptop"))
-	s.tellBoth(events.Settled, "ann", 1)
+	s.notifyBoth(events.Delivered, "ann", 1, by("phone"))
+	s.notifyBoth(events.Delivered, "ann", 1, by("laptop"))
+	s.notifyBoth(events.Settled, "ann", 1)
 	// The end only, with a ref; the answer comes last.
 	s.Tried(2, outcome.Ask{Level: events.LevelSettled, Ref: outcome.Ref(2)}, time.Second, "ann")
 	s.Received(2, "ann", "phone", 102, 2*time.Second)
 	s.Received(2, "ann", "laptop", 102, 2*time.Second)
 	s.Acknowledging("ann", "phone", []uint64{102}, 2*time.Second)
 	s.Acknowledging("ann", "laptop", []uint64{102}, 2*time.Second)
-	s.tellBoth(events.Settled, "ann", 2, ref(outcome.Ref(2)))
+	s.notifyBoth(events.Settled, "ann", 2, ref(outcome.Ref(2)))
 	s.Accepted(2, "ann", 102)
 	// A deadline that passes for the laptop, and then the ttl.
 	s.push(3, "ann", outcome.Ask{Deadline: 2 * time.Second, DeadlineAny: true})
 	s.received(3, "ann", "phone")
-	s.tellBoth(events.Delivered, "ann", 3, by("phone"))
-	s.tellBoth(events.Undelivered, "ann", 3, waits("laptop"))
-	s.tellBoth(events.Expired, "ann", 3, waits("laptop"))
+	s.notifyBoth(events.Delivered, "ann", 3, by("phone"))
+	s.notifyBoth(events.Undelivered, "ann", 3, waits("laptop"))
+	s.notifyBoth(events.Expired, "ann", 3, waits("laptop"))
 	// A message that nobody acknowledges before its deadline, told before the answer.
 	s.Tried(4, outcome.Ask{Level: events.LevelEach, Deadline: 2 * time.Second, Held: true, Ref: outcome.Ref(4)}, time.Second, "ann")
-	s.tellBoth(events.Undelivered, "ann", 4, ref(outcome.Ref(4)), waits("laptop", "phone"))
+	s.notifyBoth(events.Undelivered, "ann", 4, ref(outcome.Ref(4)), waits("laptop", "phone"))
 	s.received(4, "ann", "phone", "laptop")
-	s.tellBoth(events.Delivered, "ann", 4, by("phone"), ref(outcome.Ref(4)))
-	s.tellBoth(events.Delivered, "ann", 4, by("laptop"), ref(outcome.Ref(4)))
-	s.tellBoth(events.Settled, "ann", 4, ref(outcome.Ref(4)))
+	s.notifyBoth(events.Delivered, "ann", 4, by("phone"), ref(outcome.Ref(4)))
+	s.notifyBoth(events.Delivered, "ann", 4, by("laptop"), ref(outcome.Ref(4)))
+	s.notifyBoth(events.Settled, "ann", 4, ref(outcome.Ref(4)))
 	s.Accepted(4, "ann", 104)
 	// Devices whose acknowledgements are not known: the events come before the receipts, and before the answer.
 	s.Tried(5, outcome.Ask{Level: events.LevelEach}, time.Second, "bob")
-	s.tellBoth(events.Delivered, "bob", 5, by("tv"), auto)
-	s.tellBoth(events.Delivered, "bob", 5, by("sdk"))
-	s.tellBoth(events.Settled, "bob", 5)
+	s.notifyBoth(events.Delivered, "bob", 5, by("tv"), auto)
+	s.notifyBoth(events.Delivered, "bob", 5, by("sdk"))
+	s.notifyBoth(events.Settled, "bob", 5)
 	s.Received(5, "bob", "tv", 105, 2*time.Second)
 	s.Received(5, "bob", "sdk", 105, 2*time.Second)
 	return s
@@ -138,9 +138,9 @@ func TestGood(t *testing.T) {
 	if len(s.settled) != 6 || s.settled[0] != 8*time.Second {
 		t.Errorf("ends were told %s after the last acknowledgement", s.settled)
 	}
-	s.tell(hook, events.Settled, "ann", 1, id("0-3.0")) // a repetition
-	s.tell(follower, events.Settled, "cleo", 1)         // somebody else's
-	s.tell(follower, events.Read, "ann", 1)             // not judged
+	s.notify(hook, events.Settled, "ann", 1, id("0-3.0")) // a repetition
+	s.notify(follower, events.Settled, "cleo", 1)         // somebody else's
+	s.notify(follower, events.Read, "ann", 1)             // not judged
 	if got := s.Stats(); len(s.found) > 0 || got.Repeated[hook] != 1 || got.Received[follower] != 14 {
 		t.Errorf("%v, the counters are %+v", s.found, got)
 	}
@@ -156,211 +156,211 @@ func TestJudgeFinds(t *testing.T) {
 		"no event": {func(s *story) {
 			s.push(7, "ann", outcome.Ask{})
 			s.received(7, "ann", "phone", "laptop")
-			s.tell(hook, events.Delivered, "ann", 7, by("phone"))
-			s.tell(hook, events.Delivered, "ann", 7, by("laptop"))
-			s.tell(hook, events.Settled, "ann", 7)
+			s.notify(hook, events.Delivered, "ann", 7, by("phone"))
+			s.notify(hook, events.Delivered, "ann", 7, by("laptop"))
+			s.notify(hook, events.Settled, "ann", 7)
 		}, []history.Kind{outcome.KindMissing}},
 		"no end": {func(s *story) {
 			s.push(7, "ann", outcome.Ask{})
 			s.received(7, "ann", "phone", "laptop")
-			s.tellBoth(events.Delivered, "ann", 7, by("phone"))
-			s.tellBoth(events.Delivered, "ann", 7, by("laptop"))
-			s.tell(follower, events.Settled, "ann", 7)
+			s.notifyBoth(events.Delivered, "ann", 7, by("phone"))
+			s.notifyBoth(events.Delivered, "ann", 7, by("laptop"))
+			s.notify(follower, events.Settled, "ann", 7)
 		}, []history.Kind{outcome.KindMissing}},
 		"no end of a message that arrived without an answer": {func(s *story) {
 			s.Tried(7, outcome.Ask{Level: events.LevelSettled}, time.Second, "ann")
 			s.received(7, "ann", "phone", "laptop")
-			s.tell(hook, events.Settled, "ann", 7)
+			s.notify(hook, events.Settled, "ann", 7)
 		}, []history.Kind{outcome.KindMissing}},
 		"one device left out": {func(s *story) {
 			s.push(7, "ann", outcome.Ask{})
 			s.received(7, "ann", "phone", "laptop")
-			s.tellBoth(events.Delivered, "ann", 7, by("phone"))
-			s.tellBoth(events.Settled, "ann", 7)
+			s.notifyBoth(events.Delivered, "ann", 7, by("phone"))
+			s.notifyBoth(events.Settled, "ann", 7)
 		}, []history.Kind{outcome.KindOrder, outcome.KindOrder}},
 		"a deadline that was told by one stream only": {func(s *story) {
 			s.push(7, "ann", outcome.Ask{Level: events.LevelSettled, Deadline: 2 * time.Second})
 			s.received(7, "ann", "phone", "laptop")
-			s.tell(follower, events.Undelivered, "ann", 7, waits("laptop", "phone"))
-			s.tellBoth(events.Settled, "ann", 7)
+			s.notify(follower, events.Undelivered, "ann", 7, waits("laptop", "phone"))
+			s.notifyBoth(events.Settled, "ann", 7)
 		}, []history.Kind{outcome.KindMissing}},
 		"not acknowledged": {func(s *story) {
 			s.push(7, "ann", outcome.Ask{})
 			s.Received(7, "ann", "phone", 107, 2*time.Second)
-			s.tell(follower, events.Delivered, "ann", 7, by("phone"))
+			s.notify(follower, events.Delivered, "ann", 7, by("phone"))
 			s.received(7, "ann", "phone", "laptop")
-			s.tell(follower, events.Delivered, "ann", 7, by("laptop"))
-			s.tell(follower, events.Settled, "ann", 7)
-			s.tell(hook, events.Delivered, "ann", 7, by("phone"))
-			s.tell(hook, events.Delivered, "ann", 7, by("laptop"))
-			s.tell(hook, events.Settled, "ann", 7)
+			s.notify(follower, events.Delivered, "ann", 7, by("laptop"))
+			s.notify(follower, events.Settled, "ann", 7)
+			s.notify(hook, events.Delivered, "ann", 7, by("phone"))
+			s.notify(hook, events.Delivered, "ann", 7, by("laptop"))
+			s.notify(hook, events.Settled, "ann", 7)
 		}, []history.Kind{outcome.KindInvented}},
 		"the end before an acknowledgement": {func(s *story) {
 			s.push(7, "ann", outcome.Ask{Level: events.LevelSettled})
 			s.received(7, "ann", "phone")
-			s.tell(follower, events.Settled, "ann", 7)
+			s.notify(follower, events.Settled, "ann", 7)
 			s.received(7, "ann", "laptop")
-			s.tell(hook, events.Settled, "ann", 7)
+			s.notify(hook, events.Settled, "ann", 7)
 		}, []history.Kind{outcome.KindInvented}},
 		"never received": {func(s *story) {
 			s.push(7, "bob", outcome.Ask{})
 			s.received(7, "bob", "sdk")
-			s.tellBoth(events.Delivered, "bob", 7, by("sdk"))
-			s.tell(follower, events.Delivered, "bob", 7, by("tv"))
+			s.notifyBoth(events.Delivered, "bob", 7, by("sdk"))
+			s.notify(follower, events.Delivered, "bob", 7, by("tv"))
 		}, []history.Kind{outcome.KindInvented, outcome.KindMissing, outcome.KindMissing}},
 		"the end of what was never received": {func(s *story) {
 			s.push(7, "bob", outcome.Ask{Level: events.LevelSettled})
 			s.received(7, "bob", "sdk")
-			s.tellBoth(events.Settled, "bob", 7)
+			s.notifyBoth(events.Settled, "bob", 7)
 		}, []history.Kind{outcome.KindInvented, outcome.KindInvented}},
 		"automatic for a device that acknowledges": {func(s *story) {
 			s.push(7, "ann", outcome.Ask{})
 			s.received(7, "ann", "phone", "laptop")
-			s.tell(follower, events.Delivered, "ann", 7, by("phone"), auto)
-			s.tell(hook, events.Delivered, "ann", 7, by("phone"))
-			s.tellBoth(events.Delivered, "ann", 7, by("laptop"))
-			s.tellBoth(events.Settled, "ann", 7)
+			s.notify(follower, events.Delivered, "ann", 7, by("phone"), auto)
+			s.notify(hook, events.Delivered, "ann", 7, by("phone"))
+			s.notifyBoth(events.Delivered, "ann", 7, by("laptop"))
+			s.notifyBoth(events.Settled, "ann", 7)
 		}, []history.Kind{outcome.KindInvented}},
 		"of a push that did not ask": {func(s *story) {
 			s.Accepted(7, "ann", 107)
 			s.received(7, "ann", "phone", "laptop")
-			s.tell(follower, events.Settled, "ann", 7)
+			s.notify(follower, events.Settled, "ann", 7)
 		}, []history.Kind{outcome.KindInvented}},
 		"more than was asked": {func(s *story) {
 			s.push(7, "ann", outcome.Ask{Level: events.LevelSettled})
 			s.received(7, "ann", "phone", "laptop")
-			s.tell(hook, events.Delivered, "ann", 7, by("phone"))
-			s.tellBoth(events.Settled, "ann", 7)
+			s.notify(hook, events.Delivered, "ann", 7, by("phone"))
+			s.notifyBoth(events.Settled, "ann", 7)
 		}, []history.Kind{outcome.KindInvented}},
 		"of a push that was refused": {func(s *story) {
 			s.Tried(7, outcome.Ask{Level: events.LevelSettled}, time.Second, "ann")
 			s.Refused(7)
-			s.tell(hook, events.Settled, "ann", 7)
+			s.notify(hook, events.Settled, "ann", 7)
 		}, []history.Kind{outcome.KindInvented}},
 		"another ref": {func(s *story) {
 			s.push(7, "ann", outcome.Ask{Level: events.LevelSettled, Ref: outcome.Ref(7)})
 			s.received(7, "ann", "phone", "laptop")
-			s.tell(hook, events.Settled, "ann", 7, ref(outcome.Ref(8)))
-			s.tell(follower, events.Settled, "ann", 7, ref(outcome.Ref(7)))
+			s.notify(hook, events.Settled, "ann", 7, ref(outcome.Ref(8)))
+			s.notify(follower, events.Settled, "ann", 7, ref(outcome.Ref(7)))
 		}, []history.Kind{outcome.KindInvented}},
 		"another id than the push": {func(s *story) {
 			s.push(7, "ann", outcome.Ask{Level: events.LevelSettled, Ref: outcome.Ref(7)})
 			s.received(7, "ann", "phone", "laptop")
-			s.tell(hook, events.Settled, "ann", 8, ref(outcome.Ref(7)))
-			s.tellBoth(events.Settled, "ann", 7, ref(outcome.Ref(7)))
+			s.notify(hook, events.Settled, "ann", 8, ref(outcome.Ref(7)))
+			s.notifyBoth(events.Settled, "ann", 7, ref(outcome.Ref(7)))
 		}, []history.Kind{outcome.KindInvented}},
 		"no device of the user": {func(s *story) {
 			s.push(7, "ann", outcome.Ask{})
-			s.tell(hook, events.Delivered, "ann", 7, by("watch"))
+			s.notify(hook, events.Delivered, "ann", 7, by("watch"))
 			s.received(7, "ann", "phone", "laptop")
-			s.tellBoth(events.Delivered, "ann", 7, by("phone"))
-			s.tellBoth(events.Delivered, "ann", 7, by("laptop"))
-			s.tellBoth(events.Settled, "ann", 7)
+			s.notifyBoth(events.Delivered, "ann", 7, by("phone"))
+			s.notifyBoth(events.Delivered, "ann", 7, by("laptop"))
+			s.notifyBoth(events.Settled, "ann", 7)
 		}, []history.Kind{outcome.KindInvented}},
 		"a device was forgotten": {func(s *story) {
 			s.push(7, "ann", outcome.Ask{Level: events.LevelSettled})
 			s.received(7, "ann", "phone", "laptop")
-			s.tell(hook, events.Settled, "ann", 7)
-			s.tell(follower, events.Settled, "ann", 7, func(e *outcome.Event) { e.Data.Without = []string{"laptop"} })
+			s.notify(hook, events.Settled, "ann", 7)
+			s.notify(follower, events.Settled, "ann", 7, func(e *outcome.Event) { e.Data.Without = []string{"laptop"} })
 		}, []history.Kind{outcome.KindInvented}},
 		"lost with a disk": {func(s *story) {
 			s.push(7, "ann", outcome.Ask{})
-			s.tell(hook, events.Dropped, "ann", 7, waits("laptop", "phone"))
-			s.tell(follower, events.Dropped, "ann", 7, waits("laptop", "phone"), func(e *outcome.Event) { e.Data.Reason = events.ReasonLost })
+			s.notify(hook, events.Dropped, "ann", 7, waits("laptop", "phone"))
+			s.notify(follower, events.Dropped, "ann", 7, waits("laptop", "phone"), func(e *outcome.Event) { e.Data.Reason = events.ReasonLost })
 		}, []history.Kind{outcome.KindInvented}},
 		"no id": {func(s *story) {
-			s.tell(hook, events.Settled, "ann", 4, id("x"))
+			s.notify(hook, events.Settled, "ann", 4, id("x"))
 		}, []history.Kind{outcome.KindInvented}},
 		"twice under one id": {func(s *story) {
-			s.tell(follower, events.Settled, "ann", 1, id("0-3.0"))
+			s.notify(follower, events.Settled, "ann", 1, id("0-3.0"))
 		}, []history.Kind{outcome.KindTwice}},
 		"delivered twice": {func(s *story) {
 			s.push(7, "ann", outcome.Ask{})
 			s.received(7, "ann", "phone", "laptop")
-			s.tellBoth(events.Delivered, "ann", 7, by("phone"))
-			s.tell(hook, events.Delivered, "ann", 7, by("phone"))
-			s.tellBoth(events.Delivered, "ann", 7, by("laptop"))
-			s.tellBoth(events.Settled, "ann", 7)
+			s.notifyBoth(events.Delivered, "ann", 7, by("phone"))
+			s.notify(hook, events.Delivered, "ann", 7, by("phone"))
+			s.notifyBoth(events.Delivered, "ann", 7, by("laptop"))
+			s.notifyBoth(events.Settled, "ann", 7)
 		}, []history.Kind{outcome.KindTwice}},
 		"ended twice": {func(s *story) {
 			s.push(7, "ann", outcome.Ask{Level: events.LevelSettled})
 			s.received(7, "ann", "phone", "laptop")
-			s.tell(hook, events.Settled, "ann", 7)
-			s.tell(hook, events.Settled, "ann", 7)
-			s.tell(follower, events.Settled, "ann", 7)
+			s.notify(hook, events.Settled, "ann", 7)
+			s.notify(hook, events.Settled, "ann", 7)
+			s.notify(follower, events.Settled, "ann", 7)
 		}, []history.Kind{outcome.KindTwice}},
 		"after the end, long ago": {func(s *story) {
-			s.tell(hook, events.Settled, "ann", 1)
+			s.notify(hook, events.Settled, "ann", 1)
 		}, []history.Kind{outcome.KindInvented}},
 		"after the end": {func(s *story) {
 			s.push(7, "ann", outcome.Ask{Level: events.LevelSettled})
 			s.received(7, "ann", "phone", "laptop")
-			s.tell(hook, events.Settled, "ann", 7)
-			s.tell(hook, events.Expired, "ann", 7, waits("phone"))
-			s.tell(follower, events.Settled, "ann", 7)
+			s.notify(hook, events.Settled, "ann", 7)
+			s.notify(hook, events.Expired, "ann", 7, waits("phone"))
+			s.notify(follower, events.Settled, "ann", 7)
 		}, []history.Kind{outcome.KindOrder}},
 		"the ids go back": {func(s *story) {
 			s.push(7, "ann", outcome.Ask{})
 			s.received(7, "ann", "phone", "laptop")
-			s.tell(hook, events.Delivered, "ann", 7, by("phone"), id("0-92.0"))
-			s.tell(hook, events.Delivered, "ann", 7, by("laptop"), id("0-91.0"))
-			s.tell(hook, events.Settled, "ann", 7, id("0-93.0"))
-			s.tell(follower, events.Delivered, "ann", 7, by("phone"))
-			s.tell(follower, events.Delivered, "ann", 7, by("laptop"))
-			s.tell(follower, events.Settled, "ann", 7)
+			s.notify(hook, events.Delivered, "ann", 7, by("phone"), id("0-92.0"))
+			s.notify(hook, events.Delivered, "ann", 7, by("laptop"), id("0-91.0"))
+			s.notify(hook, events.Settled, "ann", 7, id("0-93.0"))
+			s.notify(follower, events.Delivered, "ann", 7, by("phone"))
+			s.notify(follower, events.Delivered, "ann", 7, by("laptop"))
+			s.notify(follower, events.Settled, "ann", 7)
 		}, []history.Kind{outcome.KindOrder}},
 		"a deadline of none": {func(s *story) {
 			s.push(7, "ann", outcome.Ask{Level: events.LevelSettled})
-			s.tell(hook, events.Undelivered, "ann", 7, waits("laptop", "phone"))
+			s.notify(hook, events.Undelivered, "ann", 7, waits("laptop", "phone"))
 			s.received(7, "ann", "phone", "laptop")
-			s.tellBoth(events.Settled, "ann", 7)
+			s.notifyBoth(events.Settled, "ann", 7)
 		}, []history.Kind{outcome.KindInvented}},
 		"a deadline twice": {func(s *story) {
 			s.push(7, "ann", outcome.Ask{Deadline: time.Second, DeadlineAny: true})
-			s.tellBoth(events.Undelivered, "ann", 7, waits("laptop", "phone"))
-			s.tell(hook, events.Undelivered, "ann", 7, waits("laptop", "phone"))
-			s.tellBoth(events.Expired, "ann", 7, waits("laptop", "phone"))
+			s.notifyBoth(events.Undelivered, "ann", 7, waits("laptop", "phone"))
+			s.notify(hook, events.Undelivered, "ann", 7, waits("laptop", "phone"))
+			s.notifyBoth(events.Expired, "ann", 7, waits("laptop", "phone"))
 		}, []history.Kind{outcome.KindDeadline}},
 		"a deadline after an acknowledgement": {func(s *story) {
 			s.push(7, "ann", outcome.Ask{Deadline: time.Second})
 			s.received(7, "ann", "phone", "laptop")
-			s.tellBoth(events.Delivered, "ann", 7, by("phone"))
-			s.tell(hook, events.Undelivered, "ann", 7, waits("laptop"))
-			s.tell(follower, events.Delivered, "ann", 7, by("laptop"))
-			s.tell(follower, events.Settled, "ann", 7)
-			s.tell(hook, events.Delivered, "ann", 7, by("laptop"))
-			s.tell(hook, events.Settled, "ann", 7)
+			s.notifyBoth(events.Delivered, "ann", 7, by("phone"))
+			s.notify(hook, events.Undelivered, "ann", 7, waits("laptop"))
+			s.notify(follower, events.Delivered, "ann", 7, by("laptop"))
+			s.notify(follower, events.Settled, "ann", 7)
+			s.notify(hook, events.Delivered, "ann", 7, by("laptop"))
+			s.notify(hook, events.Settled, "ann", 7)
 		}, []history.Kind{outcome.KindDeadline, outcome.KindMissing}},
 		"a deadline too early": {func(s *story) {
 			s.push(7, "ann", outcome.Ask{Deadline: far})
-			s.tellBoth(events.Undelivered, "ann", 7, waits("laptop", "phone"))
-			s.tellBoth(events.Expired, "ann", 7, waits("laptop", "phone"))
+			s.notifyBoth(events.Undelivered, "ann", 7, waits("laptop", "phone"))
+			s.notifyBoth(events.Expired, "ann", 7, waits("laptop", "phone"))
 		}, []history.Kind{outcome.KindDeadline, outcome.KindDeadline}},
 		"a deadline that names a device that has it": {func(s *story) {
 			s.push(7, "ann", outcome.Ask{Deadline: time.Second, DeadlineAny: true})
 			s.received(7, "ann", "phone")
-			s.tellBoth(events.Delivered, "ann", 7, by("phone"))
-			s.tell(follower, events.Undelivered, "ann", 7, waits("laptop"))
-			s.tell(hook, events.Undelivered, "ann", 7, waits("laptop", "phone"))
-			s.tellBoth(events.Expired, "ann", 7, waits("laptop"))
+			s.notifyBoth(events.Delivered, "ann", 7, by("phone"))
+			s.notify(follower, events.Undelivered, "ann", 7, waits("laptop"))
+			s.notify(hook, events.Undelivered, "ann", 7, waits("laptop", "phone"))
+			s.notifyBoth(events.Expired, "ann", 7, waits("laptop"))
 		}, []history.Kind{outcome.KindInvented}},
 		"the end of nothing": {func(s *story) {
 			s.push(7, "ann", outcome.Ask{Level: events.LevelSettled})
-			s.tell(hook, events.Expired, "ann", 7)
-			s.tell(follower, events.Expired, "ann", 7, waits("phone"))
+			s.notify(hook, events.Expired, "ann", 7)
+			s.notify(follower, events.Expired, "ann", 7, waits("phone"))
 		}, []history.Kind{outcome.KindInvented}},
 		"a deadline that passed in silence": {func(s *story) {
 			s.push(7, "ann", outcome.Ask{Deadline: time.Second, Held: true})
-			s.tell(hook, events.Undelivered, "ann", 7, waits("laptop", "phone"))
+			s.notify(hook, events.Undelivered, "ann", 7, waits("laptop", "phone"))
 			s.received(7, "ann", "phone", "laptop")
-			s.tell(hook, events.Delivered, "ann", 7, by("phone"))
-			s.tell(follower, events.Delivered, "ann", 7, by("phone"))
+			s.notify(hook, events.Delivered, "ann", 7, by("phone"))
+			s.notify(follower, events.Delivered, "ann", 7, by("phone"))
 		}, []history.Kind{outcome.KindDeadline, outcome.KindMissing, outcome.KindMissing, outcome.KindMissing}},
 		"a deadline that is still silent": {func(s *story) {
 			s.push(7, "ann", outcome.Ask{Level: events.LevelSettled, Deadline: time.Second, Held: true})
-			s.tell(hook, events.Undelivered, "ann", 7, waits("laptop", "phone"))
+			s.notify(hook, events.Undelivered, "ann", 7, waits("laptop", "phone"))
 			s.received(7, "ann", "phone", "laptop")
-			s.tell(hook, events.Settled, "ann", 7)
+			s.notify(hook, events.Settled, "ann", 7)
 		}, []history.Kind{outcome.KindMissing, outcome.KindMissing}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -389,7 +389,7 @@ func TestHeld(t *testing.T) {
 	if !s.Held("ann", 101) || s.Held("ann", 102) || s.Held("ann", 103) || s.Held("cleo", 101) {
 		t.Error("another message than the first is held")
 	}
-	s.tell(hook, events.Undelivered, "ann", 1, waits("laptop", "phone"))
+	s.notify(hook, events.Undelivered, "ann", 1, waits("laptop", "phone"))
 	if s.Held("ann", 101) {
 		t.Error("it is held after its deadline was told")
 	}
@@ -404,14 +404,14 @@ func TestManyEvents(t *testing.T) {
 	for n := uint64(1); n <= 3000; n++ {
 		s.push(n, "ann", outcome.Ask{Level: events.LevelSettled})
 		s.received(n, "ann", "phone", "laptop")
-		s.tellBoth(events.Settled, "ann", n)
+		s.notifyBoth(events.Settled, "ann", n)
 	}
-	s.tell(hook, events.Settled, "ann", 1, id("0-1.0"))
-	s.tell(hook, events.Settled, "ann", 2990, id("0-2990.0"))
+	s.notify(hook, events.Settled, "ann", 1, id("0-1.0"))
+	s.notify(hook, events.Settled, "ann", 2990, id("0-2990.0"))
 	if got := s.Stats(); len(s.found) > 0 || got.Repeated[hook] != 2 || got.Open != 0 {
 		t.Errorf("%v, the counters are %+v", s.found, got)
 	}
-	s.tell(follower, events.Settled, "ann", 1, id("0-1.0"))
+	s.notify(follower, events.Settled, "ann", 1, id("0-1.0"))
 	if len(s.found) != 1 || s.found[0].Kind != outcome.KindTwice || !strings.Contains(s.found[0].String(), "GET /v1/events") {
 		t.Errorf("found %v", s.found)
 	}

@@ -17,11 +17,11 @@ func message(device string, id uint64) func(*outcome.Event) {
 func seen() *story {
 	s := begin()
 	for _, t := range []events.Type{events.Online, events.Offline, events.Online} {
-		s.tellBoth(t, "ann", 0)
+		s.notifyBoth(t, "ann", 0)
 	}
 	for id := uint64(1); id <= 2; id++ {
 		s.Publishing("ann", "phone", id)
-		s.tellBoth(events.Upstream, "ann", 0, message("phone", id))
+		s.notifyBoth(events.Upstream, "ann", 0, message("phone", id))
 		s.Published("ann", "phone", id)
 	}
 	s.Publishing("ann", "phone", 3) // not answered
@@ -35,41 +35,41 @@ func TestPresenceAndUpstream(t *testing.T) {
 		want  []history.Kind
 	}{
 		"nothing":       {func(*story) {}, nil},
-		"no answer yet": {func(s *story) { s.tellBoth(events.Upstream, "ann", 0, message("phone", 3)) }, nil},
+		"no answer yet": {func(s *story) { s.notifyBoth(events.Upstream, "ann", 0, message("phone", 3)) }, nil},
 		"away at the end": {func(s *story) {
-			s.tell(hook, events.Offline, "ann", 0)
+			s.notify(hook, events.Offline, "ann", 0)
 		}, []history.Kind{outcome.KindPresence}},
 		"somebody is here in silence": {func(s *story) {
-			s.tellBoth(events.Online, "bob", 0)
+			s.notifyBoth(events.Online, "bob", 0)
 		}, []history.Kind{outcome.KindPresence, outcome.KindPresence}},
 		"came twice": {func(s *story) {
-			s.tell(hook, events.Online, "ann", 0)
+			s.notify(hook, events.Online, "ann", 0)
 		}, []history.Kind{outcome.KindPresence}},
 		"went before coming": {func(s *story) {
-			s.tell(hook, events.Offline, "bob", 0)
+			s.notify(hook, events.Offline, "bob", 0)
 		}, []history.Kind{outcome.KindPresence}},
 		"twice": {func(s *story) {
-			s.tell(hook, events.Upstream, "ann", 0, message("phone", 2))
+			s.notify(hook, events.Upstream, "ann", 0, message("phone", 2))
 		}, []history.Kind{outcome.KindTwice}},
 		"left out": {func(s *story) {
 			s.Publishing("ann", "laptop", 2)
 			s.Published("ann", "laptop", 2)
-			s.tell(hook, events.Upstream, "ann", 0, message("laptop", 1))
-			s.tell(hook, events.Upstream, "ann", 0, message("laptop", 2))
-			s.tell(follower, events.Upstream, "ann", 0, message("laptop", 2))
+			s.notify(hook, events.Upstream, "ann", 0, message("laptop", 1))
+			s.notify(hook, events.Upstream, "ann", 0, message("laptop", 2))
+			s.notify(follower, events.Upstream, "ann", 0, message("laptop", 2))
 		}, []history.Kind{outcome.KindMissing}},
 		"not told": {func(s *story) {
-			s.tell(hook, events.Upstream, "ann", 0, message("phone", 3))
+			s.notify(hook, events.Upstream, "ann", 0, message("phone", 3))
 			s.Published("ann", "phone", 3)
 		}, []history.Kind{outcome.KindMissing}},
 		"never sent": {func(s *story) {
-			s.tell(hook, events.Upstream, "ann", 0, message("phone", 4))
+			s.notify(hook, events.Upstream, "ann", 0, message("phone", 4))
 		}, []history.Kind{outcome.KindInvented}},
 		"of no device": {func(s *story) {
-			s.tell(hook, events.Upstream, "ann", 0, message("watch", 1))
+			s.notify(hook, events.Upstream, "ann", 0, message("watch", 1))
 		}, []history.Kind{outcome.KindInvented}},
 		"without an id": {func(s *story) {
-			s.tell(hook, events.Upstream, "ann", 0, message("phone", 0))
+			s.notify(hook, events.Upstream, "ann", 0, message("phone", 0))
 		}, []history.Kind{outcome.KindInvented}},
 	} {
 		t.Run(name, func(t *testing.T) {
