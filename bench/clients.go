@@ -60,14 +60,14 @@ func share(count int) int {
 	return min(most, max(even, fewClients))
 }
 
-// hold connects req.Count clients, for the users from req.First on. The processes that
+// connect connects req.Count clients, for the users from req.First on. The processes that
 // hold them share the window.
-func (b *bench) hold(req load.HoldRequest) (*clients, error) {
-	return b.holdIn(req, share(req.Count))
+func (b *bench) connect(req load.HoldRequest) (*clients, error) {
+	return b.connectIn(req, share(req.Count))
 }
 
-// holdIn is like hold, with each clients in one process.
-func (b *bench) holdIn(req load.HoldRequest, each int) (_ *clients, err error) {
+// connectIn is like connect, with each clients in one process.
+func (b *bench) connectIn(req load.HoldRequest, each int) (_ *clients, err error) {
 	h := &clients{count: req.Count}
 	if len(req.Sources) == 0 && req.Count > quickPorts {
 		for n := range (req.Count + quickPorts - 1) / quickPorts {

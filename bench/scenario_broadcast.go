@@ -64,7 +64,7 @@ func (f *fleet) broadcast(ctx context.Context, rate float64, times int, quietLim
 	want := int64(times) * int64(f.count)
 	sp.cpu, err = cpuOf(f.pid(), func() error {
 		begun := time.Now()
-		if _, err := load.Pace(ctx, f.HTTP, load.AllCall(), broadcastCallers, 0, rate, times); err != nil {
+		if _, err := load.CallAtRate(ctx, f.HTTP, load.AllCall(), broadcastCallers, 0, rate, times); err != nil {
 			return fmt.Errorf("broadcast: %w", err)
 		}
 		got, err := f.waitFor(quietLimit, func(s load.Stats) bool { return s.Packets-was.Packets >= want })
@@ -171,7 +171,7 @@ func (t *trial) plain(kind string, count int, req limit.WriteRequest, collect ti
 		if err := w.send(limit.WriteRequest{Accept: count}); err != nil {
 			return err
 		}
-		return t.holding(load.HoldRequest{Addr: addr, Kind: load.Raw, Count: count, Window: politeWindow}, func(h *clients) error {
+		return t.withClients(load.HoldRequest{Addr: addr, Kind: load.Raw, Count: count, Window: politeWindow}, func(h *clients) error {
 			if _, err := written(w, 0); err != nil {
 				return err
 			}

@@ -153,7 +153,7 @@ func (f *fleet) replayHook(ctx context.Context, c *child, batch int) error {
 	if err := f.post(ctx, "/v1/hooks/bench/replay", `{"from_ms":1}`); err != nil {
 		return err
 	}
-	var again load.Taken
+	var again load.HookCounts
 	cpu, err := cpuOf(f.pid(), func() (err error) {
 		again, err = posted(ctx, c, once.Events)
 		return err
@@ -177,9 +177,9 @@ func (f *fleet) replayHook(ctx context.Context, c *child, batch int) error {
 }
 
 // posted waits until a hook has posted all events, at least want, and nothing comes any more.
-func posted(ctx context.Context, c *child, want int64) (all load.Taken, err error) {
+func posted(ctx context.Context, c *child, want int64) (all load.HookCounts, err error) {
 	for until := time.Now().Add(hookLimit); ; load.Sleep(ctx, quiet) {
-		var t load.Taken
+		var t load.HookCounts
 		if err := c.ask(statsTimeout, struct{}{}, &t); err != nil {
 			return all, err
 		}

@@ -43,7 +43,7 @@ func idle(ctx context.Context, t *trial, kind string) error {
 		if err != nil {
 			return err
 		}
-		return t.holding(load.HoldRequest{Addr: addr, Kind: kind, Count: t.conns, Window: politeWindow}, func(*clients) error {
+		return t.withClients(load.HoldRequest{Addr: addr, Kind: kind, Count: t.conns, Window: politeWindow}, func(*clients) error {
 			after, err := process.CPU(d.pid())
 			if err == nil {
 				t.limit("accept, read and write alone, CPU a connect", "µs", us(after-before)/float64(t.conns))
@@ -76,7 +76,7 @@ func idleImgo(ctx context.Context, t *trial, kind string) (welcome []byte, err e
 		}
 		tcp, slab := kernelMemory()
 		wait := s.profileCPU(ctx, t.profile, "connect-"+kind, connectProfile)
-		h, err := t.hold(load.HoldRequest{Addr: s.addr(kind), Kind: kind, Count: t.conns, Ack: true, Window: politeWindow})
+		h, err := t.connect(load.HoldRequest{Addr: s.addr(kind), Kind: kind, Count: t.conns, Ack: true, Window: politeWindow})
 		if err != nil {
 			return errors.Join(err, wait())
 		}
@@ -181,7 +181,7 @@ func stormOf(ctx context.Context, t *trial, s *server, kind string) (err error) 
 	var h *clients
 	cpu, err := cpuOf(s.pid(), func() (err error) {
 		wait := s.profileCPU(ctx, t.profile, "storm-"+kind, connectProfile)
-		h, err = t.hold(load.HoldRequest{Addr: s.addr(kind), Kind: kind, Count: t.conns, Ack: true})
+		h, err = t.connect(load.HoldRequest{Addr: s.addr(kind), Kind: kind, Count: t.conns, Ack: true})
 		return errors.Join(err, wait())
 	})
 	if h != nil {

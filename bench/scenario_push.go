@@ -56,7 +56,7 @@ func latency(ctx context.Context, t *trial) error {
 func latencyLimits(ctx context.Context, t *trial, p50 [2]time.Duration) error {
 	var answers load.Histogram
 	err := t.listening(childHTTP, func(_ *child, addr string) (err error) {
-		answers, err = load.Pace(ctx, addr, load.PushCall(false), pacedCallers, listeners, float64(t.rate), t.times(float64(t.rate)))
+		answers, err = load.CallAtRate(ctx, addr, load.PushCall(false), pacedCallers, listeners, float64(t.rate), t.times(float64(t.rate)))
 		return err
 	})
 	if err != nil {
@@ -96,7 +96,7 @@ func latencyLimits(ctx context.Context, t *trial, p50 [2]time.Duration) error {
 // more than 0.
 func (f *fleet) paced(ctx context.Context, c load.Call, users int, rate float64,
 	name string) (answers, receipts load.Histogram, err error) {
-	if _, err := load.Pace(ctx, f.HTTP, c, pacedCallers, users, rate, f.times(rate)/4+1); err != nil {
+	if _, err := load.CallAtRate(ctx, f.HTTP, c, pacedCallers, users, rate, f.times(rate)/4+1); err != nil {
 		return answers, receipts, fmt.Errorf("warm up: %w", err)
 	}
 	was, err := f.awaitQuiet()
@@ -104,7 +104,7 @@ func (f *fleet) paced(ctx context.Context, c load.Call, users int, rate float64,
 		return answers, receipts, err
 	}
 	wait := f.profileCPU(ctx, f.profile, name, f.duration)
-	answers, err = load.Pace(ctx, f.HTTP, c, pacedCallers, users, rate, f.times(rate))
+	answers, err = load.CallAtRate(ctx, f.HTTP, c, pacedCallers, users, rate, f.times(rate))
 	if err := errors.Join(err, wait()); err != nil {
 		return answers, receipts, err
 	}

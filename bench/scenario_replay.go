@@ -51,7 +51,7 @@ func replay(ctx context.Context, t *trial) error {
 func replayImgo(ctx context.Context, t *trial) ([]byte, error) {
 	var received bytes.Buffer
 	err := t.serving(ctx, load.TCP, serverOptions{}, func(s *server) error {
-		if _, err := load.Pace(ctx, s.HTTP, load.PushCall(true), replayCallers, 1, atOnce, t.replayed); err != nil {
+		if _, err := load.CallAtRate(ctx, s.HTTP, load.PushCall(true), replayCallers, 1, atOnce, t.replayed); err != nil {
 			return fmt.Errorf("push what is to be replayed: %w", err)
 		}
 		if _, err := replayOnce(ctx, s.tcp, t.replayed, &received); err != nil { // this also warms up the server

@@ -41,7 +41,7 @@ func (c *scaled) reconnectAll(ctx context.Context) error {
 	for _, s := range c.nodes[:min(len(c.nodes), 4)] { // one of each role
 		waits = append(waits, s.server.profileCPU(ctx, c.profile, "return-"+s.role, returnProfile))
 	}
-	all, errs := c.holdAll()
+	all, errs := c.connectAll()
 	for _, wait := range waits {
 		errs = append(errs, wait())
 	}
@@ -125,9 +125,9 @@ func perSecond(in []int) (rates []float64) {
 	return rates
 }
 
-// holdAll connects the clients of all comets at the same time. all is the sum of their
+// connectAll connects the clients of all comets at the same time. all is the sum of their
 // results.
-func (c *scaled) holdAll() (all clients, errs []error) {
+func (c *scaled) connectAll() (all clients, errs []error) {
 	type answer struct {
 		h   *clients
 		err error
@@ -135,7 +135,7 @@ func (c *scaled) holdAll() (all clients, errs []error) {
 	answers := make(chan answer)
 	for i := range c.comets {
 		go func() {
-			h, err := c.hold(i, returnWindow)
+			h, err := c.connect(i, returnWindow)
 			answers <- answer{h, err}
 		}()
 	}

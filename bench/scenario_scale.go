@@ -198,12 +198,12 @@ func (c *scaled) memory(ctx context.Context) (sum float64, err error) {
 	return sum, nil
 }
 
-// hold connects the clients of the i-th comet from source addresses of their own.
-func (c *scaled) hold(i, window int) (*clients, error) {
+// connect connects the clients of the i-th comet from source addresses of their own.
+func (c *scaled) connect(i, window int) (*clients, error) {
 	sources := []string{fmt.Sprintf("127.2.%d.1", i), fmt.Sprintf("127.2.%d.2", i)}
 	// There are already more comets than cores. So one process holds all clients of a
 	// comet if the limit of open files allows it.
-	return c.holdIn(load.HoldRequest{
+	return c.connectIn(load.HoldRequest{
 		Addr: c.comets[i].tcp, Kind: load.TCP, First: i * c.perComet, Count: c.perComet, Sources: sources,
 		Window: window, Within: returnWithin,
 	}, mostFiles())
@@ -212,7 +212,7 @@ func (c *scaled) hold(i, window int) (*clients, error) {
 // fill connects clients until size comets have their clients.
 func (c *scaled) fill(size int) error {
 	for i := len(c.clients); i < size; i++ {
-		h, err := c.hold(i, scaleWindow)
+		h, err := c.connect(i, scaleWindow)
 		if err != nil {
 			return fmt.Errorf("comet %d: %w", i+1, err)
 		}

@@ -35,7 +35,7 @@ func stalled(ctx context.Context, t *trial) error {
 	reading := load.HoldRequest{Kind: load.TCP, Count: t.sleepers, Stamped: true, Window: politeWindow}
 	return t.connected(ctx, o, reading, func(f *fleet) error {
 		call := load.StampedAllCall(stalledBody)
-		if _, err := load.Pace(ctx, f.HTTP, call, broadcastCallers, 0, stalledRate, stalledRate); err != nil {
+		if _, err := load.CallAtRate(ctx, f.HTTP, call, broadcastCallers, 0, stalledRate, stalledRate); err != nil {
 			return fmt.Errorf("warm up: %w", err)
 		}
 		if _, err := f.awaitQuiet(); err != nil {
@@ -50,7 +50,7 @@ func stalled(ctx context.Context, t *trial) error {
 			return err
 		}
 		lazy := load.HoldRequest{Addr: f.tcp, Kind: load.TCP, First: t.sleepers, Count: t.sleepers, Stalled: true, Window: politeWindow}
-		return t.holding(lazy, func(*clients) error { return f.withStalled(ctx, before, rest) })
+		return t.withClients(lazy, func(*clients) error { return f.withStalled(ctx, before, rest) })
 	})
 }
 
@@ -90,7 +90,7 @@ func (f *fleet) stallFor(ctx context.Context, d time.Duration) (load.Histogram, 
 		return load.Histogram{}, err
 	}
 	times := max(1, int(d.Seconds()*stalledRate))
-	if _, err := load.Pace(ctx, f.HTTP, load.StampedAllCall(stalledBody), broadcastCallers, 0, stalledRate, times); err != nil {
+	if _, err := load.CallAtRate(ctx, f.HTTP, load.StampedAllCall(stalledBody), broadcastCallers, 0, stalledRate, times); err != nil {
 		return load.Histogram{}, fmt.Errorf("broadcast: %w", err)
 	}
 	want := int64(times) * int64(f.count)

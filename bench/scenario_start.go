@@ -171,7 +171,7 @@ func connectEarly(ctx context.Context, addr, user string) (*client, error) {
 // pushEarly pushes to user 0. It retries until the server accepts the push.
 func pushEarly(ctx context.Context, addr string) error {
 	for {
-		_, err := load.Pace(ctx, addr, load.PushCall(true), 1, 1, 1, 1)
+		_, err := load.CallAtRate(ctx, addr, load.PushCall(true), 1, 1, 1, 1)
 		if err == nil || ctx.Err() != nil {
 			return err
 		}

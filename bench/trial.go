@@ -35,9 +35,9 @@ func (t *trial) serving(ctx context.Context, kind string, o serverOptions, do fu
 	return do(s)
 }
 
-// holding runs do with connected clients, and ends them afterwards.
-func (t *trial) holding(req load.HoldRequest, do func(*clients) error) (err error) {
-	h, err := t.hold(req)
+// withClients runs do with connected clients, and ends them afterwards.
+func (t *trial) withClients(req load.HoldRequest, do func(*clients) error) (err error) {
+	h, err := t.connect(req)
 	if err != nil {
 		return err
 	}
@@ -49,7 +49,7 @@ func (t *trial) holding(req load.HoldRequest, do func(*clients) error) (err erro
 func (t *trial) connected(ctx context.Context, o serverOptions, req load.HoldRequest, do func(*fleet) error) error {
 	return t.serving(ctx, req.Kind, o, func(s *server) error {
 		req.Addr = s.addr(req.Kind)
-		return t.holding(req, func(h *clients) error { return do(&fleet{t, s, h}) })
+		return t.withClients(req, func(h *clients) error { return do(&fleet{t, s, h}) })
 	})
 }
 

@@ -229,9 +229,9 @@ func checkPod(t *testing.T, role string, workload map[string]any) {
 	if podEnvironment(workload)["IMGO_ROLES"] != role || dig(pod, "enableServiceLinks") != false {
 		t.Errorf("%s does not run its role alone", role)
 	}
-	patience, _ := dig(container, "startupProbe", "failureThreshold").(int)
-	if period, _ := dig(container, "startupProbe", "periodSeconds").(int); patience*period < 300 {
-		t.Errorf("%s has %d s to start", role, patience*period)
+	failures, _ := dig(container, "startupProbe", "failureThreshold").(int)
+	if period, _ := dig(container, "startupProbe", "periodSeconds").(int); failures*period < 300 {
+		t.Errorf("%s has %d s to start", role, failures*period)
 	}
 	if dig(container, "livenessProbe", "httpGet", "path") != "/healthz" || dig(container, "readinessProbe", "httpGet", "path") != "/readyz" {
 		t.Errorf("%s is not probed", role)

@@ -109,11 +109,11 @@ func (n *httpSide) wire() error {
 	if n.cfg.Runs(config.RoleLogic) {
 		page = console.Handler(console.Options{WebSocket: clientSide{n.Node}.addresses()[ws.Scheme], Version: n.opts.Version})
 	}
-	gate, err := httpapi.NewGate(n.cfg.HTTP.Keys)
+	keyCheck, err := httpapi.NewKeyCheck(n.cfg.HTTP.Keys)
 	if err != nil {
 		return err
 	}
-	handler := n.mux(apiHandler, page, gate)
+	handler := n.mux(apiHandler, page, keyCheck)
 	n.handler.Store(&handler)
 	return nil
 }
@@ -167,14 +167,14 @@ func (n *httpSide) serve(ctx context.Context) error {
 
 // mux serves the API, the console and the admin endpoints on one listener. A proxy may forward all of
 // it, so profiles need a key: they show memory and cost CPU time.
-func (n *httpSide) mux(api, page http.Handler, gate *httpapi.Gate) http.Handler {
+func (n *httpSide) mux(api, page http.Handler, keyCheck *httpapi.KeyCheck) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/v1/", api)
 	mux.Handle("/1/", api)
 	mux.Handle("/goim/", api)
 	mux.Handle("/", page)
 	n.addHealth(mux)
-	mux.Handle(profilePath, gate.Require(httpapi.ScopeAdmin,
+	mux.Handle(profilePath, keyCheck.Require(httpapi.ScopeAdmin,
 		`profiles need an API key with the scope "admin", or the admin listener (http.admin)`, profiles()))
 	return mux
 }

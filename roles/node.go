@@ -57,11 +57,11 @@ type Node struct {
 	http    httpSide
 	stores  stores
 	cluster *cluster // nil: this process is the only node
-	records recordGate
+	records recordVersions
 	cores   cores
 	comet   *comet.Comet // nil: this process runs no comet
 	topics  eventTopics
-	events  *events.Window
+	events  *events.Feed
 	hooks   *hooks.Hooks // nil: there are no hooks here
 
 	killed  chan struct{} // closed by Kill
@@ -98,7 +98,7 @@ func New(ctx context.Context, cfg config.Config, opts RunOptions) (_ *Node, err 
 	}
 	n.http.Node, n.stores.process, n.records.Node, n.cores.Node = n, n.process, n, n
 	n.topics = eventTopics{Node: n, older: make(map[uint16]eventsLog)}
-	n.events = events.NewWindow(&n.topics)
+	n.events = events.NewFeed(&n.topics)
 	if n.log, err = newLogger(cfg.Logging, opts); err != nil {
 		return nil, err
 	}

@@ -9,9 +9,9 @@ import (
 	"imgo/envelope"
 )
 
-// recordGate lets a call append records of a newer version only when every node reads them. A router that
+// recordVersions lets a call append records of a newer version only when every node reads them. A router that
 // does not know a record skips it, and would derive another mailbox from then on. Safe for concurrent use.
-type recordGate struct {
+type recordVersions struct {
 	*Node
 	mu sync.Mutex // one look at the nodes at a time
 	// embedded is the version in use on a node without a cluster.
@@ -19,7 +19,7 @@ type recordGate struct {
 }
 
 // inUse returns the version of records in use, from 1.
-func (g *recordGate) inUse() uint32 {
+func (g *recordVersions) inUse() uint32 {
 	if g.cluster != nil {
 		version, _ := g.cluster.kafka.growth.Records()
 		return version
@@ -31,7 +31,7 @@ func (g *recordGate) inUse() uint32 {
 
 // Require returns nil once records of a version may be appended. It returns an
 // envelope.ErrUpgradeUnfinished that names the nodes that do not read them.
-func (g *recordGate) Require(ctx context.Context, version uint32) error {
+func (g *recordVersions) Require(ctx context.Context, version uint32) error {
 	if g.inUse() >= version {
 		return nil
 	}
@@ -70,16 +70,16 @@ func olderNodes(nodes []members.Node, version uint32) (names []string) {
 }
 
 // open reads the version of records in use on a node without a cluster.
-func (g *recordGate) open() (err error) {
+func (g *recordVersions) open() (err error) {
 	if g.embedded, err = g.stores.db.RecordsVersion(); err != nil {
 		return err
 	}
 	return g.checkRecords(g.embedded)
 }
 
-// watch ends the node if the cluster begins to use records that it does not read. The gate holds
-// that back while gossip shows the node.
-func (g *recordGate) watch(ctx context.Context) error {
+// watch ends the node if the cluster begins to use records that it does not read. recordVersions
+// prevents that while gossip shows the node.
+func (g *recordVersions) watch(ctx context.Context) error {
 	for {
 		version, changed := g.cluster.kafka.growth.Records()
 		if err := g.checkRecords(version); err != nil {

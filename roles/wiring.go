@@ -112,7 +112,7 @@ func (n *cores) makeRoles(ctx context.Context, c *core, w wiring) (err error) {
 		c.router, err = router.New(n.routerConfig(), router.Deps{
 			Kept: faults.routerLog(c.kept), Live: n.stores.live, Topic: c.events,
 			Store: store.NewMailboxes(n.stores.db).ForGeneration(c.kept.Generation()).DerivedBy(n.readsRecords()), Owned: w.owned,
-			Growth: w.growth, Records: n.records.inUse(), Gate: &n.records, Log: n.log, Metrics: c.metrics, Notices: n.report, Now: n.now,
+			Growth: w.growth, Records: n.records.inUse(), Versions: &n.records, Log: n.log, Metrics: c.metrics, Notices: n.report, Now: n.now,
 		})
 		if err != nil {
 			return err

@@ -91,7 +91,7 @@ func TestTrackedMessage(t *testing.T) {
 	if diff := cmp.Diff(entries, got); err != nil || diff != "" {
 		t.Errorf("%v %s", err, diff)
 	}
-	dues := func(after store.DueAt, until int64, limit int) (ids []uint64, next int64) {
+	dues := func(after store.DueTime, until int64, limit int) (ids []uint64, next int64) {
 		t.Helper()
 		list, next, _, err := m.Dues(1, after, until, limit)
 		if err != nil {
@@ -106,17 +106,17 @@ func TestTrackedMessage(t *testing.T) {
 		return ids, next
 	}
 	for _, c := range []struct {
-		after store.DueAt
+		after store.DueTime
 		until int64
 		limit int
 		ids   []uint64
 		next  int64
 	}{
-		{store.DueAt{}, later - 6, 10, nil, later - 5},
-		{store.DueAt{}, later - 5, 10, []uint64{3}, later + 3},
-		{store.DueAt{}, later + 4, 10, []uint64{3, 3, 4}, 0},
-		{store.DueAt{}, later + 4, 2, []uint64{3, 3}, later + 4},
-		{store.DueAt{TimeMS: later - 5, ID: 3, User: "u"}, later + 3, 10, []uint64{3}, later + 4},
+		{store.DueTime{}, later - 6, 10, nil, later - 5},
+		{store.DueTime{}, later - 5, 10, []uint64{3}, later + 3},
+		{store.DueTime{}, later + 4, 10, []uint64{3, 3, 4}, 0},
+		{store.DueTime{}, later + 4, 2, []uint64{3, 3}, later + 4},
+		{store.DueTime{TimeMS: later - 5, ID: 3, User: "u"}, later + 3, 10, []uint64{3}, later + 4},
 	} {
 		if ids, next := dues(c.after, c.until, c.limit); !cmp.Equal(ids, c.ids) || next != c.next {
 			t.Errorf("dues after %v until %d: %v, next %d; want %v, %d", c.after, c.until-later, ids, next-later, c.ids, c.next-later)
@@ -127,13 +127,13 @@ func TestTrackedMessage(t *testing.T) {
 	if err := b.Commit(10); err != nil {
 		t.Fatal(err)
 	}
-	if ids, _ := dues(store.DueAt{}, later+10, 10); !cmp.Equal(ids, []uint64{4}) {
+	if ids, _ := dues(store.DueTime{}, later+10, 10); !cmp.Equal(ids, []uint64{4}) {
 		t.Errorf("dues after message 3 was deleted: %v", ids)
 	}
 	if err := m.DropPartition(context.Background(), 1); err != nil {
 		t.Fatal(err)
 	}
-	if ids, _ := dues(store.DueAt{}, later+10, 10); ids != nil {
+	if ids, _ := dues(store.DueTime{}, later+10, 10); ids != nil {
 		t.Errorf("dues of a dropped partition: %v", ids)
 	}
 }

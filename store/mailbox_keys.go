@@ -14,7 +14,7 @@ const (
 	prefixEntry    = 'M' // partition, user, 0, id     → MailboxEntry
 	prefixBody     = 'B' // partition, user, 0, id     → op, body (shared: user is empty)
 	prefixUsed     = 'I' // partition, user, 0, key    → id that used the idempotency key (a claim's user is empty; see Claim)
-	prefixDue      = 'D' // partition, time (uint64 BE), id, user → nothing: a message of the user may have a step to take then
+	prefixDue      = 'D' // partition, time (uint64 BE), id, user → nothing: a message of the user may be due then
 	prefixOnline   = 'O' // partition, user            → nothing: the user was told to be online
 	prefixPosition = 'R' // partition                  → id of the last applied record, version of records that the writer read
 )

@@ -64,14 +64,14 @@ func ReadPacket(r io.Reader, buf *[protocol.HeaderV2]byte, maxBody int) (Packet,
 	p := Packet{Version: h.Version, Op: h.Op, Seq: h.Seq}
 	if h.HeaderLen == protocol.HeaderV2 {
 		if _, err := io.ReadFull(r, buf[protocol.HeaderV1:]); err != nil {
-			return Packet{}, unexpected(err)
+			return Packet{}, unexpectedEOF(err)
 		}
 		p.ID, p.Long = binary.BigEndian.Uint64(buf[protocol.HeaderV1:]), true
 	}
 	if h.BodyLen > 0 {
 		var body bytes.Buffer // grows as bytes arrive, whatever the header announces
 		if _, err := io.CopyN(&body, r, int64(h.BodyLen)); err != nil {
-			return Packet{}, unexpected(err)
+			return Packet{}, unexpectedEOF(err)
 		}
 		p.Body = body.Bytes()
 	}
@@ -171,8 +171,8 @@ func tooLarge(format string, args ...any) *ProtocolError {
 	return &ProtocolError{Code: protocol.CloseTooLarge, Kind: "too_large", Reason: fmt.Sprintf(format, args...)}
 }
 
-// unexpected turns io.EOF within a packet into io.ErrUnexpectedEOF.
-func unexpected(err error) error {
+// unexpectedEOF turns io.EOF within a packet into io.ErrUnexpectedEOF.
+func unexpectedEOF(err error) error {
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF
 	}

@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 
 // start runs a whole node in this process until the test ends. Intervals that take seconds by default
 // are shorter here.
-func start(t *testing.T, seeded roles.Faults, change func(*config.Config)) *harness.Node {
+func start(t *testing.T, faults roles.Faults, change func(*config.Config)) *harness.Node {
 	t.Helper()
 	cfg := harness.Settings(t)
 	cfg.Auth.Mode = config.Default().Auth.Mode
@@ -33,7 +33,7 @@ func start(t *testing.T, seeded roles.Faults, change func(*config.Config)) *harn
 	if change != nil {
 		change(&cfg)
 	}
-	return harness.Start(t, cfg, roles.RunOptions{Faults: seeded}, nil)
+	return harness.Start(t, cfg, roles.RunOptions{Faults: faults}, nil)
 }
 
 // testTimeout bounds every wait. It is far longer than any correct step takes.

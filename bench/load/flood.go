@@ -87,10 +87,10 @@ func withCaller(ctx context.Context, addr string, c Call, work func(*Caller, Cal
 	return work(caller, c.Clone())
 }
 
-// Pace makes times stamped calls at rate calls a second, to users 0 to users-1 in
-// turn. The number of callers connections bounds the simultaneous calls. Pace returns
+// CallAtRate makes times stamped calls at rate calls a second, to users 0 to users-1 in
+// turn. The number of callers connections bounds the simultaneous calls. CallAtRate returns
 // the durations until the answers. A refused push is an error.
-func Pace(ctx context.Context, addr string, c Call, callers, users int, rate float64, times int) (answers Histogram, err error) {
+func CallAtRate(ctx context.Context, addr string, c Call, callers, users int, rate float64, times int) (answers Histogram, err error) {
 	g, calling := errgroup.WithContext(ctx)
 	turns := make(chan int, times)
 	var mu sync.Mutex

@@ -14,8 +14,8 @@ import (
 	"imgo/internal/events"
 )
 
-// Taken is every answer of Receive but the first. Its counts are since the answer before.
-type Taken struct {
+// HookCounts is every answer of Receive but the first. Its counts are since the answer before.
+type HookCounts struct {
 	Calls  int64 `json:"calls"`
 	Events int64 `json:"events"`
 	// Disordered counts events whose id is not higher than the last one of their user.
@@ -26,27 +26,27 @@ type Taken struct {
 }
 
 // Receive is the main function of a process that receives the events of a hook, and answers each call at once. It does
-// not verify signatures. It answers as limit.Serve does, with Taken.
+// not verify signatures. It answers as limit.Serve does, with HookCounts.
 func Receive(dec *json.Decoder, enc *json.Encoder) error {
 	r := &receiver{last: make(map[string]events.ID)}
-	return limit.Serve(dec, enc, r.serve, func() any { return r.take() })
+	return limit.Serve(dec, enc, r.serve, func() any { return r.reset() })
 }
 
 // receiver counts events.
 type receiver struct {
-	mu    sync.Mutex
-	taken Taken
-	last  map[string]events.ID // by user, since the last answer
+	mu     sync.Mutex
+	counts HookCounts
+	last   map[string]events.ID // by user, since the last answer
 }
 
-// take returns the counts, and begins to count again.
-func (r *receiver) take() Taken {
+// reset returns the counts, and begins to count again.
+func (r *receiver) reset() HookCounts {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	taken := r.taken
-	r.taken = Taken{}
+	counts := r.counts
+	r.counts = HookCounts{}
 	clear(r.last)
-	return taken
+	return counts
 }
 
 func (r *receiver) serve(w http.ResponseWriter, q *http.Request) {
@@ -62,10 +62,10 @@ func (r *receiver) serve(w http.ResponseWriter, q *http.Request) {
 func (r *receiver) count(body []byte, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.taken.Calls++; r.taken.First.IsZero() {
-		r.taken.First = now
+	if r.counts.Calls++; r.counts.First.IsZero() {
+		r.counts.First = now
 	}
-	r.taken.Last = now
+	r.counts.Last = now
 	for {
 		at := bytes.Index(body, []byte(`{"specversion":"1.0","id":"`))
 		if at < 0 {
@@ -77,9 +77,9 @@ func (r *receiver) count(body []byte, now time.Time) {
 		user, _, _ = bytes.Cut(user, []byte(`"`))
 		id, err := events.ParseID(string(text))
 		if err != nil || !id.After(r.last[string(user)]) {
-			r.taken.Disordered++
+			r.counts.Disordered++
 		}
 		r.last[string(user)] = id
-		r.taken.Events++
+		r.counts.Events++
 	}
 }

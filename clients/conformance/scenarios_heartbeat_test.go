@@ -129,7 +129,7 @@ func playServerPings(w *world) {
 	conn.write(kept(1)...)
 	c.message(1, numbered(1))
 	conn.waitAcked(1)
-	waittest.Within(w, peer.Limit, "a pong", func() bool { return conn.Pongs() > 0 })
+	waittest.EventuallyIn(w, peer.Limit, "a pong", func() bool { return conn.Pongs() > 0 })
 }
 
 // unknown is a packet with an operation that no client knows.

@@ -212,7 +212,7 @@ func (c *connection) serve() {
 			p, err := c.Read()
 			if err == nil {
 				for _, p := range c.falsified(p) {
-					err = errors.Join(err, c.take(p))
+					err = errors.Join(err, c.receive(p))
 				}
 			}
 			if err != nil {
@@ -234,8 +234,8 @@ func (c *connection) falsified(p transport.Packet) []transport.Packet {
 	return []transport.Packet{p}
 }
 
-// take records a packet and answers it.
-func (c *connection) take(p transport.Packet) error {
+// receive records a packet and answers it.
+func (c *connection) receive(p transport.Packet) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if p.Op == protocol.OpAck {

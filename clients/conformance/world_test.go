@@ -125,7 +125,7 @@ func (w *world) unmade() *client {
 	if w.clients++; !w.own || w.clients > 1 {
 		c.name = fmt.Sprintf("%s-%d", w.Name(), w.clients)
 	} // else it is the driver's default client
-	c.driver.Listen(c.name, c.take)
+	c.driver.Listen(c.name, c.receive)
 	w.Cleanup(func() {
 		c.driver.Listen(c.name, nil)
 		if w.Failed() {
@@ -156,8 +156,8 @@ type client struct {
 	at map[string]int // for each kind of event, the index of the next one to look at
 }
 
-// take records an event.
-func (c *client) take(e driver.Event) {
+// receive records an event.
+func (c *client) receive(e driver.Event) {
 	events := []driver.Event{e}
 	if c.w.fault.event != nil {
 		events = c.w.fault.event(e)

@@ -329,13 +329,13 @@ func TestHeartbeatAndSilence(t *testing.T) {
 // reconnect.
 func TestSlowHandler(t *testing.T) {
 	s := newServer(t, "tcp")
-	gate := make(chan struct{})
+	opened := make(chan struct{})
 	r := start(t, s, func(cfg *imgoclient.Config) {
 		handle := cfg.OnMessage
 		cfg.Queue = 1
 		cfg.OnMessage = func(ctx context.Context, m imgoclient.Message) error {
 			select {
-			case <-gate:
+			case <-opened:
 			case <-ctx.Done():
 				return ctx.Err()
 			}
@@ -348,7 +348,7 @@ func TestSlowHandler(t *testing.T) {
 		ids = append(ids, id+1)
 	}
 	p.push(ids...)
-	close(gate)
+	close(opened)
 	r.expect(ids...)
 	p.expectAcks(len(ids))
 	r.stop()

@@ -33,7 +33,7 @@ func (c *Client) gather(ctx context.Context, e *events) {
 
 // save saves the ids of handled messages and makes them due.
 func (c *Client) save(ctx context.Context) *Error {
-	ids := c.inbox.takeFresh()
+	ids := c.inbox.drainFresh()
 	if len(ids) == 0 {
 		return nil
 	}

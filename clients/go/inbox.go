@@ -8,7 +8,7 @@ import (
 // inbox tracks the handled ids and the ids to acknowledge, over all connections of a Client. It is
 // safe for concurrent use.
 //
-// An id is in one of these sets: taken (its message waits for the handler or is being handled), fresh
+// An id is in one of these sets: handling (its message waits for the handler or is being handled), fresh
 // (handled, not saved) or acks (saved, if there is a store, and not yet written to a connection).
 type inbox struct {
 	remember int
@@ -19,11 +19,11 @@ type inbox struct {
 	mu sync.Mutex
 	// handled holds the ids of handled messages. ring holds them in the order of handling, so that the
 	// oldest is forgotten first.
-	handled map[uint64]struct{}
-	ring    []uint64
-	next    int
-	taken   map[uint64]struct{}
-	fresh   []uint64
+	handled  map[uint64]struct{}
+	ring     []uint64
+	next     int
+	handling map[uint64]struct{}
+	fresh    []uint64
 	// acks holds each id once. waiting is the same set, and has the ids of fresh too.
 	acks    []uint64
 	waiting map[uint64]struct{}
@@ -36,7 +36,7 @@ func newInbox(remember int, noAck bool) *inbox {
 		ready:    make(chan struct{}, 1),
 		due:      make(chan struct{}, 1),
 		handled:  map[uint64]struct{}{},
-		taken:    map[uint64]struct{}{},
+		handling: map[uint64]struct{}{},
 		waiting:  map[uint64]struct{}{},
 	}
 }
@@ -50,13 +50,13 @@ func (i *inbox) load(ids []uint64) {
 	}
 }
 
-// take reports whether the caller must handle the kept message now. A message that was handled
+// startHandling reports whether the caller must handle the kept message now. A message that was handled
 // before is acknowledged again, because the server repeats it only if the first acknowledgement was
 // lost.
-func (i *inbox) take(id uint64) bool {
+func (i *inbox) startHandling(id uint64) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if _, ok := i.taken[id]; ok {
+	if _, ok := i.handling[id]; ok {
 		return false
 	}
 	if _, ok := i.handled[id]; ok {
@@ -65,16 +65,16 @@ func (i *inbox) take(id uint64) bool {
 		}
 		return false
 	}
-	i.taken[id] = struct{}{}
+	i.handling[id] = struct{}{}
 	return true
 }
 
-// done records the result of handling a taken message. A message that was not handled may be taken
+// done records the result of handling a message. A message that was not handled may be handled
 // again.
 func (i *inbox) done(id uint64, handled bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	delete(i.taken, id)
+	delete(i.handling, id)
 	if !handled {
 		return
 	}
@@ -101,8 +101,8 @@ func (i *inbox) rememberLocked(id uint64) {
 	i.handled[id] = struct{}{}
 }
 
-// takeFresh returns the ids that are handled and not saved. The caller must call saved for them.
-func (i *inbox) takeFresh() []uint64 {
+// drainFresh returns the ids that are handled and not saved. The caller must call saved for them.
+func (i *inbox) drainFresh() []uint64 {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	ids := i.fresh
@@ -110,7 +110,7 @@ func (i *inbox) takeFresh() []uint64 {
 	return ids
 }
 
-// saved makes ids of takeFresh due for an acknowledgement, or gives them back if they could not be saved.
+// saved makes ids of drainFresh due for an acknowledgement, or gives them back if they could not be saved.
 func (i *inbox) saved(ids []uint64, ok bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -159,8 +159,8 @@ func signal(to chan struct{}) {
 // write.
 func (i *inbox) begin() { i.saved(nil, true) }
 
-// takeAcks removes and returns up to n ids to acknowledge. all reports whether none is left.
-func (i *inbox) takeAcks(n int) (ids []uint64, all bool) {
+// nextAcks removes and returns up to n ids to acknowledge. all reports whether none is left.
+func (i *inbox) nextAcks(n int) (ids []uint64, all bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	n = min(n, len(i.acks))

@@ -16,8 +16,8 @@ type lineFile struct {
 	known bool  // what the user has read, and size, are those of the file
 }
 
-// read gives the lines of the file to take, one by one, and cuts an incomplete last line off. A missing file has no lines.
-func (f *lineFile) read(take func(line []byte) error) error {
+// read gives the lines of the file to each, one by one, and cuts an incomplete last line off. A missing file has no lines.
+func (f *lineFile) read(each func(line []byte) error) error {
 	data, err := os.ReadFile(f.path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -26,7 +26,7 @@ func (f *lineFile) read(take func(line []byte) error) error {
 	number := 0
 	for line := range bytes.Lines(data[:whole]) {
 		number++
-		if err := take(bytes.TrimSuffix(line, []byte{'\n'})); err != nil {
+		if err := each(bytes.TrimSuffix(line, []byte{'\n'})); err != nil {
 			return fmt.Errorf("%s:%d %w", f.path, number, err)
 		}
 	}

@@ -347,7 +347,7 @@ func (s *session) dispatch(p raw.Packet) error {
 		s.client.dismissed(s.run.events, Dismiss{IDs: ids, UpTo: p.ID})
 	case p.Seq != 0: // a reply for which nobody waits any more
 	case p.Op == raw.OpMessage || p.Op >= raw.FirstAcceptedOp:
-		if p.ID != 0 && !s.client.inbox.take(p.ID) {
+		if p.ID != 0 && !s.client.inbox.startHandling(p.ID) {
 			return nil
 		}
 		s.run.queue.put(item{Message{ID: p.ID, Op: p.Op, Body: p.Body}, s.announced}, s)
@@ -363,7 +363,7 @@ func (s *session) sendAcks(ctx context.Context, seq int32) bool {
 		batch = max(min(batch, s.maxBody/8), 1) // an id has 8 bytes
 	}
 	for {
-		ids, all := s.client.inbox.takeAcks(batch)
+		ids, all := s.client.inbox.nextAcks(batch)
 		if len(ids) == 0 {
 			return false
 		}

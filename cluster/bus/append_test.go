@@ -49,7 +49,7 @@ func appendThrough(t *testing.T, l *bus.Log, during func()) []appended {
 				default:
 				}
 				value := fmt.Sprintf("%d/%d", caller, i)
-				offset, err := l.Append(within(t), 1, []byte(value))
+				offset, err := l.Append(testContext(t), 1, []byte(value))
 				switch {
 				case err == nil:
 					mu.Lock()
@@ -75,13 +75,13 @@ func appendThrough(t *testing.T, l *bus.Log, during func()) []appended {
 // reported offset.
 func checkAppended(t *testing.T, l *bus.Log, all []appended) {
 	t.Helper()
-	begin, end, err := l.Bounds(within(t), 1)
+	begin, end, err := l.Bounds(testContext(t), 1)
 	if err != nil {
 		t.Fatalf("Bounds: %v", err)
 	}
 	at := map[int64]string{}
 	for from := begin; from < end; {
-		entries, err := l.Read(within(t), 1, from, 1<<20)
+		entries, err := l.Read(testContext(t), 1, from, 1<<20)
 		if err != nil {
 			t.Fatalf("Read from %d: %v", from, err)
 		}
@@ -103,11 +103,11 @@ func testOutage(t *testing.T, k stoppable) {
 	o.WriteTimeout = shortWrite
 	o.StartTimeout = waitLimit
 	l := kept(t, open(t, o))
-	if _, err := l.Append(within(t), 1, []byte("before")); err != nil {
+	if _, err := l.Append(testContext(t), 1, []byte("before")); err != nil {
 		t.Fatalf("Append: %v", err)
 	}
 	// A reader at the end of the log waits through the outage, and gets the next record.
-	_, end, err := l.Bounds(within(t), 1)
+	_, end, err := l.Bounds(testContext(t), 1)
 	if err != nil {
 		t.Fatalf("Bounds: %v", err)
 	}
@@ -120,10 +120,10 @@ func testOutage(t *testing.T, k stoppable) {
 	}()
 	k.stop(t)
 	// The write timeout ends it, not its own deadline.
-	if _, err := l.Append(within(t), 1, []byte("away")); !errors.Is(err, envelope.ErrUnavailable) {
+	if _, err := l.Append(testContext(t), 1, []byte("away")); !errors.Is(err, envelope.ErrUnavailable) {
 		t.Fatalf("Append while Kafka is away: %v, want unavailable", err)
 	}
-	if _, _, err := l.Bounds(within(t), 1); !errors.Is(err, envelope.ErrUnavailable) {
+	if _, _, err := l.Bounds(testContext(t), 1); !errors.Is(err, envelope.ErrUnavailable) {
 		t.Fatalf("Bounds while Kafka is away: %v, want unavailable", err)
 	}
 	all := appendThrough(t, l, func() { k.start(t) })
@@ -156,7 +156,7 @@ func TestAppendedTwiceIsReportedOnce(t *testing.T) {
 	for _, fresh := range []bool{true, false} {
 		first := int64(0)
 		if !fresh { // now the log knows the partition's end
-			_, end, err := l.Bounds(within(t), 0)
+			_, end, err := l.Bounds(testContext(t), 0)
 			if err != nil {
 				t.Fatalf("Bounds: %v", err)
 			}
@@ -164,13 +164,13 @@ func TestAppendedTwiceIsReportedOnce(t *testing.T) {
 		}
 		hits := k.AppendTwice(l.Topic(), 2)
 		entries := []envelope.Entry{{Value: []byte("again")}, {Value: []byte("and again")}}
-		if err := l.AppendMany(within(t), entries); err != nil {
+		if err := l.AppendMany(testContext(t), entries); err != nil {
 			t.Fatalf("AppendMany: %v", err)
 		}
 		if n := hits(); n != 2 {
 			t.Fatalf("%d answers were lost, want 2", n)
 		}
-		next, err := l.Append(within(t), 0, []byte("next"))
+		next, err := l.Append(testContext(t), 0, []byte("next"))
 		if err != nil {
 			t.Fatalf("Append: %v", err)
 		}
@@ -179,7 +179,7 @@ func TestAppendedTwiceIsReportedOnce(t *testing.T) {
 				fresh, entries[0].Offset, entries[1].Offset, next, first, first+1, first+6)
 		}
 		for i, want := range []string{"again", "and again", "again", "and again", "again", "and again", "next"} {
-			got, err := l.Read(within(t), 0, first+int64(i), 1)
+			got, err := l.Read(testContext(t), 0, first+int64(i), 1)
 			if err != nil || string(got[0].Value) != want {
 				t.Fatalf("offset %d: %v, %v; want %q", first+int64(i), got, err, want)
 			}
@@ -193,16 +193,16 @@ func TestRefusedAppendsFailAndRecover(t *testing.T) {
 	o.WriteTimeout = shortWrite
 	l := kept(t, open(t, o))
 	resume := k.RefuseAppends(l.Topic())
-	_, err := l.Append(within(t), 0, []byte("x"))
+	_, err := l.Append(testContext(t), 0, []byte("x"))
 	if !errors.Is(err, envelope.ErrUnavailable) || !strings.Contains(err.Error(), "in-sync") {
 		t.Fatalf("Append: %v, want unavailable, and why", err)
 	}
 	entries := []envelope.Entry{{Partition: 0}, {Partition: 1}, {Partition: 2}}
-	if err := l.AppendMany(within(t), entries); !errors.Is(err, envelope.ErrUnavailable) {
+	if err := l.AppendMany(testContext(t), entries); !errors.Is(err, envelope.ErrUnavailable) {
 		t.Fatalf("AppendMany: %v, want unavailable", err)
 	}
 	resume()
-	if _, err := l.Append(within(t), 0, []byte("x")); err != nil {
+	if _, err := l.Append(testContext(t), 0, []byte("x")); err != nil {
 		t.Fatalf("Append after it: %v", err)
 	}
 }
@@ -213,7 +213,7 @@ func TestCancelledAppendReturns(t *testing.T) {
 	o.WriteTimeout = 2 * waitLimit
 	l := kept(t, open(t, o))
 	resume := k.RefuseAppends(l.Topic())
-	ctx, cancel := context.WithCancel(within(t))
+	ctx, cancel := context.WithCancel(testContext(t))
 	errs := make(chan error, 1)
 	go func() {
 		_, err := l.Append(ctx, 0, []byte("x"))
@@ -223,7 +223,7 @@ func TestCancelledAppendReturns(t *testing.T) {
 	if err := <-errs; !errors.Is(err, context.Canceled) {
 		t.Fatalf("cancelled Append: %v, want context.Canceled", err)
 	}
-	ctx, cancel = context.WithTimeout(within(t), 20*time.Millisecond)
+	ctx, cancel = context.WithTimeout(testContext(t), 20*time.Millisecond)
 	defer cancel()
 	if _, err := l.Append(ctx, 0, []byte("x")); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatalf("Append past its deadline: %v, want context.DeadlineExceeded", err)
@@ -237,12 +237,12 @@ func TestAbort(t *testing.T) {
 	o := options(k.Brokers(), prefix())
 	o.WriteTimeout = 2 * waitLimit
 	b := open(t, o)
-	l, err := b.Log(within(t), bus.TopicOptions{Name: "kept", Partitions: 3, QueueBytes: 1000})
+	l, err := b.Log(testContext(t), bus.TopicOptions{Name: "kept", Partitions: 3, QueueBytes: 1000})
 	if err != nil {
 		t.Fatalf("Log: %v", err)
 	}
 	tries := k.AppendTwice(l.Topic(), 1<<30)
-	ctx := within(t)
+	ctx := testContext(t)
 	errs := make(chan error, 6)
 	for range cap(errs) { // more than the queue has space for
 		go func() {
@@ -307,7 +307,7 @@ func TestFullPartitionStopsNoOther(t *testing.T) {
 	}()
 	for range 3 {
 		for partition := range int32(2) {
-			if _, err := l.Append(within(t), partition+1, make([]byte, size)); err != nil {
+			if _, err := l.Append(testContext(t), partition+1, make([]byte, size)); err != nil {
 				t.Fatalf("Append to partition %d: %v", partition+1, err)
 			}
 		}
@@ -326,7 +326,7 @@ func TestQueueIsBounded(t *testing.T) {
 	o := options(k.Brokers(), prefix())
 	o.WriteTimeout = 2 * waitLimit
 	b := open(t, o)
-	l, err := b.Log(within(t), bus.TopicOptions{Name: "kept", Partitions: 3, QueueBytes: 1000})
+	l, err := b.Log(testContext(t), bus.TopicOptions{Name: "kept", Partitions: 3, QueueBytes: 1000})
 	if err != nil {
 		t.Fatalf("Log: %v", err)
 	}
@@ -336,14 +336,14 @@ func TestQueueIsBounded(t *testing.T) {
 	// A call that is larger than the queue waits until the queue is empty.
 	errs := make(chan error, 1)
 	go func() {
-		_, err := l.Append(within(t), 0, make([]byte, 5000))
+		_, err := l.Append(testContext(t), 0, make([]byte, 5000))
 		errs <- err
 	}()
 	k.Resume()
 	if err := <-errs; err != nil {
 		t.Fatalf("Append of more than the queue takes: %v", err)
 	}
-	if _, err := l.Append(within(t), 0, make([]byte, 200)); err != nil {
+	if _, err := l.Append(testContext(t), 0, make([]byte, 200)); err != nil {
 		t.Fatalf("Append after it: %v", err)
 	}
 }
@@ -352,7 +352,7 @@ func TestFullQueueRefusesAppends(t *testing.T) {
 	k := fake(t)
 	o := options(k.Brokers(), prefix())
 	o.WriteTimeout = shortWrite
-	l, err := open(t, o).Log(within(t), bus.TopicOptions{Name: "kept", Partitions: 3, QueueBytes: 1000})
+	l, err := open(t, o).Log(testContext(t), bus.TopicOptions{Name: "kept", Partitions: 3, QueueBytes: 1000})
 	if err != nil {
 		t.Fatalf("Log: %v", err)
 	}
@@ -361,7 +361,7 @@ func TestFullQueueRefusesAppends(t *testing.T) {
 	var group sync.WaitGroup
 	for range 20 {
 		group.Go(func() {
-			if _, err := l.Append(within(t), 0, make([]byte, 800)); !errors.Is(err, envelope.ErrUnavailable) {
+			if _, err := l.Append(testContext(t), 0, make([]byte, 800)); !errors.Is(err, envelope.ErrUnavailable) {
 				t.Errorf("Append: %v, want unavailable", err)
 			}
 		})
@@ -371,7 +371,7 @@ func TestFullQueueRefusesAppends(t *testing.T) {
 
 func TestTooLargeRecordIsRefused(t *testing.T) {
 	l := kept(t, open(t, options(fake(t).Brokers(), prefix())))
-	if _, err := l.Append(within(t), 0, make([]byte, bus.MaxRecordBytes+1)); !errors.Is(err, envelope.ErrTooLarge) {
+	if _, err := l.Append(testContext(t), 0, make([]byte, bus.MaxRecordBytes+1)); !errors.Is(err, envelope.ErrTooLarge) {
 		t.Fatalf("Append: %v, want too large", err)
 	}
 }
@@ -388,11 +388,11 @@ func testCompressions(t *testing.T, brokers []string) {
 			for i := range entries {
 				entries[i].Value = []byte(strings.Repeat(fmt.Sprint(i), 100))
 			}
-			if err := l.AppendMany(within(t), entries); err != nil {
+			if err := l.AppendMany(testContext(t), entries); err != nil {
 				t.Fatalf("AppendMany: %v", err)
 			}
 			for n := 0; n < len(entries); {
-				got, err := l.Read(within(t), 0, int64(n), 1<<20)
+				got, err := l.Read(testContext(t), 0, int64(n), 1<<20)
 				if err != nil {
 					t.Fatalf("Read: %v", err)
 				}
@@ -407,7 +407,7 @@ func testCompressions(t *testing.T, brokers []string) {
 	}
 	o := options(brokers, prefix())
 	o.Compression = "rar"
-	if _, err := bus.Open(within(t), o); err == nil || !strings.Contains(err.Error(), `"rar"`) {
+	if _, err := bus.Open(testContext(t), o); err == nil || !strings.Contains(err.Error(), `"rar"`) {
 		t.Fatalf("Open with compression rar: %v, want an error that names it", err)
 	}
 }

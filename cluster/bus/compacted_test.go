@@ -52,7 +52,7 @@ func (f *follower) list() []string {
 
 func testCompacted(t *testing.T, brokers []string) {
 	p := prefix()
-	c, err := open(t, options(brokers, p)).Compacted(within(t), "tokens")
+	c, err := open(t, options(brokers, p)).Compacted(testContext(t), "tokens")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,30 +61,30 @@ func testCompacted(t *testing.T, brokers []string) {
 	for i, put := range []struct{ key, value []byte }{
 		{[]byte("a"), []byte("1")}, {[]byte("b"), []byte("2")}, {[]byte("a"), nil}, {[]byte("a"), []byte{}}, {nil, []byte("x")},
 	} {
-		offset, err := c.Put(within(t), put.key, put.value)
+		offset, err := c.Put(testContext(t), put.key, put.value)
 		if err != nil || offset != int64(i) {
 			t.Fatalf("Put %d: offset %d, %v", i, offset, err)
 		}
 	}
 	eventually(t, "all entries", func() bool { return slices.Equal(all.list(), want) })
-	if end, err := c.End(within(t)); err != nil || end != 5 {
+	if end, err := c.End(testContext(t)); err != nil || end != 5 {
 		t.Errorf("End: %d, %v", end, err)
 	}
 	later := follow(t, c, 3)
 	eventually(t, "the later entries", func() bool { return slices.Equal(later.list(), want[3:]) })
 
 	// Another process reads the same, from any offset.
-	other, err := open(t, options(brokers, p)).Compacted(within(t), "tokens")
+	other, err := open(t, options(brokers, p)).Compacted(testContext(t), "tokens")
 	if err != nil {
 		t.Fatal(err)
 	}
 	there := follow(t, other, 1)
 	eventually(t, "the entries elsewhere", func() bool { return slices.Equal(there.list(), want[1:]) })
-	if err := other.Follow(within(t), 6, nil); !errors.Is(err, envelope.ErrOutOfRange) {
+	if err := other.Follow(testContext(t), 6, nil); !errors.Is(err, envelope.ErrOutOfRange) {
 		t.Errorf("past the end: %v", err)
 	}
 	refusal := errors.New("enough")
-	if err := other.Follow(within(t), 0, func(int64, []byte, []byte) error { return refusal }); !errors.Is(err, refusal) {
+	if err := other.Follow(testContext(t), 0, func(int64, []byte, []byte) error { return refusal }); !errors.Is(err, refusal) {
 		t.Errorf("fn's error: %v", err)
 	}
 	if err := other.Close(); err != nil {
@@ -94,7 +94,7 @@ func testCompacted(t *testing.T, brokers []string) {
 	if !errors.Is(there.err, envelope.ErrClosed) {
 		t.Errorf("after Close: %v", there.err)
 	}
-	if _, err := other.Put(within(t), nil, nil); !errors.Is(err, envelope.ErrClosed) {
+	if _, err := other.Put(testContext(t), nil, nil); !errors.Is(err, envelope.ErrClosed) {
 		t.Errorf("Put after Close: %v", err)
 	}
 }
@@ -103,12 +103,12 @@ func TestCompacted(t *testing.T) { testCompacted(t, fake(t).Brokers()) }
 
 func TestCompactedWithoutKafka(t *testing.T) {
 	f := fake(t)
-	c, err := open(t, options(f.Brokers(), prefix())).Compacted(within(t), "tokens")
+	c, err := open(t, options(f.Brokers(), prefix())).Compacted(testContext(t), "tokens")
 	if err != nil {
 		t.Fatal(err)
 	}
 	all := follow(t, c, 0)
-	if _, err := c.Put(within(t), []byte("a"), []byte("1")); err != nil {
+	if _, err := c.Put(testContext(t), []byte("a"), []byte("1")); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the entry", func() bool { return len(all.list()) == 1 })

@@ -34,10 +34,10 @@ func TestUnreadable(t *testing.T) {
 	defer reading.Wait()
 	defer cancel()
 	for partition := range int32(2) {
-		if _, err := l.Append(within(t), partition, []byte("a record")); err != nil {
+		if _, err := l.Append(testContext(t), partition, []byte("a record")); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := l.Read(within(t), partition, 0, 1); err != nil {
+		if _, err := l.Read(testContext(t), partition, 0, 1); err != nil {
 			t.Fatal(err)
 		}
 		reading.Go(func() { _, _ = l.Read(ctx, partition, 1, 1) })

@@ -29,7 +29,7 @@ type member struct {
 
 func join(t *testing.T, b *bus.Bus, logs ...*bus.Log) *member {
 	t.Helper()
-	g, err := b.Group(within(t), bus.GroupOptions{Name: "job", Logs: logs})
+	g, err := b.Group(testContext(t), bus.GroupOptions{Name: "job", Logs: logs})
 	if err != nil {
 		t.Fatalf("Group: %v", err)
 	}
@@ -87,7 +87,7 @@ func twoLogs(t *testing.T, b *bus.Bus) (kept, live *bus.Log) {
 	t.Helper()
 	for name, l := range map[string]**bus.Log{"kept": &kept, "live": &live} {
 		var err error
-		if *l, err = b.Log(within(t), bus.TopicOptions{Name: name, Partitions: 3}); err != nil {
+		if *l, err = b.Log(testContext(t), bus.TopicOptions{Name: name, Partitions: 3}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -110,10 +110,10 @@ func testGroup(t *testing.T, brokers []string) {
 		}
 	}
 	old := first.assignment()
-	if err := old.Commit(within(t), []bus.Part{{"kept", 0, 10}, {"kept", 1, 11}, {"live", 2, 12}}); err != nil {
+	if err := old.Commit(testContext(t), []bus.Part{{"kept", 0, 10}, {"kept", 1, 11}, {"live", 2, 12}}); err != nil {
 		t.Fatalf("Commit: %v", err)
 	}
-	if err := old.Commit(within(t), []bus.Part{{"kept", 7, 1}}); !errors.Is(err, envelope.ErrInvalid) {
+	if err := old.Commit(testContext(t), []bus.Part{{"kept", 7, 1}}); !errors.Is(err, envelope.ErrInvalid) {
 		t.Errorf("a position of a partition of another member: %v", err)
 	}
 
@@ -138,12 +138,12 @@ func testGroup(t *testing.T, brokers []string) {
 	}
 
 	// The first can store positions only of the partitions that it still has.
-	if err := old.Commit(within(t), []bus.Part{{"kept", 0, 1}}); !errors.Is(err, envelope.ErrUnavailable) {
+	if err := old.Commit(testContext(t), []bus.Part{{"kept", 0, 1}}); !errors.Is(err, envelope.ErrUnavailable) {
 		t.Errorf("a position of an assignment that is over: %v", err)
 	}
 	mine := first.has()[0]
 	mine.Next = 20
-	if err := first.assignment().Commit(within(t), []bus.Part{mine}); err != nil {
+	if err := first.assignment().Commit(testContext(t), []bus.Part{mine}); err != nil {
 		t.Errorf("Commit: %v", err)
 	}
 
@@ -169,7 +169,7 @@ func TestGroupOutlastsAnOutage(t *testing.T) {
 	kept, live := twoLogs(t, b)
 	m := join(t, b, kept, live)
 	eventually(t, "all partitions", func() bool { return len(m.has()) == 6 })
-	if err := m.assignment().Commit(within(t), []bus.Part{{"kept", 0, 10}}); err != nil {
+	if err := m.assignment().Commit(testContext(t), []bus.Part{{"kept", 0, 10}}); err != nil {
 		t.Fatal(err)
 	}
 	// The coordinator is not ready for the first requests to leave.
@@ -182,7 +182,7 @@ func TestGroupOutlastsAnOutage(t *testing.T) {
 	eventually(t, "it cannot join again", func() bool { return m.failures() > before })
 	f.Resume()
 	// The others need not wait for the old member id.
-	if err := leaves.Wait(within(t), 1); err != nil {
+	if err := leaves.Wait(testContext(t), 1); err != nil {
 		t.Fatalf("the old member id has not left: %v", err)
 	}
 	eventually(t, "all partitions again", func() bool { return len(m.has()) == 6 })
@@ -198,7 +198,7 @@ func TestGroupLosesAJoiningMember(t *testing.T) {
 	b := open(t, options(f.Brokers(), prefix()))
 	kept, live := twoLogs(t, b)
 	group := func() *bus.Group {
-		g, err := b.Group(within(t), bus.GroupOptions{Name: "job", Logs: []*bus.Log{kept, live}})
+		g, err := b.Group(testContext(t), bus.GroupOptions{Name: "job", Logs: []*bus.Log{kept, live}})
 		if err != nil {
 			t.Fatalf("Group: %v", err)
 		}
@@ -208,7 +208,7 @@ func TestGroupLosesAJoiningMember(t *testing.T) {
 	next := func() *bus.Assignment {
 		t.Helper()
 		for {
-			a, err := stays.Next(within(t))
+			a, err := stays.Next(testContext(t))
 			if err == nil {
 				return a
 			}
@@ -221,7 +221,7 @@ func TestGroupLosesAJoiningMember(t *testing.T) {
 		t.Helper()
 		select {
 		case <-a.Done():
-		case <-within(t).Done():
+		case <-testContext(t).Done():
 			t.Fatalf("it keeps %d partitions of 6", len(a.Parts()))
 		}
 	}
@@ -248,14 +248,14 @@ func TestGroupClosesWhileItJoins(t *testing.T) {
 	kept, live := twoLogs(t, b)
 	closes := join(t, b, kept, live)
 	eventually(t, "all partitions", func() bool { return len(closes.has()) == 6 })
-	slow, err := b.Group(within(t), bus.GroupOptions{Name: "job", Logs: []*bus.Log{kept, live}})
+	slow, err := b.Group(testContext(t), bus.GroupOptions{Name: "job", Logs: []*bus.Log{kept, live}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer slow.Close()
 	var held *bus.Assignment
 	eventually(t, "an assignment of two", func() bool {
-		held, err = slow.Next(within(t))
+		held, err = slow.Next(testContext(t))
 		return err == nil && len(held.Parts()) < 6
 	})
 	third := join(t, b, kept, live)
@@ -265,7 +265,7 @@ func TestGroupClosesWhileItJoins(t *testing.T) {
 	transport := &kafka.Transport{}
 	defer transport.CloseIdleConnections()
 	client := &kafka.Client{Addr: kafka.TCP(f.Brokers()...), Transport: transport}
-	described, err := client.DescribeGroups(within(t), &kafka.DescribeGroupsRequest{GroupIDs: []string{p + ".job"}})
+	described, err := client.DescribeGroups(testContext(t), &kafka.DescribeGroupsRequest{GroupIDs: []string{p + ".job"}})
 	// On a slow machine the group may have given up waiting for slow.
 	if err != nil || len(described.Groups) != 1 || len(described.Groups[0].Members) > 2 {
 		t.Errorf("the group has %+v, %v; want two members", described, err)

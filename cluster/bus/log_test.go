@@ -23,7 +23,7 @@ func conform(t *testing.T, brokers []string, appends int) {
 				t.Fatalf("Close: %v", err)
 			}
 			// Another process, which does not know the number of partitions.
-			again, err := open(t, options(brokers, p)).Log(within(t), bus.TopicOptions{Name: "kept", Numbered: true})
+			again, err := open(t, options(brokers, p)).Log(testContext(t), bus.TopicOptions{Name: "kept", Numbered: true})
 			if err != nil {
 				t.Fatalf("reopen: %v", err)
 			}

@@ -44,17 +44,17 @@ func testLogin(t *testing.T, brokers []string, refuse func() (undo func()), mech
 			o.StartTimeout = waitLimit
 			o.SASL, o.User, o.Password = mechanism, "imgo", "the-right-one"
 			l := kept(t, open(t, o))
-			if _, err := l.Append(within(t), 0, []byte("x")); err != nil {
+			if _, err := l.Append(testContext(t), 0, []byte("x")); err != nil {
 				t.Fatalf("Append: %v", err)
 			}
-			if _, err := l.Read(within(t), 0, 0, 1); err != nil {
+			if _, err := l.Read(testContext(t), 0, 0, 1); err != nil {
 				t.Fatalf("Read: %v", err)
 			}
 			undo := refuse()
 			defer undo()
 			for _, wrong := range []struct{ user, password string }{{"imgo", "not-the-one"}, {"nobody", "Not-This-One"}} {
 				o.User, o.Password = wrong.user, wrong.password
-				_, err := bus.Open(within(t), o)
+				_, err := bus.Open(testContext(t), o)
 				checkRefusedAtOnce(t, err, "kafka.user and kafka.password")
 				if err != nil && strings.Contains(err.Error(), wrong.password) {
 					t.Errorf("the error has the password: %v", err)
@@ -64,7 +64,7 @@ func testLogin(t *testing.T, brokers []string, refuse func() (undo func()), mech
 	}
 	o := options(brokers, prefix())
 	o.SASL, o.User, o.Password = "kerberos", "imgo", "right"
-	_, err := bus.Open(within(t), o)
+	_, err := bus.Open(testContext(t), o)
 	checkRefusedAtOnce(t, err, `"kerberos"`)
 }
 
@@ -74,7 +74,7 @@ func TestUnusablePassword(t *testing.T) {
 		for _, mechanism := range []string{"scram-sha-256", "scram-sha-512"} {
 			o := options([]string{"127.0.0.1:1"}, prefix())
 			o.SASL, o.User, o.Password = mechanism, "imgo", password
-			_, err := bus.Open(within(t), o)
+			_, err := bus.Open(testContext(t), o)
 			checkRefusedAtOnce(t, err, "kafka.user or kafka.password")
 			if !bus.Permanent(err) || strings.Contains(err.Error(), "with a") {
 				t.Errorf("the error has the password, or is not permanent (%v): %v", bus.Permanent(err), err)
@@ -92,7 +92,7 @@ func TestWrongOptions(t *testing.T) {
 	} {
 		o := options([]string{"127.0.0.1:1"}, prefix())
 		change(&o)
-		if _, err := bus.Open(within(t), o); !bus.Permanent(err) {
+		if _, err := bus.Open(testContext(t), o); !bus.Permanent(err) {
 			t.Errorf("%s: %v, want a permanent error", name, err)
 		}
 	}
@@ -104,7 +104,7 @@ func TestLoginThatIsMissing(t *testing.T) {
 	k := kafkatest.New(t, kafkatest.Options{Users: []kafkatest.User{{Mechanism: "PLAIN", Name: "imgo", Password: "the-right-one"}}})
 	o := options(k.Brokers(), prefix())
 	o.StartTimeout = 300 * time.Millisecond
-	if _, err := bus.Open(within(t), o); err == nil || !strings.Contains(err.Error(), "kafka.sasl") {
+	if _, err := bus.Open(testContext(t), o); err == nil || !strings.Contains(err.Error(), "kafka.sasl") {
 		t.Fatalf("Open without a login: %v, want an error that names kafka.sasl", err)
 	}
 }
@@ -204,14 +204,14 @@ func TestTLS(t *testing.T) {
 			if test.want == "" {
 				b := open(t, o)
 				l := kept(t, b)
-				if _, err := l.Append(within(t), 0, []byte("x")); err != nil {
+				if _, err := l.Append(testContext(t), 0, []byte("x")); err != nil {
 					t.Fatalf("Append: %v", err)
 				}
 				m := join(t, b, l)
 				eventually(t, "all partitions", func() bool { return len(m.has()) == 3 })
 				return
 			}
-			_, err := bus.Open(within(t), o)
+			_, err := bus.Open(testContext(t), o)
 			if test.k == plain {
 				if err == nil || !strings.Contains(err.Error(), test.want) {
 					t.Fatalf("Open: %v, want an error with %q", err, test.want)
@@ -224,7 +224,7 @@ func TestTLS(t *testing.T) {
 	t.Run("TLS where it is not expected", func(t *testing.T) {
 		o := options(k.Brokers(), prefix())
 		o.StartTimeout = 300 * time.Millisecond
-		if _, err := bus.Open(within(t), o); err == nil || !strings.Contains(err.Error(), "kafka.tls") {
+		if _, err := bus.Open(testContext(t), o); err == nil || !strings.Contains(err.Error(), "kafka.tls") {
 			t.Fatalf("Open: %v, want an error that names kafka.tls", err)
 		}
 	})

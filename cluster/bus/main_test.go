@@ -25,7 +25,7 @@ var prefixes atomic.Int64
 
 func prefix() string { return fmt.Sprintf("test%d-%d", time.Now().UnixMilli(), prefixes.Add(1)) }
 
-func within(t testing.TB) context.Context {
+func testContext(t testing.TB) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
 	t.Cleanup(cancel)
@@ -39,7 +39,7 @@ func options(brokers []string, prefix string) bus.Options {
 // open opens a bus that is closed when the test ends.
 func open(t testing.TB, o bus.Options) *bus.Bus {
 	t.Helper()
-	b, err := bus.Open(within(t), o)
+	b, err := bus.Open(testContext(t), o)
 	if err != nil {
 		t.Fatalf("Open: %v", err)
 	}
@@ -54,7 +54,7 @@ func open(t testing.TB, o bus.Options) *bus.Bus {
 // kept opens a log of 3 partitions.
 func kept(t testing.TB, b *bus.Bus) *bus.Log {
 	t.Helper()
-	l, err := b.Log(within(t), bus.TopicOptions{Name: "kept", Numbered: true, Partitions: 3})
+	l, err := b.Log(testContext(t), bus.TopicOptions{Name: "kept", Numbered: true, Partitions: 3})
 	if err != nil {
 		t.Fatalf("Log: %v", err)
 	}

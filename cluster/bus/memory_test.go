@@ -18,10 +18,10 @@ func TestClosedLogIsFreed(t *testing.T) {
 		eventually(t, what+" is freed", func() bool { runtime.GC(); return isFreed() })
 	}
 	l := kept(t, b)
-	if _, err := l.Append(within(t), 0, bytes.Repeat([]byte{1}, 1000)); err != nil {
+	if _, err := l.Append(testContext(t), 0, bytes.Repeat([]byte{1}, 1000)); err != nil {
 		t.Fatal(err)
 	}
-	entries, err := l.Read(within(t), 0, 0, 1)
+	entries, err := l.Read(testContext(t), 0, 0, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +40,7 @@ func TestClosedLogIsFreed(t *testing.T) {
 	closedLog, closedGroup := weak.Make(l), weak.Make(g)
 	freed("a closed log", func() bool { return closedLog.Value() == nil })
 	freed("a closed group", func() bool { return closedGroup.Value() == nil })
-	c, err := b.Compacted(within(t), "tokens")
+	c, err := b.Compacted(testContext(t), "tokens")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,7 +27,7 @@ func TestRealKafka(t *testing.T) {
 	t.Run("MoreCopiesThanBrokers", func(t *testing.T) {
 		o := options(brokers, prefix())
 		o.Replication = 3
-		_, err := open(t, o).Log(within(t), bus.TopicOptions{Name: "kept"})
+		_, err := open(t, o).Log(testContext(t), bus.TopicOptions{Name: "kept"})
 		if err == nil || !strings.Contains(err.Error(), "there are 1 brokers; set kafka.replication") {
 			t.Fatalf("Log: %v, want an error that names kafka.replication", err)
 		}
@@ -41,7 +41,7 @@ func TestRealKafka(t *testing.T) {
 // testTimes checks that the time of an entry is the broker's, whatever the clock of the process that
 // appended it says. The fake Kafka of the other tests cannot show this: it writes its time into each record.
 func testTimes(t *testing.T, brokers []string) {
-	l, err := open(t, options(brokers, prefix())).Log(within(t), bus.TopicOptions{Name: "kept", Numbered: true, Partitions: 1})
+	l, err := open(t, options(brokers, prefix())).Log(testContext(t), bus.TopicOptions{Name: "kept", Numbered: true, Partitions: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,14 +50,14 @@ func testTimes(t *testing.T, brokers []string) {
 	client := &kafka.Client{Addr: kafka.TCP(brokers...), Transport: transport}
 	for _, compression := range []kafka.Compression{0, kafka.Lz4} {
 		for _, wrong := range []time.Duration{-24 * time.Hour, 24 * time.Hour} {
-			res, err := client.Produce(within(t), &kafka.ProduceRequest{
+			res, err := client.Produce(testContext(t), &kafka.ProduceRequest{
 				Topic: l.Topic(), Partition: 0, RequiredAcks: kafka.RequireAll, Compression: compression,
 				Records: kafka.NewRecordReader(kafka.Record{Time: time.Now().Add(wrong), Value: kafka.NewBytes([]byte("x"))}),
 			})
 			if err != nil || res.Error != nil {
 				t.Fatal(err, res)
 			}
-			got, err := l.Read(within(t), 0, res.BaseOffset, 1)
+			got, err := l.Read(testContext(t), 0, res.BaseOffset, 1)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -101,7 +101,7 @@ func TestRealKafkaLosesABroker(t *testing.T) {
 		// These appends wait until the other brokers serve without it.
 		for range 3 {
 			for p := range l.Partitions() {
-				if _, err := l.Append(within(t), p, []byte("x")); err != nil {
+				if _, err := l.Append(testContext(t), p, []byte("x")); err != nil {
 					t.Errorf("Append without a broker: %v", err)
 				}
 			}
@@ -130,11 +130,11 @@ func testRealLogin(t *testing.T, brokers []string) {
 	testLogin(t, brokers, func() func() { return func() {} }, "plain", "scram-sha-512")
 	o := options(brokers, prefix())
 	o.SASL, o.User, o.Password = "scram-sha-256", "imgo", "right"
-	_, err := bus.Open(within(t), o)
+	_, err := bus.Open(testContext(t), o)
 	checkRefusedAtOnce(t, err, "check kafka.sasl")
 	o.SASL = ""
 	o.StartTimeout = time.Second
-	if _, err := bus.Open(within(t), o); err == nil || !strings.Contains(err.Error(), "kafka.sasl") {
+	if _, err := bus.Open(testContext(t), o); err == nil || !strings.Contains(err.Error(), "kafka.sasl") {
 		t.Fatalf("Open without a login: %v, want an error that names kafka.sasl", err)
 	}
 }

@@ -24,7 +24,7 @@ func makeTopic(t *testing.T, brokers []string, name string, partitions int, conf
 	for k, v := range config {
 		topic.ConfigEntries = append(topic.ConfigEntries, kafka.ConfigEntry{ConfigName: k, ConfigValue: v})
 	}
-	conn, err := kafka.DialContext(within(t), "tcp", brokers[0])
+	conn, err := kafka.DialContext(testContext(t), "tcp", brokers[0])
 	if err != nil {
 		t.Fatalf("reach Kafka: %v", err)
 	}
@@ -52,7 +52,7 @@ func testMadeAtOnce(t *testing.T, brokers []string) {
 	for i := range buses {
 		group.Go(func() {
 			var err error
-			if logs[i], err = buses[i].Log(within(t), bus.TopicOptions{Name: "kept", Numbered: true, Partitions: 5}); err != nil {
+			if logs[i], err = buses[i].Log(testContext(t), bus.TopicOptions{Name: "kept", Numbered: true, Partitions: 5}); err != nil {
 				t.Errorf("Log: %v", err)
 			}
 		})
@@ -65,7 +65,7 @@ func testMadeAtOnce(t *testing.T, brokers []string) {
 		if l.Partitions() != 5 || l.Generation() != 1 || l.Topic() != p+".kept.1" {
 			t.Fatalf("process %d: %s with %d partitions of generation %d", i, l.Topic(), l.Partitions(), l.Generation())
 		}
-		if offset, err := l.Append(within(t), 4, []byte("x")); err != nil || offset != int64(i) {
+		if offset, err := l.Append(testContext(t), 4, []byte("x")); err != nil || offset != int64(i) {
 			t.Fatalf("process %d: Append: offset %d, %v", i, offset, err)
 		}
 	}
@@ -137,7 +137,7 @@ func testDiffers(t *testing.T, brokers []string) {
 				config[k] = v
 			}
 			makeTopic(t, brokers, o.Prefix+".kept", 3, config)
-			_, err := open(t, o).Log(within(t), topic)
+			_, err := open(t, o).Log(testContext(t), topic)
 			if len(test.want) == 0 {
 				if err != nil {
 					t.Fatalf("Log: %v", err)
@@ -181,12 +181,12 @@ func TestFewerCopiesThanPossible(t *testing.T) {
 			o := options(brokers, prefix())
 			if test.exists {
 				o.Replication = 1
-				if _, err := open(t, o).Log(within(t), bus.TopicOptions{Name: "kept"}); err != nil {
+				if _, err := open(t, o).Log(testContext(t), bus.TopicOptions{Name: "kept"}); err != nil {
 					t.Fatalf("Log: %v", err)
 				}
 			}
 			o.Log, o.Replication = zerolog.New(&log), test.replication
-			if _, err := open(t, o).Log(within(t), bus.TopicOptions{Name: "kept"}); err != nil {
+			if _, err := open(t, o).Log(testContext(t), bus.TopicOptions{Name: "kept"}); err != nil {
 				t.Fatalf("Log: %v", err)
 			}
 			if warns := strings.Contains(log.String(), "to 3 copies with kafka-reassign-partitions.sh"); warns != test.warns {
@@ -209,7 +209,7 @@ func TestSettingsThatContradict(t *testing.T) {
 		{"partitions under 0", bus.TopicOptions{Name: "kept", Partitions: -1}, "-1 partitions"},
 		{"partitions beyond all measure", bus.TopicOptions{Name: "kept", Partitions: 1 << 20}, "1048576 partitions"},
 	} {
-		if _, err := b.Log(within(t), test.o); err == nil || !strings.Contains(err.Error(), test.want) {
+		if _, err := b.Log(testContext(t), test.o); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v, want %q", test.name, err, test.want)
 		}
 	}
@@ -219,7 +219,7 @@ func TestSettingsThatContradict(t *testing.T) {
 func TestMoreInSyncThanCopies(t *testing.T) {
 	o := options(fake(t).Brokers(), prefix())
 	o.Replication, o.MinInSync = 1, 2
-	_, err := open(t, o).Log(within(t), bus.TopicOptions{Name: "kept"})
+	_, err := open(t, o).Log(testContext(t), bus.TopicOptions{Name: "kept"})
 	if err == nil || !strings.Contains(err.Error(), "kafka.min_in_sync") {
 		t.Fatalf("Log: %v, want an error that names kafka.min_in_sync", err)
 	}
@@ -232,7 +232,7 @@ func testNumbered(t *testing.T, brokers []string) {
 	p := prefix()
 	numbered := func(generation uint16, partitions int32) *bus.Log {
 		t.Helper()
-		l, err := open(t, options(brokers, p)).Log(within(t), bus.TopicOptions{
+		l, err := open(t, options(brokers, p)).Log(testContext(t), bus.TopicOptions{
 			Name: "kept", Numbered: true, Generation: generation, Partitions: partitions})
 		if err != nil {
 			t.Fatalf("Log generation %d: %v", generation, err)
@@ -260,13 +260,13 @@ func testNumbered(t *testing.T, brokers []string) {
 	}
 	missing := bus.TopicOptions{Name: "kept", Numbered: true, Generation: 3, Existing: true}
 	for range 2 { // the first try does not make it
-		if l, err := open(t, options(brokers, p)).Log(within(t), missing); !errors.Is(err, envelope.ErrNotFound) {
+		if l, err := open(t, options(brokers, p)).Log(testContext(t), missing); !errors.Is(err, envelope.ErrNotFound) {
 			t.Fatalf("a generation that does not exist: %v, %v", l, err)
 		}
 	}
 	// They are apart.
 	for _, l := range []*bus.Log{first, second} {
-		if offset, err := l.Append(within(t), 0, []byte("x")); err != nil || offset != 0 {
+		if offset, err := l.Append(testContext(t), 0, []byte("x")); err != nil || offset != 0 {
 			t.Fatalf("Append to %s: offset %d, %v", l.Topic(), offset, err)
 		}
 	}
@@ -280,7 +280,7 @@ func TestOpenWaitsForKafka(t *testing.T) {
 	o := options(k.Brokers(), prefix())
 	o.StartTimeout = waitLimit
 	go func() {
-		b, err := bus.Open(within(t), o)
+		b, err := bus.Open(testContext(t), o)
 		if err == nil {
 			err = b.Close()
 		}
@@ -295,11 +295,11 @@ func TestOpenWaitsForKafka(t *testing.T) {
 func TestOpenWithoutKafka(t *testing.T) {
 	o := options([]string{"127.0.0.1:1"}, prefix())
 	o.StartTimeout = 300 * time.Millisecond
-	_, err := bus.Open(within(t), o)
+	_, err := bus.Open(testContext(t), o)
 	if err == nil || !strings.Contains(err.Error(), "127.0.0.1:1") || !strings.Contains(err.Error(), "nothing listens there") {
 		t.Fatalf("Open: %v, want an error that says where nothing listens", err)
 	}
-	ctx, cancel := context.WithCancel(within(t))
+	ctx, cancel := context.WithCancel(testContext(t))
 	cancel()
 	o.StartTimeout = waitLimit
 	start := time.Now()

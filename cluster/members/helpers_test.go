@@ -21,7 +21,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const patience = waittest.Limit
+const testLimit = waittest.Limit
 
 // node is a running Members.
 type node struct {
@@ -56,7 +56,7 @@ func start(t *testing.T, o members.Options) *node {
 		cancel()
 		select {
 		case <-n.done:
-		case <-time.After(patience):
+		case <-time.After(testLimit):
 			t.Errorf("%s does not end", o.Name)
 		}
 	})
@@ -86,7 +86,7 @@ func names(v *members.View) string {
 func (n *node) waitView(t *testing.T, what string, ok func(*members.View) bool) time.Duration {
 	t.Helper()
 	began := time.Now()
-	bound := time.After(patience)
+	bound := time.After(testLimit)
 	for {
 		v := n.Snapshot()
 		if ok(v) {

@@ -183,7 +183,7 @@ func TestBackAtOnce(t *testing.T) {
 				if enough == nil && dead() {
 					enough = time.After(2500 * time.Millisecond)
 				}
-				if enough == nil && time.Since(began) > patience {
+				if enough == nil && time.Since(began) > testLimit {
 					t.Fatalf("the old b was not found dead\n%s", a.log)
 				}
 				select {
@@ -200,8 +200,8 @@ func TestBackAtOnce(t *testing.T) {
 	}
 }
 
-// TestTwoLivingNodesOfOneName expects the second node to leave. The other nodes find no dead node within the test's
-// patience, since they do not probe.
+// TestTwoLivingNodesOfOneName expects the second node to leave. The other nodes find no dead node within
+// testLimit, since they do not probe.
 func TestTwoLivingNodesOfOneName(t *testing.T) {
 	a := start(t, members.Options{Name: "a", ProbeInterval: time.Hour})
 	first := start(t, members.Options{Name: "b", Join: []string{a.Addr()}, Meta: &envelope.NodeMeta{StartMs: 1000}, ProbeInterval: time.Hour})
@@ -209,7 +209,7 @@ func TestTwoLivingNodesOfOneName(t *testing.T) {
 	second := start(t, members.Options{Name: "b", Join: []string{a.Addr()}, Meta: &envelope.NodeMeta{StartMs: 2000}})
 	select {
 	case <-second.done:
-	case <-time.After(patience):
+	case <-time.After(testLimit):
 		t.Fatal("the second node of one name goes on")
 	}
 	if second.err == nil || !strings.Contains(second.err.Error(), first.Addr()) || !strings.Contains(second.err.Error(), "node.name") {
@@ -236,7 +236,7 @@ func TestSecrets(t *testing.T) {
 	// Ten more attempts add at most one log line in ten seconds. No node was admitted.
 	tried := func() int { return strings.Count(none.log.String(), "nodes that do not answer") }
 	for from := tried(); tried() < from+10; time.Sleep(5 * time.Millisecond) {
-		if time.Since(began) > patience {
+		if time.Since(began) > testLimit {
 			t.Fatalf("a refused node does not try on\n%s", none.log)
 		}
 	}

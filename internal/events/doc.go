@@ -6,6 +6,6 @@
 // higher than the last one of its partition. What is left is each event once, in order.
 //
 // The package has the form of an event (Event), the reader of one partition (Reader) and
-// the reader of the whole topic that callers of the API use (Window). It does not derive
+// the reader of the whole topic that callers of the API use (Feed). It does not derive
 // events and does not open topics.
 package events

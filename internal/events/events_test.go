@@ -268,7 +268,7 @@ func TestCursor(t *testing.T) {
 	}
 }
 
-// Pages of a window have every event once, in a user's order, whatever the limit, across generations, and a user's alone.
+// Pages of a feed have every event once, in a user's order, whatever the limit, across generations, and a user's alone.
 func TestWindow(t *testing.T) {
 	first := newLog(1, 3)
 	s := &topics{logs: []*memLog{first}}
@@ -279,7 +279,7 @@ func TestWindow(t *testing.T) {
 		}
 		first.add("a", 10*i, 0) // a repetition
 	}
-	w := events.NewWindow(s)
+	w := events.NewFeed(s)
 	for _, limit := range []int{1, 7, 1000} {
 		for _, only := range []string{"", "b"} {
 			s.logs = s.logs[:1]
@@ -327,10 +327,10 @@ func TestWindow(t *testing.T) {
 	}
 }
 
-// A window waits for an event that matches, until the time is over, and says what retention took.
+// A feed waits for an event that matches, until the time is over, and says what retention took.
 func TestWindowSkipsADeletedGeneration(t *testing.T) {
 	s := &topics{logs: []*memLog{newLog(1, 2), newLog(2, 3), newLog(3, 3)}}
-	w := events.NewWindow(s)
+	w := events.NewFeed(s)
 	for _, log := range s.logs {
 		log.add("a", 0, 0)
 		log.add("a", 1, 0)
@@ -370,7 +370,7 @@ func TestWindowFindsTheEndsSideBySide(t *testing.T) {
 			}
 		}
 	}()
-	page, err := events.NewWindow(&topics{logs: []*memLog{l}}).Read(ctx, events.Query{Limit: 10, Now: true})
+	page, err := events.NewFeed(&topics{logs: []*memLog{l}}).Read(ctx, events.Query{Limit: 10, Now: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -388,7 +388,7 @@ func TestWindowFindsTheEndsSideBySide(t *testing.T) {
 
 func TestWindowWaits(t *testing.T) {
 	l := newLog(1, 2)
-	w := events.NewWindow(&topics{logs: []*memLog{l}})
+	w := events.NewFeed(&topics{logs: []*memLog{l}})
 	l.add("a", 1, 0)
 	page, err := w.Read(t.Context(), events.Query{Limit: 10, Now: true})
 	if err != nil || len(page.Records) != 0 {
@@ -451,7 +451,7 @@ func TestCursorOfALostLog(t *testing.T) {
 		l.add("a", i, 0)
 	}
 	l.change(func() { l.begins[0] = 15 })
-	w := events.NewWindow(l)
+	w := events.NewFeed(l)
 	for offset, want := range map[int64]error{9: envelope.ErrInvalid, 10: nil, 15: nil} {
 		after := events.Cursor{Generation: 1, At: map[int32]events.Position{0: {Offset: offset}}}
 		page, err := w.Read(t.Context(), events.Query{Limit: 10, After: after})
@@ -475,7 +475,7 @@ func TestWindowOfAnEmptiedPartition(t *testing.T) {
 		l.add("a", i, 0)
 	}
 	l.change(func() { l.begins[0] = 20 })
-	w := events.NewWindow(&topics{logs: []*memLog{l}})
+	w := events.NewFeed(&topics{logs: []*memLog{l}})
 	q := events.Query{Limit: 10, After: events.Cursor{Generation: 1, At: map[int32]events.Position{0: {Offset: 5}}}}
 	for _, q.Wait = range []time.Duration{0, time.Millisecond} {
 		page, err := w.Read(ctx, q)

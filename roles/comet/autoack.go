@@ -30,7 +30,7 @@ const packetAge = 3 * time.Second
 type autoAck struct {
 	session *session
 	unacked unacked
-	pace    pacer
+	paced   pacer
 }
 
 // unacked holds the kept messages that were written to a client and do not count
@@ -77,7 +77,7 @@ func (u *unacked) removeArrived(end int64, latest time.Duration) []uint64 {
 func (s *session) autoLocked() *autoAck {
 	s.ownExtras()
 	if s.auto == nil {
-		s.auto = &autoAck{session: s, pace: pacer{session: s}}
+		s.auto = &autoAck{session: s, paced: pacer{session: s}}
 	}
 	return s.auto
 }
@@ -87,7 +87,7 @@ func (a *autoAck) pacer() *pacer {
 	if a == nil {
 		return nil
 	}
-	return &a.pace
+	return &a.paced
 }
 
 // writtenLocked notes a kept message that the kernel has, up to position end of the stream.

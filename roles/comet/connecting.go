@@ -71,7 +71,7 @@ func (s *connecting) activate(reply *envelope.ConnectReply) {
 	c := s.comet
 	s.out.Conn().Authenticated()
 	m := member{s.session}
-	granted := m.takeGranted(reply.GetUser(), reply.GetMemberships())
+	granted := m.enterGranted(reply.GetUser(), reply.GetMemberships())
 	s.out.Lock()
 	if reply.GetDevice() != "" {
 		s.device = reply.GetDevice()

@@ -62,7 +62,7 @@ func (s *session) deliverKeptLocked(m *transport.Message, prev uint64, f *fanout
 		return outFiltered
 	}
 	frame := m.Frame(s.form)
-	if !s.out.MakeRoomLocked(s, len(frame)) || s.auto.fullLocked() || s.pacedLocked() && !s.autoLocked().pace.addLocked(frame, id) {
+	if !s.out.MakeRoomLocked(s, len(frame)) || s.auto.fullLocked() || s.pacedLocked() && !s.autoLocked().paced.addLocked(frame, id) {
 		s.fallBehindLocked(id)
 		return outBehind
 	}
@@ -207,7 +207,7 @@ func (b *backlog) writeLocked(messages []*envelope.Kept) (whole bool) {
 func (b *backlog) addLocked(k *envelope.Kept) bool {
 	if b.pacedLocked() {
 		frame := transport.AppendMessage(nil, b.form, k.GetOp(), k.GetId(), k.GetBody())
-		return b.autoLocked().pace.addLocked(frame, k.GetId())
+		return b.autoLocked().paced.addLocked(frame, k.GetId())
 	}
 	return b.run.AddLocked(k.GetOp(), k.GetId(), k.GetBody())
 }

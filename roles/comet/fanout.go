@@ -128,7 +128,7 @@ func (f *fanoutWorker) enqueueLocked(s *session, frame []byte, id uint64) {
 	switch {
 	case f.comet.window != nil:
 		s.enqueueBroadcastsLocked()
-		f.comet.window.holdLocked(s)
+		f.comet.window.addLocked(s)
 	case f.hold && s.out.HoldLocked():
 		f.held = append(f.held, s)
 	}

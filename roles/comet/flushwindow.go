@@ -214,15 +214,15 @@ func (w *flushWindow) enqueueForLocked(s *session, t *tally) {
 		case !s.out.MakeRoomLocked(s, len(frame)):
 			t[kindLive][outDropped]++
 		default:
-			w.holdLocked(s)
+			w.addLocked(s)
 			s.out.EnqueueLocked(s, frame, 0)
 			t[kindLive][outWritten]++
 		}
 	}
 }
 
-// holdLocked makes a session keep what it is given until the window ends.
-func (w *flushWindow) holdLocked(s *session) {
+// addLocked makes a session keep what it is given until the window ends.
+func (w *flushWindow) addLocked(s *session) {
 	s.out.HoldLocked()
 	if s.windowed {
 		return

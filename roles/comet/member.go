@@ -207,10 +207,10 @@ func (m member) regrant(list *envelope.Memberships) (joined, left []string) {
 	return joined, left
 }
 
-// takeGranted puts a session that has just been authenticated into the rooms that
+// enterGranted puts a session that has just been authenticated into the rooms that
 // callers of the API have put its user into. list came with the session. A newer
 // one may have come before it.
-func (m member) takeGranted(user string, list *envelope.Memberships) []string {
+func (m member) enterGranted(user string, list *envelope.Memberships) []string {
 	m.roomsMu().Lock()
 	defer m.roomsMu().Unlock()
 	m.out.Lock()

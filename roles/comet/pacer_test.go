@@ -11,24 +11,24 @@ import (
 	"imgo/transport/pipe"
 )
 
-// arrival is a packet and when it arrived, counted from the auth reply.
-type arrival struct {
+// received is a packet and when it arrived, counted from the auth reply.
+type received struct {
 	op   int32
 	body string
 	at   time.Duration
 }
 
-// arrivals reads n packets of a client as they come.
-func (c *client) arrivals(n int) []arrival {
+// receiveTimed reads n packets of a client as they come.
+func (c *client) receiveTimed(n int) []received {
 	c.t.Helper()
-	var list []arrival
+	var list []received
 	var first time.Time
 	for range n {
 		p := c.receive()
 		if first.IsZero() {
 			first = time.Now()
 		}
-		list = append(list, arrival{p.Op, string(p.Body), time.Since(first)})
+		list = append(list, received{p.Op, string(p.Body), time.Since(first)})
 	}
 	return list
 }
@@ -62,7 +62,7 @@ func TestPacedBacklog(t *testing.T) {
 				s = start(t, logic, nil)
 				c := s.dialPipe(pipe.Options{Stream: true})
 				c.send(1, protocol.OpAuth, 1, auth)
-				got := c.arrivals(7)
+				got := c.receiveTimed(7)
 				if got[0].op != protocol.OpAuthReply {
 					t.Fatalf("first came op %d", got[0].op)
 				}
@@ -94,7 +94,7 @@ func TestPacedAmongOthers(t *testing.T) {
 		s.push(s.backlog(0, 0, 0, false))
 		time.Sleep(time.Second)
 		s.push(s.live(0, protocol.OpMessage, "room"), s.kept(0, 1, 0), s.kept(0, 2, 1))
-		got := c.arrivals(3)
+		got := c.receiveTimed(3)
 		if got[0].body != "room" || got[1].at < 20*time.Millisecond || got[2].at-got[1].at < 20*time.Millisecond {
 			t.Fatalf("arrived: %v", got)
 		}
@@ -183,7 +183,7 @@ func TestNotPaced(t *testing.T) {
 				c.receive()
 			}
 			s.push(s.backlog(0, 0, 3, false, 1, 2, 3))
-			if got := c.arrivals(3); got[2].at > 0 {
+			if got := c.receiveTimed(3); got[2].at > 0 {
 				t.Errorf("%s: the messages came after %v", name, got)
 			}
 		})

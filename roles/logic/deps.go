@@ -128,8 +128,8 @@ type TokenStore interface {
 	RevokeUser(ctx context.Context, user string) (int, error)
 }
 
-// RecordGate says whether records of a newer version may be appended.
-type RecordGate interface {
+// RecordVersions says whether records of a newer version may be appended.
+type RecordVersions interface {
 	// Require returns nil once all nodes read records of the version. It returns an
 	// envelope.ErrUpgradeUnfinished that names the nodes that do not.
 	Require(ctx context.Context, version uint32) error
@@ -143,7 +143,7 @@ type Deps struct {
 	Comets  Comets
 	Tokens  TokenStore
 	// Records is asked before a record of a newer version is appended. If it is nil, all nodes read all.
-	Records RecordGate
+	Records RecordVersions
 	Log     zerolog.Logger
 	// Metrics registers the metrics. If it is nil, nothing is registered.
 	Metrics prometheus.Registerer

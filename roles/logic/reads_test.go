@@ -17,9 +17,9 @@ import (
 )
 
 // refusingGate refuses records of a version and above.
-type refusingGate uint32
+type refusingVersions uint32
 
-func (g refusingGate) Require(_ context.Context, version uint32) error {
+func (g refusingVersions) Require(_ context.Context, version uint32) error {
 	if version >= uint32(g) {
 		return envelope.ErrUpgradeUnfinished
 	}
@@ -115,7 +115,7 @@ func TestReadThatFails(t *testing.T) {
 	w := newWorld(t)
 	w.connectV2("ann", "phone", "c1", 1)
 	deps := w.deps()
-	deps.Records = refusingGate(envelope.RecordVersionClients)
+	deps.Records = refusingVersions(envelope.RecordVersionClients)
 	l, err := logic.New(logic.DefaultConfig(), deps)
 	if err != nil {
 		t.Fatal(err)

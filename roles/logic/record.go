@@ -17,7 +17,7 @@ func (c clock) ms() int64 { return c().UnixMilli() }
 // keptWriter appends single records to the kept topic. Safe for concurrent use.
 type keptWriter struct {
 	log     KeptLog
-	records RecordGate // nil: records of every version may be appended
+	records RecordVersions // nil: records of every version may be appended
 	now     clock
 }
 

@@ -100,7 +100,7 @@ func TestUpstreamDuringAnUpgrade(t *testing.T) {
 	cfg := logic.DefaultConfig()
 	upstreamRules("")(&cfg, w)
 	deps := w.deps()
-	deps.Records = refusingGate(envelope.RecordVersionClients)
+	deps.Records = refusingVersions(envelope.RecordVersionClients)
 	l, err := logic.New(cfg, deps)
 	if err != nil {
 		t.Fatal(err)

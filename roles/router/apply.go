@@ -36,12 +36,12 @@ type applier struct {
 func (ap *applier) apply(entries []envelope.Entry) error {
 	for {
 		ap.mu.Lock()
-		held, err := ap.applyLocked(entries)
+		paused, err := ap.applyLocked(entries)
 		ap.mu.Unlock()
-		if err != nil || held == nil {
+		if err != nil || paused == nil {
 			return err
 		}
-		<-held // not for long: see emitter.holdWhenSent
+		<-paused // not for long: see emitter.pauseWhenSent
 	}
 }
 
@@ -49,10 +49,10 @@ func (ap *applier) apply(entries []envelope.Entry) error {
 // may have tens of thousands.
 const recordsPerLock = 64
 
-// applyLocked is apply for a caller that holds ap.mu. It stops early if a flush holds records
-// back: held is closed when it does no more. The other methods whose names end so are called with
+// applyLocked is apply for a caller that holds ap.mu. It stops early if a flush pauses
+// records: paused is closed when it does so no more. The other methods whose names end so are called with
 // both mutexes held.
-func (ap *applier) applyLocked(entries []envelope.Entry) (held <-chan struct{}, err error) {
+func (ap *applier) applyLocked(entries []envelope.Entry) (paused <-chan struct{}, err error) {
 	p := ap.p
 	if n := len(entries); n > 0 {
 		p.clock.saw(entries[n-1].TimeMS)
@@ -71,7 +71,7 @@ func (ap *applier) applyLocked(entries []envelope.Entry) (held <-chan struct{}, 
 			p.mu.Unlock()
 			p.mu.Lock()
 		}
-		if held = p.events.held; held != nil || p.gone {
+		if paused = p.events.paused; paused != nil || p.gone {
 			break
 		}
 		if p.events.fullLocked() {
@@ -84,7 +84,7 @@ func (ap *applier) applyLocked(entries []envelope.Entry) (held <-chan struct{}, 
 		p.position.next = entries[i].Offset + 1
 	}
 	ap.notifyLocked()
-	return held, err
+	return paused, err
 }
 
 // notifyLocked wakes the goroutines that wait for records to be applied.
@@ -117,7 +117,7 @@ func (ap *applier) fromMemoryLocked(id uint64) bool {
 	now, next := p.clock.Now(), p.position.next
 	for _, e := range p.recent.Recent(p.index, next, fromMemoryBytes) {
 		var rec envelope.Record
-		if p.position.appliedID() >= id || p.events.held != nil || p.events.fullLocked() || e.Record(&rec) != nil || !ap.inMemoryLocked(&rec) ||
+		if p.position.appliedID() >= id || p.events.paused != nil || p.events.fullLocked() || e.Record(&rec) != nil || !ap.inMemoryLocked(&rec) ||
 			ap.decodedLocked(e.Offset, &rec, now) != nil {
 			break
 		}

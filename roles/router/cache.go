@@ -23,9 +23,9 @@ type cache struct {
 	bytes    int
 }
 
-// hold keeps the body of a message that the store has, unless its account would
+// add keeps the body of a message that the store has, unless its account would
 // have more than half of the room, which may be none. The caller calls trim when it has given all.
-func (c *cache) hold(a *account, e *mailbox.Entry, message *envelope.Kept) {
+func (c *cache) add(a *account, e *mailbox.Entry, message *envelope.Kept) {
 	if int64(a.Messages.Held()+e.Cost()) > c.limit.Load()/2 {
 		return
 	}

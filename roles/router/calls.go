@@ -290,7 +290,7 @@ func (p *partition) completeBacklog(b *envelope.Backlog, user string, absent []s
 		if k == nil {
 			p.dropLostLocked(a, absent[i].ID)
 		} else if e := a.Messages.Find(k.Id); e != nil && e.NeedsBody() {
-			p.cache.hold(a, e, k)
+			p.cache.add(a, e, k)
 		}
 	}
 	p.cache.use(a)

@@ -43,7 +43,7 @@ type dues struct {
 	// earlier time: it is due already, and dropLocked keeps an account with a due step in memory until
 	// the step is proposed. next is a time before which the store has no further step, except for those
 	// stored since. Only run uses both.
-	after store.DueAt
+	after store.DueTime
 	next  int64
 	// stored is the earliest time of the steps that flushes have stored since.
 	stored atomic.Int64
@@ -172,7 +172,7 @@ func (d *dues) load(ctx context.Context) (more bool) {
 	now := p.clock.Now().UnixMilli()
 	d.next = min(d.next, d.stored.Swap(noDue))
 	if now < d.after.TimeMS { // the clock was set back: steps before d.after may be stored again
-		d.after, d.next = store.DueAt{TimeMS: now}, now
+		d.after, d.next = store.DueTime{TimeMS: now}, now
 	}
 	if room := d.release(); !room || d.next > now {
 		return false

@@ -56,8 +56,8 @@ type emitter struct {
 	added, done uint64
 	// sent is closed and replaced when a batch is in the topic.
 	sent chan struct{}
-	// held, unless nil, keeps records from being applied until it is closed.
-	held chan struct{}
+	// paused, unless nil, keeps records from being applied until it is closed.
+	paused chan struct{}
 	// tail is the highest id in the topic, as far as tailKnown. What is not higher is there.
 	tail      events.ID
 	tailKnown bool
@@ -265,28 +265,28 @@ func (em *emitter) append(ctx context.Context, batch []events.Event) error {
 	return nil
 }
 
-// holdWhenSent keeps records from being applied, and waits until the topic has the events of all
+// pauseWhenSent keeps records from being applied, and waits until the topic has the events of all
 // that was applied: applying a record over what is stored derives nothing, so an event that the topic
 // does not have before a flush would be lost. Records go on when release is called. If the topic does
-// not take the events in time, nothing is held and release is nil: the flush has to come later. That is
-// an error only if the flush has to be done. One goroutine at a time may hold.
-func (em *emitter) holdWhenSent(must bool) (release func(), err error) {
-	p, within := em.p, flushEventsWait
+// not take the events in time, nothing is paused and release is nil: the flush has to come later. That is
+// an error only if the flush has to be done. One goroutine at a time may pause.
+func (em *emitter) pauseWhenSent(must bool) (release func(), err error) {
+	p, limit := em.p, flushEventsWait
 	if must {
-		within = flushEventsWaitLast
+		limit = flushEventsWaitLast
 	}
-	timer := time.NewTimer(within)
+	timer := time.NewTimer(limit)
 	defer timer.Stop()
-	held := make(chan struct{})
+	paused := make(chan struct{})
 	release = func() {
 		p.mu.Lock()
-		em.held = nil
+		em.paused = nil
 		p.mu.Unlock()
-		close(held)
+		close(paused)
 	}
 	for {
 		p.mu.Lock()
-		em.held = held
+		em.paused = paused
 		unsent, sent := em.unsentLocked(), em.sent
 		p.mu.Unlock()
 		if !unsent {

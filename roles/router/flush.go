@@ -105,7 +105,7 @@ func (w *writeBehind) flush(everything bool) error {
 	if w.dueLocked(everything) && p.events.unsentLocked() && !p.cfg.Faults.FlushBeforeEvents {
 		p.mu.Unlock()
 		var err error
-		if release, err = p.events.holdWhenSent(everything); release == nil {
+		if release, err = p.events.pauseWhenSent(everything); release == nil {
 			return err
 		}
 		p.mu.Lock()
@@ -247,7 +247,7 @@ func (w *writeBehind) collectLocked(b *store.MailboxBatch, position uint64, now 
 // writtenLocked drops from memory what the store has now, but for bodies of
 // messages that still wait: their client may be back in a moment.
 func (w *writeBehind) writtenLocked(t *taken) {
-	t.a.Written(&t.changes, func(e *mailbox.Entry, message *envelope.Kept) { w.p.cache.hold(t.a, e, message) })
+	t.a.Written(&t.changes, func(e *mailbox.Entry, message *envelope.Kept) { w.p.cache.add(t.a, e, message) })
 	w.p.cache.use(t.a)
 }
 

@@ -213,7 +213,7 @@ func TestCacheMakesRoom(t *testing.T) {
 		accounts = append(accounts, a)
 		limit.Store(int64(5 * a.Messages.All()[0].Cost()))
 		for _, e := range a.Messages.All() {
-			c.hold(a, e, message)
+			c.add(a, e, message)
 		}
 		if i == 1 {
 			c.use(accounts[0])
@@ -225,7 +225,7 @@ func TestCacheMakesRoom(t *testing.T) {
 		t.Errorf("held are %d, %d and %d bytes, counted %d", held(0), held(1), held(2), c.bytes)
 	}
 	limit.Store(1)
-	c.hold(accounts[1], accounts[1].Messages.All()[0], message)
+	c.add(accounts[1], accounts[1].Messages.All()[0], message)
 	if held(1) != 0 {
 		t.Error("an account has more than half of the room")
 	}

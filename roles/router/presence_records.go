@@ -44,8 +44,8 @@ func (pr *presenceRecorder) putBack(batch []presenceDue, err error) {
 	}
 }
 
-// RecordGate says whether records of a newer version may be appended. Safe for concurrent use.
-type RecordGate interface {
+// RecordVersions says whether records of a newer version may be appended. Safe for concurrent use.
+type RecordVersions interface {
 	// Require returns nil once all nodes read records of the version. It returns an
 	// envelope.ErrUpgradeUnfinished that names the nodes that do not.
 	Require(ctx context.Context, version uint32) error
@@ -53,11 +53,11 @@ type RecordGate interface {
 
 // mayRecordPresence returns nil once all nodes read records of presence. It logs once that they do not.
 func (res *resources) mayRecordPresence(ctx context.Context) error {
-	if res.gate == nil {
+	if res.versions == nil {
 		return nil
 	}
-	err := res.gate.Require(ctx, envelope.RecordVersionClients)
-	if res.gateClosed.Swap(err != nil) != (err != nil) {
+	err := res.versions.Require(ctx, envelope.RecordVersionClients)
+	if res.presenceRefused.Swap(err != nil) != (err != nil) {
 		if err != nil {
 			res.log.Warn().Err(err).Msg("no user is told to be online or offline until all nodes read such records")
 		} else {

@@ -382,13 +382,13 @@ func TestPresenceWhileAppendsFail(t *testing.T) {
 	})
 }
 
-// gate is a RecordGate.
-type gate struct {
+// recordVersions is a router.RecordVersions.
+type recordVersions struct {
 	closed atomic.Bool
 	asked  atomic.Int64
 }
 
-func (g *gate) Require(_ context.Context, version uint32) error {
+func (g *recordVersions) Require(_ context.Context, version uint32) error {
 	g.asked.Add(1)
 	if version != envelope.RecordVersionClients || g.closed.Load() {
 		return envelope.Errorf(envelope.CodeUpgradeUnfinished, "node old does not read version %d", version)
@@ -399,17 +399,17 @@ func (g *gate) Require(_ context.Context, version uint32) error {
 // While a node does not read such records there are none, and everything is told later.
 func TestPresenceAwaitsUpgrade(t *testing.T) {
 	presenceTest(t, nil, func(t *testing.T, w *presenceWorld) {
-		g := &gate{}
-		g.closed.Store(true)
+		versions := &recordVersions{}
+		versions.closed.Store(true)
 		w.stop()
-		w.gate = g
+		w.versions = versions
 		w.start()
 		w.connect("c1", "u", "phone")
 		w.pass(time.Minute)
-		if records, _ := w.records(); records != 0 || g.asked.Load() == 0 {
-			t.Errorf("%d records, the gate was asked %d times", records, g.asked.Load())
+		if records, _ := w.records(); records != 0 || versions.asked.Load() == 0 {
+			t.Errorf("%d records, the versions were asked for %d times", records, versions.asked.Load())
 		}
-		g.closed.Store(false)
+		versions.closed.Store(false)
 		w.pass(2 * time.Second)
 		w.wants("u", "online phone")
 	})

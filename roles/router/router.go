@@ -60,7 +60,7 @@ type Store interface {
 	Users(partition int32, after string, limit int) ([]store.MailboxUser, error)
 	Keys(partition int32, after store.UsedKey, limit int) ([]store.UsedKey, error)
 	Batch(partition int32) *store.MailboxBatch
-	Dues(partition int32, after store.DueAt, untilMS int64, limit int) (dues []store.DueAt, next int64, ok bool, err error)
+	Dues(partition int32, after store.DueTime, untilMS int64, limit int) (dues []store.DueTime, next int64, ok bool, err error)
 	Online(partition int32, after string, limit int) ([]string, error)
 	DropPartition(ctx context.Context, partition int32) error
 	DropOlder(ctx context.Context) (dropped bool, err error)
@@ -85,8 +85,8 @@ type Deps struct {
 	// starts. 0 means 1. A stored mailbox that was derived by a router of a lower version may lack
 	// what such records did.
 	Records uint32
-	// Gate is asked before a record of a newer version is appended. If it is nil, all nodes read all.
-	Gate RecordGate
+	// Versions is asked before a record of a newer version is appended. If it is nil, all nodes read all.
+	Versions RecordVersions
 	// Now is the node's clock. If it is nil, time.Now is used.
 	Now func() time.Time
 	// Notices is called with what happened to a user's data. n is how often, for what may
@@ -102,21 +102,21 @@ type recentLog interface {
 
 // resources are what all parts of a router work with.
 type resources struct {
-	cfg     Config
-	kept    KeptLog
-	recent  recentLog // kept, if it is one; else nil
-	live    LiveLog
-	store   Store
-	log     zerolog.Logger
-	metrics *metrics
-	now     func() time.Time
-	clock   *logClock
-	notice  func(kind, user string, n int, detail string)
-	kinds   sessionKinds
-	records uint32 // Deps.Records
-	gate    RecordGate
-	// gateClosed is set if some node does not read records of presence, and the log says so.
-	gateClosed atomic.Bool
+	cfg      Config
+	kept     KeptLog
+	recent   recentLog // kept, if it is one; else nil
+	live     LiveLog
+	store    Store
+	log      zerolog.Logger
+	metrics  *metrics
+	now      func() time.Time
+	clock    *logClock
+	notice   func(kind, user string, n int, detail string)
+	kinds    sessionKinds
+	records  uint32 // Deps.Records
+	versions RecordVersions
+	// presenceRefused is set if some node does not read records of presence, and the log says so.
+	presenceRefused atomic.Bool
 	// eventsLog is Deps.Topic.
 	eventsLog EventsLog
 	// readSlots bounds the partitions that are read back side by side.
@@ -177,7 +177,7 @@ func New(cfg Config, d Deps) (*Router, error) {
 	res := &resources{
 		cfg: cfg, kept: d.Kept, live: d.Live, store: d.Store,
 		log: d.Log.With().Str("role", "router").Logger(), metrics: newMetrics(d.Metrics), now: d.Now, notice: d.Notices,
-		records: d.Records, gate: d.Gate, eventsLog: d.Topic,
+		records: d.Records, versions: d.Versions, eventsLog: d.Topic,
 		readSlots: make(chan struct{}, max(2, runtime.GOMAXPROCS(0))), flushNow: wait.NewSignal(), ended: wait.NewSignal(),
 	}
 	if res.now == nil {

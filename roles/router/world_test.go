@@ -234,7 +234,7 @@ type world struct {
 	growth     router.Growth
 	store      func(router.Store) router.Store // what the router gets; nil: the store itself
 	records    uint32                          // Deps.Records
-	gate       router.RecordGate
+	versions   router.RecordVersions
 	reg        *prometheus.Registry
 	r          *router.Router
 	stop       func()
@@ -289,7 +289,7 @@ func (w *world) start() {
 	}
 	r, err := router.New(w.cfg, router.Deps{
 		Topic: topic, Owned: owned, Metrics: w.reg, Growth: w.growth,
-		Kept: w.kept, Live: w.live, Store: boxes, Log: zerolog.Nop(), Now: w.clock.now, Records: w.records, Gate: w.gate,
+		Kept: w.kept, Live: w.live, Store: boxes, Log: zerolog.Nop(), Now: w.clock.now, Records: w.records, Versions: w.versions,
 		Notices: func(kind, user string, _ int, _ string) {
 			if w.noticed != nil {
 				w.noticed()

@@ -182,7 +182,7 @@ func TestAncestorBug15_HungCometBlocksNobody(t *testing.T) {
 	for range 30 {
 		w.pushes.push("u")
 	}
-	within(t, 10*time.Second, "the healthy comet's session has all", func() bool { return fine.received.Load() == 31 })
+	eventuallyIn(t, 10*time.Second, "the healthy comet's session has all", func() bool { return fine.received.Load() == 31 })
 	w.repair()
 	w.checkHistory()
 }

@@ -35,9 +35,9 @@ func TestMain(m *testing.M) {
 const waitLimit = waittest.Limit
 
 var (
-	eventually = waittest.Eventually
-	within     = waittest.Within
-	call       = harness.Call
+	eventually   = waittest.Eventually
+	eventuallyIn = waittest.EventuallyIn
+	call         = harness.Call
 )
 
 // secret is the cluster.secret of nodes. A world adds its own part: a node may get the port that a stopped

@@ -82,12 +82,12 @@ func readPacket(r io.Reader, b *[HeaderV2]byte, maxBody int) (Packet, error) {
 	p := h.packet
 	if p.Long {
 		if _, err := io.ReadFull(r, b[HeaderV1:]); err != nil {
-			return Packet{}, within(err)
+			return Packet{}, unexpectedEOF(err)
 		}
 		p.ID = binary.BigEndian.Uint64(b[HeaderV1:])
 	}
 	if p.Body, err = readBody(r, h.body); err != nil {
-		return Packet{}, within(err)
+		return Packet{}, unexpectedEOF(err)
 	}
 	return p, nil
 }
@@ -111,8 +111,8 @@ func readBody(r io.Reader, n int) ([]byte, error) {
 	}
 }
 
-// within turns io.EOF within a packet into io.ErrUnexpectedEOF.
-func within(err error) error {
+// unexpectedEOF turns io.EOF within a packet into io.ErrUnexpectedEOF.
+func unexpectedEOF(err error) error {
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF
 	}

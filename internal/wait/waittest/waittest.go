@@ -17,11 +17,11 @@ const Limit = 2 * time.Minute
 // Eventually polls cond until it holds. It fails the test after Limit. what names the condition.
 func Eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
-	Within(t, Limit, what, cond)
+	EventuallyIn(t, Limit, what, cond)
 }
 
-// Within is like Eventually with another limit.
-func Within(t testing.TB, limit time.Duration, what string, cond func() bool) {
+// EventuallyIn is like Eventually with another limit.
+func EventuallyIn(t testing.TB, limit time.Duration, what string, cond func() bool) {
 	t.Helper()
 	for end := time.Now().Add(limit); !cond(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {

@@ -171,21 +171,21 @@ func (k *keyring) find(key string) *caller {
 	return found
 }
 
-// Gate lets only callers with an API key through to pages that are not part of the API.
-type Gate struct{ keys *keyring }
+// KeyCheck lets only callers with an API key through to pages that are not part of the API.
+type KeyCheck struct{ keys *keyring }
 
-// NewGate returns a Gate for the keys of the API.
-func NewGate(keys []Key) (*Gate, error) {
+// NewKeyCheck returns a KeyCheck for the keys of the API.
+func NewKeyCheck(keys []Key) (*KeyCheck, error) {
 	ring, err := newKeyring(keys)
 	if err != nil {
 		return nil, fmt.Errorf("check the API keys: %w", err)
 	}
-	return &Gate{ring}, nil
+	return &KeyCheck{ring}, nil
 }
 
 // Require returns a handler that calls h for callers whose key has the scope. Without
 // keys nobody gets in, and message says what else there is.
-func (g *Gate) Require(scope Scope, message string, h http.Handler) http.Handler {
+func (g *KeyCheck) Require(scope Scope, message string, h http.Handler) http.Handler {
 	form := v1Form()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		caller, err := g.keys.identify(r, time.Now())

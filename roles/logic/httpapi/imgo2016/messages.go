@@ -46,7 +46,7 @@ func (a *API) msgGet(c *httpcall.Call) error {
 	if cb != "" {
 		c.W.Header().Del("X-Content-Type-Options") // with it, browsers run no script of the type text/plain
 	}
-	messages, err := a.take(c)
+	messages, err := a.messagesOf(c)
 	ret := retMsgOK
 	if err != nil {
 		// The answer, below, has the callback, so the form cannot give it.
@@ -79,8 +79,8 @@ func (a *API) msgGet(c *httpcall.Call) error {
 // errUnknownToken is the error of a token that nobody has.
 var errUnknownToken error = envelope.Errorf(envelope.CodeUnauthorized, "the token is unknown")
 
-// take checks in the order that imgo 2016 did.
-func (a *API) take(c *httpcall.Call) ([]message, error) {
+// messagesOf checks in the order that imgo 2016 did.
+func (a *API) messagesOf(c *httpcall.Call) ([]message, error) {
 	for _, name := range []string{"uid", "mid", "token"} {
 		if c.Param(name) == "" {
 			return nil, envelope.Invalid(name, "is missing")

@@ -27,9 +27,9 @@ func TestFindsSeededFaults(t *testing.T) {
 	t.Parallel()
 	lost, again, order, twoIDs := history.KindLost, history.KindAgain, history.KindOrder, history.KindTwoIDs
 	for name, c := range map[string]struct {
-		// fault is the fault under test, around the disturbances that make it visible.
-		fault, around roles.Faults
-		churn         float64
+		// fault is the fault under test, disturbances are those that make it visible.
+		fault, disturbances roles.Faults
+		churn               float64
 		// want holds the kinds that must be found, may the kinds that are also allowed.
 		want, may []history.Kind
 	}{
@@ -42,10 +42,10 @@ func TestFindsSeededFaults(t *testing.T) {
 			want:  []history.Kind{lost},
 		},
 		"a retried record not voided": {
-			fault:  roles.Faults{Router: router.Faults{NoRecordID: true}},
-			around: roles.Faults{LogicLog: func(kept logic.KeptLog) logic.KeptLog { return retryingLog{kept} }},
-			want:   []history.Kind{twoIDs},
-			may:    []history.Kind{order},
+			fault:        roles.Faults{Router: router.Faults{NoRecordID: true}},
+			disturbances: roles.Faults{LogicLog: func(kept logic.KeptLog) logic.KeptLog { return retryingLog{kept} }},
+			want:         []history.Kind{twoIDs},
+			may:          []history.Kind{order},
 		},
 		"an acknowledgement applied to the wrong device": {
 			fault: roles.Faults{LogicLog: func(kept logic.KeptLog) logic.KeptLog { return confusedLog{kept} }},
@@ -53,33 +53,33 @@ func TestFindsSeededFaults(t *testing.T) {
 			want:  []history.Kind{lost},
 		},
 		"comet's prev rule left out while deliveries are reordered": {
-			fault:  roles.Faults{Comet: comet.Faults{NoPrev: true}},
-			around: way(t, disturbance{late: 0.3}),
-			want:   []history.Kind{lost},
-			may:    []history.Kind{order},
+			fault:        roles.Faults{Comet: comet.Faults{NoPrev: true}},
+			disturbances: way(t, disturbance{late: 0.3}),
+			want:         []history.Kind{lost},
+			may:          []history.Kind{order},
 		},
 		"the owner's watch left out while deliveries are dropped": {
-			fault:  roles.Faults{Router: router.Faults{NoWatch: true}},
-			around: way(t, disturbance{drop: 0.3}),
-			want:   []history.Kind{lost},
+			fault:        roles.Faults{Router: router.Faults{NoWatch: true}},
+			disturbances: way(t, disturbance{drop: 0.3}),
+			want:         []history.Kind{lost},
 		},
 		"comet's duplicate rule left out while deliveries are doubled": {
-			fault:  roles.Faults{Comet: comet.Faults{NoDuplicate: true}},
-			around: way(t, disturbance{double: 0.1}),
-			want:   []history.Kind{again},
-			may:    []history.Kind{order},
+			fault:        roles.Faults{Comet: comet.Faults{NoDuplicate: true}},
+			disturbances: way(t, disturbance{double: 0.1}),
+			want:         []history.Kind{again},
+			may:          []history.Kind{order},
 		},
 		"catch-up asked only once while answers are dropped": {
-			fault:  roles.Faults{Comet: comet.Faults{NoAskAgain: true}},
-			around: way(t, disturbance{drop: 0.3}),
-			want:   []history.Kind{lost},
+			fault:        roles.Faults{Comet: comet.Faults{NoAskAgain: true}},
+			disturbances: way(t, disturbance{drop: 0.3}),
+			want:         []history.Kind{lost},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			t.Run("without the fault", func(t *testing.T) {
 				t.Parallel()
-				cfg := shortRun(start(t, c.around, nil))
+				cfg := shortRun(start(t, c.disturbances, nil))
 				cfg.Churn, cfg.Keyless = c.churn, 0.4
 				report := until(t, cfg, enough(c.churn))
 				wellUsed(t, report)
@@ -89,7 +89,7 @@ func TestFindsSeededFaults(t *testing.T) {
 			})
 			t.Run("with the fault", func(t *testing.T) {
 				t.Parallel()
-				cfg := shortRun(start(t, both(c.around, c.fault), nil))
+				cfg := shortRun(start(t, both(c.disturbances, c.fault), nil))
 				cfg.Churn, cfg.Keyless = c.churn, 0.4
 				cfg.ArrivalTimeout = 2 * time.Second // the run waits this long for lost messages
 				report := until(t, cfg, enough(c.churn))

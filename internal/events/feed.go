@@ -63,23 +63,23 @@ const (
 // otherServer says why a cursor is refused.
 const otherServer = "is a cursor of another server, or of one that has been reset"
 
-// Window reads pages of the topic. Safe for concurrent use.
-type Window struct {
+// Feed reads pages of the topic. Safe for concurrent use.
+type Feed struct {
 	topics Topics
 	// tails has a place for each tail that is being read.
 	tails chan struct{}
 }
 
-// NewWindow returns a window on the topics.
-func NewWindow(topics Topics) *Window {
-	return &Window{topics, make(chan struct{}, tailsAtOnce)}
+// NewFeed returns a feed of the topics.
+func NewFeed(topics Topics) *Feed {
+	return &Feed{topics, make(chan struct{}, tailsAtOnce)}
 }
 
 // Read returns the events that a query asks for. It waits for the first one, for Query.Wait.
-func (w *Window) Read(ctx context.Context, q Query) (*Page, error) {
+func (f *Feed) Read(ctx context.Context, q Query) (*Page, error) {
 	waiting, cancel := context.WithTimeout(ctx, q.Wait)
 	defer cancel()
-	r := &pageReader{Window: w, q: q, at: Cursor{Generation: q.After.Generation, Turn: q.After.Turn, At: maps.Clone(q.After.At)}}
+	r := &pageReader{Feed: f, q: q, at: Cursor{Generation: q.After.Generation, Turn: q.After.Turn, At: maps.Clone(q.After.At)}}
 	if r.at.At == nil {
 		r.at.At = make(map[int32]Position)
 	}
@@ -107,7 +107,7 @@ func (w *Window) Read(ctx context.Context, q Query) (*Page, error) {
 
 // pageReader makes one page.
 type pageReader struct {
-	*Window
+	*Feed
 	q       Query
 	log     envelope.Log
 	at      Cursor
