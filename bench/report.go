@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"imgo/bench/load"
+	"imgo/bench/machine"
 )
 
 // figure is one number that is measured in each run.
@@ -47,11 +48,11 @@ type series struct {
 
 // report is everything that one invocation measured.
 type report struct {
-	Date    time.Time `json:"date"`
-	Seconds float64   `json:"seconds"`
-	Commit  string    `json:"commit"`
-	Changed bool      `json:"uncommitted_changes"`
-	Machine machine   `json:"machine"`
+	Date    time.Time   `json:"date"`
+	Seconds float64     `json:"seconds"`
+	Commit  string      `json:"commit"`
+	Changed bool        `json:"uncommitted_changes"`
+	Machine machineInfo `json:"machine"`
 	// Imgo is the version that the measured executable prints.
 	Imgo    string `json:"imgo"`
 	Options struct {
@@ -76,13 +77,8 @@ func newReport(ctx context.Context, b *bench) *report {
 	r.Options.Runs, r.Options.Duration, r.Options.Conns = b.runs, b.duration.Seconds(), b.conns
 	r.Options.Callers, r.Options.Users, r.Options.Rate = b.callers, b.users, b.rate
 	r.Options.Broadcasts, r.Options.Profiled = b.broadcasts, b.profile != ""
-	r.Commit, r.Imgo = "unknown", b.imgo
-	// Without git or outside of a repository, the commit is unknown.
-	if out, err := exec.CommandContext(ctx, "git", "rev-parse", "--short", "HEAD").Output(); err == nil {
-		r.Commit = strings.TrimSpace(string(out))
-		out, err := exec.CommandContext(ctx, "git", "status", "--porcelain").Output()
-		r.Changed = err == nil && len(out) > 0
-	}
+	r.Imgo = b.imgo
+	r.Commit, r.Changed = machine.Commit(ctx)
 	if out, err := exec.CommandContext(ctx, b.imgo, "version").Output(); err == nil {
 		r.Imgo = strings.TrimSpace(string(out))
 	}
@@ -245,8 +241,8 @@ func (b *bench) write(r *report, stdout io.Writer) error {
 	return nil
 }
 
-// machine describes the machine on which the figures were measured.
-type machine struct {
+// machineInfo describes the machine on which the figures were measured.
+type machineInfo struct {
 	CPU    string `json:"cpu"`
 	Cores  int    `json:"cores"`
 	Memory int64  `json:"memory_bytes"`
@@ -255,19 +251,13 @@ type machine struct {
 	Load   string `json:"load_average_before"`
 }
 
-func (m machine) String() string {
+func (m machineInfo) String() string {
 	return fmt.Sprintf("%s, %d cores, %.0f GiB, Linux %s, %s, load %s", m.CPU, m.Cores, float64(m.Memory)/(1<<30), m.Kernel, m.Go, m.Load)
 }
 
 // describeMachine reads the description of this machine. It omits what it cannot read.
-func describeMachine() machine {
-	m := machine{CPU: "unknown CPU", Cores: runtime.NumCPU(), Go: runtime.Version()}
-	for line := range strings.Lines(readText("/proc/cpuinfo")) {
-		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
-			m.CPU = strings.TrimSpace(value)
-			break
-		}
-	}
+func describeMachine() machineInfo {
+	m := machineInfo{CPU: machine.Processor(), Cores: runtime.NumCPU(), Go: runtime.Version()}
 	m.Memory = kiloField(readText("/proc/meminfo"), "MemTotal")
 	m.Kernel = strings.TrimSpace(readText("/proc/sys/kernel/osrelease"))
 	if load := strings.Fields(readText("/proc/loadavg")); len(load) > 2 {

@@ -113,3 +113,8 @@ func CodeOf(err error) Code {
 	}
 	return CodeInternal
 }
+
+// IsTemporary reports whether a call may succeed if it is repeated a moment later: a role did not answer, or is not ready.
+func IsTemporary(err error) bool {
+	return errors.Is(err, ErrUnavailable) || errors.Is(err, ErrNotReady)
+}

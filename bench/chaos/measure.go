@@ -136,7 +136,7 @@ func (st *stage) verifyAt(
 		return nil, err
 	}
 	if !r.OK {
-		return nil, fmt.Errorf("verify found something:\n%s", r)
+		return nil, fmt.Errorf("verify found a violation or a problem:\n%s", r)
 	}
 	return r, nil
 }
@@ -152,7 +152,7 @@ func (st *stage) latency(ctx context.Context, f *figures) error {
 	return nil
 }
 
-func ms(d verify.Millis) float64 { return float64(time.Duration(d).Microseconds()) / 1000 }
+func ms(d verify.Millis) float64 { return float64(d) / float64(time.Millisecond) }
 
 // connected measures the rate of accepted pushes and their CPU cost while every user
 // is connected and acknowledges. The CPU time is that of the pushing: without tokens,

@@ -9,17 +9,17 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"text/tabwriter"
 	"time"
 
+	"imgo/bench/machine"
 	"imgo/verify"
 )
 
-// subject is what a result is about.
+// subject names the commit and the machine of a result.
 type subject struct {
 	Date    time.Time `json:"date"`
 	Commit  string    `json:"commit"`
@@ -29,7 +29,14 @@ type subject struct {
 }
 
 func newSubject(ctx context.Context, s *settings) subject {
-	return subject{time.Now().UTC().Truncate(time.Second), commit(ctx), describeMachine(), s.brokers, s.each}
+	commit, changed := machine.Commit(ctx)
+	if changed {
+		commit += "-changed"
+	}
+	return subject{
+		Date: time.Now().UTC().Truncate(time.Second), Commit: commit, Brokers: s.brokers, Each: s.each,
+		Machine: fmt.Sprintf("%d × %s", runtime.NumCPU(), machine.Processor()),
+	}
 }
 
 // report is the result of a run.
@@ -61,30 +68,6 @@ type faultRow struct {
 	Reconnects      int64         `json:"reconnects"`
 }
 
-// describeMachine returns a description of this machine.
-func describeMachine() string {
-	model := "unknown processor"
-	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		for line := range strings.Lines(string(info)) {
-			if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "model name" {
-				model = strings.TrimSpace(value)
-				break
-			}
-		}
-	}
-	return fmt.Sprintf("%d × %s", runtime.NumCPU(), model)
-}
-
-// commit returns the checked-out commit, with a suffix if there are uncommitted
-// changes.
-func commit(ctx context.Context) string {
-	out, err := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty=-changed", "--match", "").Output()
-	if err != nil {
-		return "unknown" // no git, or no repository
-	}
-	return strings.TrimSpace(string(out))
-}
-
 // gather combines the occurrences of each fault into one row.
 func (r *report) gather() {
 	at := map[string]int{}
@@ -104,10 +87,10 @@ func (r *report) gather() {
 	}
 }
 
-// verdict returns an error if verify found a violation.
+// verdict returns an error if verify found a violation or a problem.
 func (r *report) verdict() error {
 	if !r.Verify.OK {
-		return errors.New("verify found something: see the report")
+		return errors.New("verify found a violation or a problem: see the report")
 	}
 	return nil
 }

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime"
-	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -86,10 +85,6 @@ func UserID(n int) string { return fmt.Sprintf("u%08d", n) }
 
 // StampSize is the number of digits of a stamp.
 const StampSize = 19
-
-// Stamp returns the time in Unix nanoseconds, as it stands at the beginning of a
-// stamped message. The opening quote of a JSON string may precede it.
-func Stamp(t time.Time) string { return strconv.FormatInt(t.UnixNano(), 10) }
 
 // stampOf returns the stamp of a body. ok is false if there is none.
 func stampOf(body []byte) (int64, bool) {

@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -162,7 +163,7 @@ func TestHolderAcknowledges(t *testing.T) {
 
 func TestStamp(t *testing.T) {
 	now := time.Now()
-	for _, body := range []string{Stamp(now), `"` + Stamp(now) + `xxx"`} {
+	for _, body := range []string{stamp(now), `"` + stamp(now) + `xxx"`} {
 		if got, ok := stampOf([]byte(body)); !ok || got != now.UnixNano() {
 			t.Errorf("the stamp of %s is %d, %t", body, got, ok)
 		}
@@ -246,3 +247,7 @@ func TestCallerReadsAnswers(t *testing.T) {
 		t.Error("an answer without a length was understood")
 	}
 }
+
+// stamp returns the time in Unix nanoseconds, as it stands at the beginning of a
+// stamped message. The opening quote of a JSON string may precede it.
+func stamp(t time.Time) string { return strconv.FormatInt(t.UnixNano(), 10) }

@@ -32,8 +32,7 @@ type View struct {
 	// Such nodes must not work together.
 	Mismatches []string
 
-	roles map[string][]Node
-	next  chan struct{} // closed when there is a newer view
+	next chan struct{} // closed when there is a newer view
 }
 
 // Node returns the node with a name. ok is false if there is none.
@@ -44,10 +43,6 @@ func (v *View) Node(name string) (node Node, ok bool) {
 	}
 	return v.Nodes[i], true
 }
-
-// Role returns the nodes that have a role and do not leave, in the order of their
-// names. The caller must not change the slice.
-func (v *View) Role(role string) []Node { return v.roles[role] }
 
 // Next returns a channel that is closed when there is a newer view.
 func (v *View) Next() <-chan struct{} { return v.next }
@@ -152,7 +147,7 @@ func (m *Members) swapLocked() {
 			newest[l.name] = l
 		}
 	}
-	v := &View{Nodes: make([]Node, 0, len(newest)), roles: make(map[string][]Node), next: make(chan struct{})}
+	v := &View{Nodes: make([]Node, 0, len(newest)), next: make(chan struct{})}
 	for _, l := range newest {
 		v.Nodes = append(v.Nodes, Node{Name: l.name, Meta: l.meta, Addr: l.addr, Self: l.gossip == m.gossip})
 	}
@@ -161,14 +156,6 @@ func (m *Members) swapLocked() {
 	for _, n := range v.Nodes {
 		if text := mismatch(self, n); text != "" {
 			v.Mismatches = append(v.Mismatches, text)
-		}
-		if n.Meta.Leaving {
-			continue
-		}
-		for i, role := range n.Meta.Roles {
-			if !slices.Contains(n.Meta.Roles[:i], role) {
-				v.roles[role] = append(v.roles[role], n)
-			}
 		}
 	}
 	close(m.view.Swap(v).next)

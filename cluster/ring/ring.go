@@ -64,9 +64,6 @@ func New(partitions int32, names []string) *Ring {
 	return r
 }
 
-// Partitions returns the number of partitions.
-func (r *Ring) Partitions() int32 { return int32(len(r.owners)) }
-
 // Owner returns the owner of a partition; "": there are no nodes or no such partition.
 func (r *Ring) Owner(partition int32) string {
 	if partition < 0 || int(partition) >= len(r.owners) {

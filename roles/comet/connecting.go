@@ -38,7 +38,7 @@ func (s *connecting) run(ctx context.Context) error {
 		request.AuthBody, request.Headers = p.Packet.Body, handshakeHeaders(p.Header)
 	}
 	reply, err := c.logic.Connect(ctx, request)
-	p.Answered = !isTemporary(err)
+	p.Answered = !envelope.IsTemporary(err)
 	switch {
 	case !p.Answered && c.calls.Err() == nil:
 		c.metrics.callErrors.WithLabelValues("connect").Inc()
@@ -245,12 +245,6 @@ func appendListEnd(body []byte, n int) []byte {
 		return body
 	}
 	return append(body, ']')
-}
-
-// isTemporary reports whether logic could not decide, so that it is to be asked
-// again.
-func isTemporary(err error) bool {
-	return errors.Is(err, envelope.ErrUnavailable) || errors.Is(err, envelope.ErrNotReady)
 }
 
 // closeCodes are the close codes for errors of logic.Connect that are the client's fault.

@@ -90,7 +90,7 @@ func (o *owners) lookup(ctx context.Context, t targets, w want) (map[string]*env
 		if q.err == nil {
 			return q.answers, nil
 		}
-		if !passing(q.err) || pause.Sleep(ctx) != nil {
+		if !envelope.IsTemporary(q.err) || pause.Sleep(ctx) != nil {
 			return q.answers, attempted("look up users", q.err)
 		}
 		t = q.left
@@ -191,7 +191,7 @@ func (q *lookup) failed(t targets, err error) {
 }
 
 func (q *lookup) blame(err error) {
-	if q.err == nil || passing(q.err) {
+	if q.err == nil || envelope.IsTemporary(q.err) {
 		q.err = err
 	}
 }

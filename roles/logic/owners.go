@@ -94,15 +94,10 @@ func inParallel(n, limit int, fn func(i int) error) error {
 func repeat(ctx context.Context, call func() error) error {
 	pause := wait.Backoff{Min: minRetry, Max: maxRetry}
 	for {
-		if err := call(); !passing(err) || pause.Sleep(ctx) != nil {
+		if err := call(); !envelope.IsTemporary(err) || pause.Sleep(ctx) != nil {
 			return err
 		}
 	}
-}
-
-// passing reports whether an error may be gone a moment later.
-func passing(err error) bool {
-	return errors.Is(err, envelope.ErrUnavailable) || errors.Is(err, envelope.ErrNotReady)
 }
 
 // attempted wraps err with what was attempted. A deadline that passed becomes

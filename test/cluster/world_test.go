@@ -325,8 +325,8 @@ func (w *world) checkHistory() {
 	for limit := began.Add(waitLimit); len(w.h.Lost(1)) > 0 && w.h.Stats().Violations == 0 && time.Now().Before(limit); {
 		time.Sleep(10 * time.Millisecond)
 	}
-	if err := w.h.Verdict(); err != nil {
-		w.t.Fatal(err)
+	if wrong := append(w.h.Violations(), w.h.Lost(0)...); len(wrong) > 0 {
+		w.t.Fatal(wrong)
 	}
 	s := w.h.Stats()
 	if s.Accepted == 0 || s.Received == 0 {

@@ -359,14 +359,6 @@ func (u *user) lost(lost Violations, limit int) Violations {
 	return lost
 }
 
-// Verdict returns all violations and losses as Violations, or nil if there are none.
-func (h *History) Verdict() error {
-	if all := append(h.Violations(), h.Lost(0)...); len(all) > 0 {
-		return all
-	}
-	return nil
-}
-
 // Stats returns the counters so far.
 func (h *History) Stats() Stats {
 	return Stats{

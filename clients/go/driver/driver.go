@@ -48,7 +48,7 @@ type options struct {
 	MaxBody            int      `json:"max_body"`
 }
 
-func ms(n int) time.Duration { return time.Duration(n) * time.Millisecond }
+func milliseconds(n int) time.Duration { return time.Duration(n) * time.Millisecond }
 
 // driver has the client of a name.
 type driver struct {
@@ -139,9 +139,9 @@ func (d *driver) make(c command) error {
 	cfg := imgoclient.Config{
 		Address: o.Address, Discover: o.Discover, Token: o.Token, Device: o.Device, Platform: o.Platform,
 		Rooms: o.Rooms, Accepts: o.Accepts,
-		MinBackoff: ms(o.MinBackoffMS), MaxBackoff: ms(o.MaxBackoffMS), StableAfter: ms(o.StableAfterMS),
-		ConnectTimeout: ms(o.ConnectTimeoutMS), AuthTimeout: ms(o.AuthTimeoutMS), RequestTimeout: ms(o.RequestTimeoutMS),
-		HeartbeatTimeout: ms(o.HeartbeatTimeoutMS), CloseTimeout: ms(o.CloseTimeoutMS), AckDelay: ms(o.AckDelayMS),
+		MinBackoff: milliseconds(o.MinBackoffMS), MaxBackoff: milliseconds(o.MaxBackoffMS), StableAfter: milliseconds(o.StableAfterMS),
+		ConnectTimeout: milliseconds(o.ConnectTimeoutMS), AuthTimeout: milliseconds(o.AuthTimeoutMS), RequestTimeout: milliseconds(o.RequestTimeoutMS),
+		HeartbeatTimeout: milliseconds(o.HeartbeatTimeoutMS), CloseTimeout: milliseconds(o.CloseTimeoutMS), AckDelay: milliseconds(o.AckDelayMS),
 		Queue: o.Queue, Remember: o.Remember, MaxBody: o.MaxBody,
 		OnMessage: d.message, OnState: d.state, OnRoom: d.room, OnPublished: d.published, OnDismiss: d.dismiss,
 		OnError: d.error,

@@ -33,7 +33,7 @@ const minSecret = 32
 //
 // With a key set, a token that names a key (kid) is checked with that key of the set. If
 // the set has none of that name, the keys without a name count: Secret and
-// PublicKeyFile. JWKSURL is fetched every RefreshInterval and when a token names a key that the set does
+// PublicKeyFile. JWKSURL is fetched every five minutes and when a token names a key that the set does
 // not have, but at most once in ten seconds.
 //
 // With a device claim, a client that names another device is refused. A client that
@@ -58,9 +58,6 @@ type Config struct {
 	WebhookSecrets  []string      `toml:"webhook_secrets" secret:"true" unit:"whsec_… as of: echo whsec_$(openssl rand -base64 32)" doc:"The secrets that sign the calls by Standard Webhooks. Two while one is replaced."`
 	WebhookTimeout  time.Duration `toml:"webhook_timeout" default:"3s" unit:"duration" min:"100ms" max:"5s" doc:"The longest time that one call may take."`
 	WebhookInFlight int           `toml:"webhook_in_flight" default:"64" unit:"calls" min:"1" max:"10000" doc:"The most calls under way. Further clients wait for at most webhook_timeout."`
-
-	// RefreshInterval is how often JWKSURL is fetched.
-	RefreshInterval time.Duration `default:"5m"`
 }
 
 // UsesJWT reports whether there is any key for JWTs.

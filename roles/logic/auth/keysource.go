@@ -27,8 +27,9 @@ const (
 	// how often at most when tokens name unknown keys.
 	fileInterval    = 2 * time.Second
 	minFileInterval = 250 * time.Millisecond
-	// minRefresh is how often at most the URL is fetched.
-	minRefresh = 10 * time.Second
+	// refreshInterval is how often the URL is fetched. minRefresh is how often at most when tokens name unknown keys.
+	refreshInterval = 5 * time.Minute
+	minRefresh      = 10 * time.Second
 	// fetchTimeout bounds one fetch.
 	fetchTimeout = 3 * time.Second
 	// maxWaiting and maxWait bound the tokens that wait while another one has the keys
@@ -100,7 +101,7 @@ func newKeySource(cfg Config, log zerolog.Logger, reg prometheus.Registerer) (*k
 	}
 	if cfg.JWKSURL != "" {
 		s.origins = append(s.origins, &keyOrigin{name: "jwks_url", read: fetcher(cfg.JWKSURL), parse: parseJWKS(false),
-			interval: cfg.RefreshInterval, minInterval: minRefresh, lastError: "the JWKS was not fetched yet"})
+			interval: refreshInterval, minInterval: minRefresh, lastError: "the JWKS was not fetched yet"})
 	}
 	s.reloads = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "imgo_logic_key_reloads_total", Help: "Readings of keys for JWTs that brought new ones (changed) or failed.",

@@ -7,13 +7,11 @@ import (
 	"net/http"
 	"runtime/debug"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
-	"imgo/internal/settings"
 	"imgo/internal/weborigin"
 	"imgo/roles/logic/httpapi/internal/httpcall"
 )
@@ -33,14 +31,9 @@ type Config struct {
 	// MaxLarge is how many request bodies above 64 KiB may be in memory at once.
 	// Further ones wait, for Timeout at most.
 	MaxLarge int `default:"16"`
-	// MaxTake is how many messages one /1/msg/get returns.
-	MaxTake int `default:"1000"`
 	// Timeout bounds the work on one request. With a large body it begins again once the body was read.
 	Timeout time.Duration `default:"60s"`
 }
-
-// DefaultConfig returns a Config with every default and no keys.
-func DefaultConfig() Config { return settings.Default[Config]() }
 
 // API is the HTTP API. It starts no goroutine that outlives a request.
 type API struct {
@@ -104,29 +97,6 @@ func (a *API) Handler() http.Handler { return a.mux }
 // that were read are pushed and get their results. Other calls are not
 // affected. It does not wait.
 func (a *API) EndStreams() { a.endStreams() }
-
-// Routes are the paths of /v1, each with its methods, as ServeMux patterns
-// ("/v1/users/{user}"). The OpenAPI document is tested against it.
-func (a *API) Routes() map[string][]string {
-	routes := map[string][]string{}
-	for _, rt := range a.routes {
-		if strings.HasPrefix(rt.path, "/v1/") && rt.methods != nil {
-			routes[rt.path] = rt.allowed()
-		}
-	}
-	return routes
-}
-
-// Scopes returns the scope of each route of all APIs, by method and path such as "POST /v1/push".
-func (a *API) Scopes() map[string]Scope {
-	scopes := map[string]Scope{}
-	for _, rt := range a.routes {
-		for name, m := range rt.methods {
-			scopes[name+" "+rt.path] = m.scope
-		}
-	}
-	return scopes
-}
 
 // serve handles one request: it admits the caller, calls the handler, answers
 // errors in the route's form, and counts the request.

@@ -236,7 +236,7 @@ func (a *API) register() {
 			v1(path+"/kick", post(userScope, named("user", users.kick))),
 		)
 	}
-	imgo := imgo2016.New(imgo2016.Config{MaxUsers: a.cfg.MaxUsers, MaxTake: a.cfg.MaxTake}, a.service)
+	imgo := imgo2016.New(a.cfg.MaxUsers, a.service)
 	a.routes = append(a.routes, ancestorRoutes("/1/", imgo2016.Form(), imgo.Routes())...)
 	a.routes = append(a.routes, ancestorRoutes("/goim/", goim.Form(), goim.New(a.service).Routes())...)
 	for _, rt := range a.routes {

@@ -27,22 +27,17 @@ type Service interface {
 	CheckToken(ctx context.Context, token string) (string, error)
 }
 
-// Config has the bounds of this API.
-type Config struct {
-	// MaxUsers is how many users one push may name.
-	MaxUsers int
-	// MaxTake is how many messages one /1/msg/get returns.
-	MaxTake int
-}
+// maxTake is how many messages one /1/msg/get returns.
+const maxTake = 1000
 
 // API has the handlers.
 type API struct {
-	cfg     Config
-	service Service
+	maxUsers int // that one push may name
+	service  Service
 }
 
-// New returns the API of a service.
-func New(cfg Config, service Service) *API { return &API{cfg: cfg, service: service} }
+// New returns the API of a service. maxUsers is how many users one push may name.
+func New(maxUsers int, service Service) *API { return &API{maxUsers: maxUsers, service: service} }
 
 // The paths that answer a caller's mistake with retParam.
 const (

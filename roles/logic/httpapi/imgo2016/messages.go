@@ -103,7 +103,7 @@ func (a *API) messagesOf(c *httpcall.Call) ([]message, error) {
 	if err != nil {
 		return nil, envelope.Invalid("mid", "must be a whole number of milliseconds")
 	}
-	taken, err := a.service.Take(c.Ctx, user, after, a.cfg.MaxTake)
+	taken, err := a.service.Take(c.Ctx, user, after, maxTake)
 	if err != nil {
 		return nil, err
 	}

@@ -75,8 +75,8 @@ func (a *API) pushMany(c *httpcall.Call) error {
 		}
 		return envelope.Invalid(field, "must be as in {\"m\":<json>,\"u\":[1,2]}: "+err.Error())
 	}
-	if len(many.Users) > a.cfg.MaxUsers {
-		return envelope.Invalid("u", fmt.Sprintf("has more than %d entries", a.cfg.MaxUsers))
+	if len(many.Users) > a.maxUsers {
+		return envelope.Invalid("u", fmt.Sprintf("has more than %d entries", a.maxUsers))
 	}
 	users := make([]string, len(many.Users))
 	for i, uid := range many.Users {
