@@ -43,7 +43,7 @@ func readBounded(path string) ([]byte, error) {
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxFileBytes+1))
 	if err == nil && len(data) > maxFileBytes {
-		err = fmt.Errorf("it is larger than %s, which no settings file is", settings.FormatSize(maxFileBytes))
+		err = fmt.Errorf("it is larger than %s", settings.FormatSize(maxFileBytes))
 	}
 	return data, err
 }
@@ -62,7 +62,7 @@ func (cfg *Config) decode(path string, data []byte) error {
 	data = bytes.TrimPrefix(data, []byte("\ufeff")) // some editors write a byte order mark
 	var document map[string]any
 	if err := toml.Unmarshal(data, &document); err != nil {
-		return broken(path, data, err)
+		return syntaxError(path, data, err)
 	}
 	d := decoder{cfg: cfg, path: path, data: data, places: places(data), keys: map[string]Key{}}
 	for _, s := range sections() {
@@ -78,8 +78,8 @@ func (cfg *Config) decode(path string, data []byte) error {
 	return d.found.err()
 }
 
-// broken returns the error of a document with a TOML syntax error.
-func broken(path string, data []byte, err error) error {
+// syntaxError returns the error of a document with a TOML syntax error.
+func syntaxError(path string, data []byte, err error) error {
 	p := Problem{Where: path, Text: strings.TrimPrefix(err.Error(), "toml: ")}
 	var syntax *toml.DecodeError
 	if errors.As(err, &syntax) {

@@ -7,9 +7,12 @@ import (
 )
 
 // Outbox keeps the messages of Client.Publish until they have arrived. It belongs to one device and to one
-// Client at a time, which does not call its methods concurrently. It must not be older than what the Client has sent:
-// leave it out of back-ups. What SetBase, Add and Remove have done is
-// durable when they return nil. If they return an error, it is done completely or not at all.
+// Client at a time. The Client does not call its methods concurrently.
+//
+// Do not restore an outbox from a back-up: its numbers are used already.
+//
+// SetBase, Add and Remove return nil only after their change is durable. If they return an error, the change is done
+// completely or not at all.
 type Outbox interface {
 	// Load returns what the outbox has.
 	Load(ctx context.Context) (OutboxContent, error)

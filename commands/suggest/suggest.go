@@ -9,24 +9,24 @@ import (
 	"github.com/xrash/smetrics"
 )
 
-// minLikeness is the lowest similarity (0 to 1) for a suggestion. At this value "frobnicate" gets
+// minSimilarity is the lowest similarity (0 to 1) for a suggestion. At this value "frobnicate" gets
 // no suggestion, and a name with two typing errors still gets one.
-const minLikeness = 0.82
+const minSimilarity = 0.82
 
 // Closest returns the candidate most similar to name, or "" if none is similar enough.
 func Closest(name string, candidates []string) string {
-	best, closest := minLikeness, ""
+	closest, best := "", minSimilarity
 	for _, candidate := range candidates {
-		if alike := likeness(strings.ToLower(name), strings.ToLower(candidate)); alike > best {
-			best, closest = alike, candidate
+		if similar := similarity(strings.ToLower(name), strings.ToLower(candidate)); similar > best {
+			closest, best = candidate, similar
 		}
 	}
 	return closest
 }
 
-// likeness returns the similarity of two names, from 0 (nothing in common) to 1 (equal).
-func likeness(a, b string) float64 {
-	// Jaro-Winkler gives a low value to short names with two swapped letters.
+// similarity returns the similarity of two names, from 0 (nothing in common) to 1 (equal).
+func similarity(a, b string) float64 {
+	// Names with the same letters in another order count as nearly equal. Jaro-Winkler rates them too low.
 	if a != b && letters(a) == letters(b) {
 		return 0.99
 	}

@@ -57,7 +57,7 @@ type Level uint32
 
 // The levels. Each has the events of the one before.
 const (
-	LevelNone    Level = iota // none, but for what a deadline asks for
+	LevelNone    Level = iota // no events, except those of a deadline
 	LevelSettled              // Settled, Undelivered, Expired and Dropped
 	LevelEach                 // Delivered too
 )
@@ -147,9 +147,9 @@ type Event struct {
 	AfterMS int64
 	// Auto is set if comet acknowledged for a client that cannot (Delivered).
 	Auto bool
-	// Devices still waited for the message (Undelivered, Expired, Dropped).
+	// Devices are those that still waited for the message (Undelivered, Expired, Dropped).
 	Devices []string
-	// Without are devices that were forgotten while they waited (Settled).
+	// Without are the devices that never got the message: they were forgotten, or the user read it elsewhere (Settled).
 	Without []string
 	// Reason is why the message was taken from the mailbox (Dropped).
 	Reason string
@@ -315,7 +315,7 @@ func appendList(b []byte, name string, texts []string) []byte {
 	return append(b, ']')
 }
 
-// Header is what a reader needs of an event to pass it on.
+// Header has the fields by which a reader routes an event.
 type Header struct {
 	ID   ID
 	Type Type
@@ -340,8 +340,8 @@ func ParseHeader(value []byte) (h Header, err error) {
 // idPrefix begins every event, before its id.
 var idPrefix = []byte(`{"specversion":"1.0","id":"`)
 
-// parseID reads the id of an event, without the rest of it.
-func parseID(value []byte) (ID, error) {
+// idOfEvent reads the id of an event, without the rest of it.
+func idOfEvent(value []byte) (ID, error) {
 	rest, ok := bytes.CutPrefix(value, idPrefix)
 	if !ok {
 		h, err := ParseHeader(value)

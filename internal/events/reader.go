@@ -101,7 +101,7 @@ func (r *Reader) read(ctx context.Context) ([]envelope.Entry, error) {
 func (r *Reader) decode(entries []envelope.Entry) (records []Record) {
 	for _, e := range entries {
 		r.at.Offset = e.Offset + 1
-		id, err := parseID(e.Value)
+		id, err := idOfEvent(e.Value)
 		if err != nil || !id.After(r.at.Last) {
 			continue
 		}
@@ -154,7 +154,7 @@ func lastPosition(ctx context.Context, log envelope.Log, partition int32, offset
 			if from = e.Offset + 1; e.Offset >= at.Offset {
 				break
 			}
-			if id, err := parseID(e.Value); err == nil && id.After(at.Last) {
+			if id, err := idOfEvent(e.Value); err == nil && id.After(at.Last) {
 				at.Last = id
 			}
 		}

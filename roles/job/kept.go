@@ -68,7 +68,7 @@ func (p *pushes) deliveries(reply *envelope.ResolveReply) (*deliveries, error) {
 	out := newDeliveries()
 	for i, of := range p.all {
 		for _, t := range reply.Items[i].To {
-			d := out.to(t.GetTo().GetComet(), of.id, func() *envelope.Delivery {
+			d := out.deliveryTo(t.GetTo().GetComet(), of.id, func() *envelope.Delivery {
 				return &envelope.Delivery{Id: of.id, Op: of.push.Op, Body: of.push.Body, TimeMs: of.timeMS}
 			})
 			d.To = append(d.To, &envelope.Target{Session: t.GetTo().GetSession(), Prev: t.Prev})

@@ -24,24 +24,24 @@ func (j *Job) deliverLive(_ context.Context, r *reader, s *span, entries []envel
 		case env.Opened != nil:
 			r.denials.roomOpened(env.Opened)
 		case env.Backlog.GetTo() != nil:
-			out.to(env.Backlog.To.Comet, key, func() *envelope.Delivery { return &envelope.Delivery{Backlog: env.Backlog} })
+			out.deliveryTo(env.Backlog.To.Comet, key, func() *envelope.Delivery { return &envelope.Delivery{Backlog: env.Backlog} })
 		case env.SessionRooms != nil:
 			for _, a := range env.SessionRooms.To {
-				d := out.to(a.Comet, key, func() *envelope.Delivery {
+				d := out.deliveryTo(a.Comet, key, func() *envelope.Delivery {
 					return &envelope.Delivery{SessionRooms: &envelope.SessionRooms{Rooms: env.SessionRooms.Rooms}}
 				})
 				d.SessionRooms.To = append(d.SessionRooms.To, a)
 			}
 		case env.Dismiss != nil:
 			for _, a := range env.Dismiss.To {
-				d := out.to(a.Comet, key, func() *envelope.Delivery {
+				d := out.deliveryTo(a.Comet, key, func() *envelope.Delivery {
 					return &envelope.Delivery{Dismiss: &envelope.Dismiss{Ids: env.Dismiss.Ids, UpTo: env.Dismiss.UpTo}}
 				})
 				d.Dismiss.To = append(d.Dismiss.To, a)
 			}
 		case env.Kick != nil:
 			for _, a := range env.Kick.To {
-				d := out.to(a.Comet, key, func() *envelope.Delivery {
+				d := out.deliveryTo(a.Comet, key, func() *envelope.Delivery {
 					return &envelope.Delivery{Kick: &envelope.Kick{Code: env.Kick.Code, Reason: env.Kick.Reason}}
 				})
 				d.Kick.To = append(d.Kick.To, a)
@@ -51,7 +51,7 @@ func (j *Job) deliverLive(_ context.Context, r *reader, s *span, entries []envel
 				if t.GetTo() == nil {
 					continue
 				}
-				d := out.to(t.To.Comet, key, func() *envelope.Delivery { return &envelope.Delivery{Nudge: &envelope.Nudge{}} })
+				d := out.deliveryTo(t.To.Comet, key, func() *envelope.Delivery { return &envelope.Delivery{Nudge: &envelope.Nudge{}} })
 				d.Nudge.To = append(d.Nudge.To, t)
 			}
 		}
@@ -71,7 +71,7 @@ func (j *Job) deliverMessage(out *deliveries, r *reader, key uint64, env *envelo
 	switch {
 	case m.All:
 		for _, comet := range j.d.Comets.Names() {
-			out.to(comet, key, newDelivery)
+			out.deliveryTo(comet, key, newDelivery)
 		}
 	case m.Room != "":
 		names := j.d.Comets.Names()
@@ -85,13 +85,13 @@ func (j *Job) deliverMessage(out *deliveries, r *reader, key uint64, env *envelo
 				j.metrics.spared.Inc()
 				continue
 			}
-			out.to(name, key, newDelivery)
+			out.deliveryTo(name, key, newDelivery)
 			out.learnFrom(name, denied)
 		}
 		r.denials.prune(j.d.Comets, len(names))
 	default:
 		for _, a := range m.To {
-			d := out.to(a.Comet, key, newDelivery)
+			d := out.deliveryTo(a.Comet, key, newDelivery)
 			d.To = append(d.To, &envelope.Target{Session: a.Session})
 		}
 	}

@@ -6,7 +6,7 @@ import "imgo/envelope"
 // of them needed. The zero value is the product: no setting reaches it.
 type Faults struct {
 	NoWatch    bool // the owner does not watch
-	NoApplied  bool // answers are given for what was not applied yet
+	NoApplied  bool // Resolve answers before the record is applied
 	NoRecordID bool // a record that was applied before is applied again
 
 	FlushBeforeEvents bool // mailboxes are written although the topic lacks events of theirs
@@ -16,8 +16,8 @@ type Faults struct {
 	PresenceByClock   bool // the owner tells that users are online, without a record
 }
 
-// guessTargets is what a router with NoApplied says of a record that it has not
-// applied: all sessions, after the newest message that it knows of.
+// guessTargets returns all sessions, after the newest message that the account knows. A router with NoApplied
+// answers so for a record that it has not applied.
 func (a *account) guessTargets(id uint64) (to []*envelope.ResolvedTarget) {
 	for _, s := range a.sessions {
 		to = append(to, s.target(a.Messages.Prev(^uint64(0), id)))

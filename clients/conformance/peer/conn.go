@@ -179,7 +179,7 @@ func (c *Conn) IDs(ids ...uint64) []byte {
 		b = binary.BigEndian.AppendUint64(b, id)
 	}
 	if c.Text() {
-		b, _ = json.Marshal(texts) // a list of texts has JSON
+		b, _ = json.Marshal(texts) // a list of strings always encodes
 	}
 	return b
 }
@@ -248,5 +248,5 @@ func (c *Conn) WebSocket() bool { return c.webSocket }
 
 // SmallBuffer makes the kernel hold little of what is written, so that a client that does not read is noticed early.
 func (c *Conn) SmallBuffer() {
-	_ = c.socket.SetWriteBuffer(16 << 10) // without it the script needs more bytes
+	_ = c.socket.SetWriteBuffer(16 << 10) // on error the script must write more bytes
 }

@@ -21,7 +21,7 @@ import (
 	imgoclient "imgo/clients/go"
 )
 
-// options are those of the specification.
+// options are the options of the command new (clients/conformance/README.md).
 type options struct {
 	Address            string   `json:"address"`
 	Discover           string   `json:"discover"`
@@ -50,25 +50,25 @@ type options struct {
 
 func milliseconds(n int) time.Duration { return time.Duration(n) * time.Millisecond }
 
-// driver has the client of a name.
+// driver runs one named client.
 type driver struct {
 	output *output
 	name   string
 
 	client *imgoclient.Client // only the goroutine of drive uses it
 
-	mu       sync.Mutex
-	cancel   context.CancelFunc // ends Run; nil if it does not run
-	ended    chan struct{}      // closed when Run has ended
-	live     bool
-	connects []int              // tags of connect that wait for a live session
-	tokens   []chan tokenAnswer // calls of the token source, oldest first
-	held     bool               // messages wait for a release
-	releases int                // messages that may go on although held
-	released chan struct{}      // closed at a change of held or releases
-	failures int                // handlers that are to fail
-	broken   int                // calls of the store's Add that are to fail
-	jammed   int                // calls of the outbox that are to fail
+	mu             sync.Mutex
+	cancel         context.CancelFunc // ends Run; nil if it does not run
+	ended          chan struct{}      // closed when Run has ended
+	live           bool
+	connects       []int              // tags of connect that wait for a live session
+	tokens         []chan tokenAnswer // calls of the token source, oldest first
+	held           bool               // messages wait for a release
+	releases       int                // messages that may go on although held
+	released       chan struct{}      // closed at a change of held or releases
+	failures       int                // handlers that are to fail
+	storeFailures  int                // calls of the store's Add that are to fail
+	outboxFailures int                // calls of the outbox that are to fail
 }
 
 type tokenAnswer struct {
@@ -78,7 +78,7 @@ type tokenAnswer struct {
 
 func invalid(text string) error { return &imgoclient.Error{Code: imgoclient.CodeInvalid, Text: text} }
 
-func (d *driver) obey(c command) error {
+func (d *driver) run(c command) error {
 	if d.client == nil && c.Do != "new" && c.Do != "threads" {
 		return invalid(c.Do + " comes before new")
 	}
@@ -102,7 +102,7 @@ func (d *driver) obey(c command) error {
 			d.finish(c.Tag, event{"body": append([]byte{}, body...)}, err)
 		}()
 	case "publish":
-		// In the order of the commands, since the numbers are.
+		// Publish runs here, so the numbers follow the order of the commands.
 		number, err := client.Publish(context.Background(), c.Op, c.Body)
 		d.finish(c.Tag, event{"number": number}, err)
 	case "read":
@@ -140,8 +140,9 @@ func (d *driver) make(c command) error {
 		Address: o.Address, Discover: o.Discover, Token: o.Token, Device: o.Device, Platform: o.Platform,
 		Rooms: o.Rooms, Accepts: o.Accepts,
 		MinBackoff: milliseconds(o.MinBackoffMS), MaxBackoff: milliseconds(o.MaxBackoffMS), StableAfter: milliseconds(o.StableAfterMS),
-		ConnectTimeout: milliseconds(o.ConnectTimeoutMS), AuthTimeout: milliseconds(o.AuthTimeoutMS), RequestTimeout: milliseconds(o.RequestTimeoutMS),
-		HeartbeatTimeout: milliseconds(o.HeartbeatTimeoutMS), CloseTimeout: milliseconds(o.CloseTimeoutMS), AckDelay: milliseconds(o.AckDelayMS),
+		ConnectTimeout: milliseconds(o.ConnectTimeoutMS), AuthTimeout: milliseconds(o.AuthTimeoutMS),
+		RequestTimeout: milliseconds(o.RequestTimeoutMS), HeartbeatTimeout: milliseconds(o.HeartbeatTimeoutMS),
+		CloseTimeout: milliseconds(o.CloseTimeoutMS), AckDelay: milliseconds(o.AckDelayMS),
 		Queue: o.Queue, Remember: o.Remember, MaxBody: o.MaxBody,
 		OnMessage: d.message, OnState: d.state, OnRoom: d.room, OnPublished: d.published, OnDismiss: d.dismiss,
 		OnError: d.error,
@@ -173,7 +174,8 @@ func (d *driver) make(c command) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.client, d.held, d.releases, d.failures, d.broken, d.jammed, d.released = client, false, 0, 0, 0, 0, make(chan struct{})
+	d.client, d.held, d.releases, d.released = client, false, 0, make(chan struct{})
+	d.failures, d.storeFailures, d.outboxFailures = 0, 0, 0
 	d.done(c.Tag, nil)
 	return nil
 }
@@ -259,7 +261,7 @@ func (d *driver) answerToken(c command) error {
 	return nil
 }
 
-// steer changes what the handler does.
+// steer changes what the message handler, the store and the outbox do.
 func (d *driver) steer(c command) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -269,9 +271,9 @@ func (d *driver) steer(c command) {
 	case c.Do == "fail":
 		d.failures += max(c.Count, 1)
 	case c.Do == "fail_store":
-		d.broken += max(c.Count, 1)
+		d.storeFailures += max(c.Count, 1)
 	case c.Do == "fail_outbox":
-		d.jammed += max(c.Count, 1)
+		d.outboxFailures += max(c.Count, 1)
 	case c.Count > 0:
 		d.releases += c.Count
 	default:
@@ -356,13 +358,13 @@ type store struct {
 }
 
 func (s *store) Add(ctx context.Context, ids []uint64) error {
-	if err := s.driver.fails(&s.driver.broken); err != nil {
+	if err := s.driver.fails(&s.driver.storeFailures); err != nil {
 		return err
 	}
 	return s.FileStore.Add(ctx, ids)
 }
 
-// threads counts the goroutines of all clients and of the packages that it uses.
+// threads counts the goroutines of all clients and of the packages that a client uses.
 func threads() int {
 	client := reflect.TypeFor[imgoclient.Config]().PkgPath()
 	of := []string{client + ".", client + "/raw.", "coder/websocket.", "net/http."}

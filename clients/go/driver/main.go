@@ -48,7 +48,7 @@ func drive(in io.Reader, out, log io.Writer) error {
 			d = &driver{output: o, name: c.Client}
 			drivers[c.Client] = d
 		}
-		if err := d.obey(c); err != nil {
+		if err := d.run(c); err != nil {
 			d.failed(c.Tag, err)
 		}
 	}

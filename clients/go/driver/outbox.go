@@ -30,7 +30,7 @@ type outbox struct {
 	driver *driver
 }
 
-func (o *outbox) fails() error { return o.driver.fails(&o.driver.jammed) }
+func (o *outbox) fails() error { return o.driver.fails(&o.driver.outboxFailures) }
 
 func (o *outbox) SetBase(ctx context.Context, base uint64) error {
 	if err := o.fails(); err != nil {
