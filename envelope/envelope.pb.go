@@ -251,11 +251,10 @@ func (x *Record) GetUpstream() *Upstream {
 type Read struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	User  string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
-	// device is the one on which they were read; empty: the default device, or
-	// the caller of the API says so.
+	// device is the one on which they were read. It is empty for the default device, and if a caller of the API says so.
 	Device string   `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
 	Ids    []uint64 `protobuf:"varint,3,rep,packed,name=ids,proto3" json:"ids,omitempty"`
-	// up_to: all messages up to this id, too; 0: none but ids.
+	// up_to: all messages up to this id, too. 0 means only those of ids.
 	UpTo uint64 `protobuf:"varint,4,opt,name=up_to,json=upTo,proto3" json:"up_to,omitempty"`
 	// by_caller: a caller of the API says so. No device has shown that it has the
 	// messages.
@@ -443,15 +442,14 @@ func (x *Presences) GetPresences() []*Presence {
 type Presence struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	User  string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
-	// device is the one that came first, or left last; empty: the default device,
-	// or it is not known.
+	// device is the one that came first, or left last. It is empty for the default device, and if it is not known.
 	Device string `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
 	Online bool   `protobuf:"varint,3,opt,name=online,proto3" json:"online,omitempty"`
 	// since_ms is when the user came or went, as far as the owner knows, Unix
 	// milliseconds.
 	SinceMs int64 `protobuf:"varint,4,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`
 	// at is the id of the record that told it, in a record that only repeats what
-	// was told, before that one leaves the log; 0: this is that record.
+	// was told, before that one leaves the log. It is 0 if this is that record.
 	At            uint64 `protobuf:"varint,5,opt,name=at,proto3" json:"at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -532,7 +530,7 @@ type Upstream struct {
 	Op      int32  `protobuf:"varint,4,opt,name=op,proto3" json:"op,omitempty"`
 	Body    []byte `protobuf:"bytes,5,opt,name=body,proto3" json:"body,omitempty"`
 	// client_id is the client's own id of the message, which grows within a
-	// device; 0: none. A record is void if the device had this id before, or a
+	// device. 0 means none. A record is void if the device had this id before, or a
 	// higher one.
 	ClientId      uint64 `protobuf:"varint,6,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -732,8 +730,8 @@ func (x *UserRooms) GetRooms() *Memberships {
 // Memberships are the rooms that callers of the API have put a user into.
 type Memberships struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// at is the id of the newest Membership of the user that is in it; 0: there
-	// was none. Of two lists the one with the higher at is the newer one.
+	// at is the id of the newest Membership of the user that is in it. It is 0 if there was
+	// none. Of two lists the one with the higher at is the newer one.
 	At            uint64   `protobuf:"varint,1,opt,name=at,proto3" json:"at,omitempty"`
 	Rooms         []string `protobuf:"bytes,2,rep,name=rooms,proto3" json:"rooms,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -792,14 +790,14 @@ type Push struct {
 	Body  []byte                 `protobuf:"bytes,3,opt,name=body,proto3" json:"body,omitempty"`
 	// expires_ms is when the message dies unread, Unix milliseconds.
 	ExpiresMs int64 `protobuf:"varint,4,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
-	// idempotency_key, scoped by its caller; empty: none. The owner voids the
+	// idempotency_key, scoped by its caller. Empty means none. The owner voids the
 	// push for each user to whom it has applied the same key before.
 	IdempotencyKey string `protobuf:"bytes,5,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
 	// reserved for: 6 collapse_key, 8 origin
-	// report says which events the caller asked for; nil: none. A record with it
+	// report says which events the caller asked for. Nil means none. A record with it
 	// has the version 2.
 	Report *Report `protobuf:"bytes,7,opt,name=report,proto3" json:"report,omitempty"`
-	// caller is the name of the API key that pushed; empty: there are no keys.
+	// caller is the name of the API key that pushed. It is empty if there are no keys.
 	Caller        string `protobuf:"bytes,9,opt,name=caller,proto3" json:"caller,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -892,7 +890,7 @@ type Report struct {
 	// ref is the caller's own name of the message. Every event has it.
 	Ref string `protobuf:"bytes,2,opt,name=ref,proto3" json:"ref,omitempty"`
 	// deadline_ms is when the message is reported as undelivered, Unix
-	// milliseconds; 0: never.
+	// milliseconds. 0 means never.
 	DeadlineMs int64 `protobuf:"varint,3,opt,name=deadline_ms,json=deadlineMs,proto3" json:"deadline_ms,omitempty"`
 	// deadline_any: one device that still waits is enough for that. Otherwise no
 	// device may have the message.
@@ -1190,14 +1188,14 @@ type Device struct {
 	Device string                 `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
 	SeenMs int64                  `protobuf:"varint,3,opt,name=seen_ms,json=seenMs,proto3" json:"seen_ms,omitempty"`
 	// since is the id of the record that made the device known, in a record that
-	// repeats what is known; 0: this may be that record. A reader from whose log
+	// repeats what is known. It is 0 if this may be that record. A reader from whose log
 	// that record has gone knows by it that the device was there from the start.
 	Since uint64 `protobuf:"varint,4,opt,name=since,proto3" json:"since,omitempty"`
 	// replaced is the device that is forgotten to make room for this one; none or
 	// one. One that became known only after this record stays.
 	Replaced []string `protobuf:"bytes,5,rep,name=replaced,proto3" json:"replaced,omitempty"`
 	// published is the highest client id of the device's messages so far, in a
-	// record with since; 0: none. Upstream records that have it may have left
+	// record with since. 0 means none. Upstream records that have it may have left
 	// the log. The events topic has the events of all of them.
 	Published     uint64 `protobuf:"varint,6,opt,name=published,proto3" json:"published,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1474,7 +1472,7 @@ type MovedMailbox struct {
 	Dropped uint64       `protobuf:"varint,6,opt,name=dropped,proto3" json:"dropped,omitempty"`
 	Rooms   *Memberships `protobuf:"bytes,20,opt,name=rooms,proto3" json:"rooms,omitempty"`
 	Reads   *Reads       `protobuf:"bytes,21,opt,name=reads,proto3" json:"reads,omitempty"`
-	// presence is what was told last; nil: nothing. Its user is empty.
+	// presence is what was told last. Nil means nothing. Its user is empty.
 	Presence      *Presence `protobuf:"bytes,22,opt,name=presence,proto3" json:"presence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1656,7 +1654,7 @@ type MovedMessage struct {
 	// acked: some device has acknowledged it; unclaimed: no device was known.
 	Acked     bool `protobuf:"varint,7,opt,name=acked,proto3" json:"acked,omitempty"`
 	Unclaimed bool `protobuf:"varint,8,opt,name=unclaimed,proto3" json:"unclaimed,omitempty"`
-	// tracked is what the message's report needs; nil: none was asked for.
+	// tracked is what the message's report needs. It is nil if none was asked for.
 	Tracked       *Tracked `protobuf:"bytes,9,opt,name=tracked,proto3" json:"tracked,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2940,7 +2938,7 @@ func (x *PushReply) GetIncarnation() uint64 {
 // Delivery is one message, backlog, kick or nudge for sessions of one comet.
 type Delivery struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// id is the kept id; 0: not kept.
+	// id is the kept id. It is 0 if the message is not kept.
 	Id     uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
 	Op     int32  `protobuf:"varint,2,opt,name=op,proto3" json:"op,omitempty"`
 	Body   []byte `protobuf:"bytes,3,opt,name=body,proto3" json:"body,omitempty"`
@@ -3086,7 +3084,7 @@ func (x *Delivery) GetSessionRooms() *SessionRooms {
 type Target struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Session uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
-	// prev is the id of the pending message before this one; 0: none.
+	// prev is the id of the pending message before this one. 0 means none.
 	Prev          uint64 `protobuf:"varint,2,opt,name=prev,proto3" json:"prev,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3439,7 +3437,7 @@ type ConnectReply struct {
 	// device is the session's device: the one that it asked for, or the one that
 	// its token is bound to. Catch-ups, acks and detachments name this one.
 	Device string `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
-	// expires_ms is when the token ends, Unix milliseconds; 0: never.
+	// expires_ms is when the token ends, Unix milliseconds. 0 means never.
 	ExpiresMs int64  `protobuf:"varint,3,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
 	Partition uint32 `protobuf:"varint,4,opt,name=partition,proto3" json:"partition,omitempty"`
 	// floor is the id of the record that made the session's device known, or 0.
@@ -3784,7 +3782,7 @@ func (x *JoinRequest) GetAccess() *RoomAccess {
 
 type JoinReply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// until_ms is when the session has to leave, Unix milliseconds; 0: never.
+	// until_ms is when the session has to leave, Unix milliseconds. 0 means never.
 	UntilMs       int64 `protobuf:"varint,1,opt,name=until_ms,json=untilMs,proto3" json:"until_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3913,10 +3911,10 @@ type UpstreamReply struct {
 	// body is the backend's answer.
 	Body []byte `protobuf:"bytes,1,opt,name=body,proto3" json:"body,omitempty"`
 	// code is an envelope.Code if the message was refused, reason its text for a
-	// person; empty: it was taken.
+	// person. It is empty if the message was taken.
 	Code   string `protobuf:"bytes,2,opt,name=code,proto3" json:"code,omitempty"`
 	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
-	// retry_ms is when another try may succeed; 0: none will.
+	// retry_ms is when another try may succeed. It is 0 if no try will.
 	RetryMs       uint32 `protobuf:"varint,4,opt,name=retry_ms,json=retryMs,proto3" json:"retry_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -4055,7 +4053,7 @@ func (x *RefreshRequest) GetAuthBody() []byte {
 
 type RefreshReply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// expires_ms is when the token ends, Unix milliseconds; 0: never.
+	// expires_ms is when the token ends, Unix milliseconds. 0 means never.
 	ExpiresMs int64       `protobuf:"varint,1,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
 	Access    *RoomAccess `protobuf:"bytes,2,opt,name=access,proto3" json:"access,omitempty"`
 	// lost are the rooms of the session that the new token does not have.
@@ -4141,7 +4139,7 @@ type MembersRequest struct {
 	Sessions []uint64               `protobuf:"varint,1,rep,packed,name=sessions,proto3" json:"sessions,omitempty"`
 	Rooms    *Memberships           `protobuf:"bytes,2,opt,name=rooms,proto3" json:"rooms,omitempty"`
 	// leave is a room that the sessions leave also if they joined it by
-	// themselves; empty: none.
+	// themselves. Empty means none.
 	Leave         string `protobuf:"bytes,3,opt,name=leave,proto3" json:"leave,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -4251,7 +4249,7 @@ type CatchUpRequest struct {
 	// after: the session's last id.
 	After uint64 `protobuf:"varint,4,opt,name=after,proto3" json:"after,omitempty"`
 	Floor uint64 `protobuf:"varint,5,opt,name=floor,proto3" json:"floor,omitempty"`
-	// Bounds of the backlog; 0: the owner's default.
+	// Bounds of the backlog. 0 means the owner's default.
 	MaxMessages   uint32 `protobuf:"varint,6,opt,name=max_messages,json=maxMessages,proto3" json:"max_messages,omitempty"`
 	MaxBytes      uint32 `protobuf:"varint,7,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -4387,7 +4385,7 @@ type PartsReply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// failed are the partitions for whose users the call is to be repeated.
 	Failed []int32 `protobuf:"varint,1,rep,packed,name=failed,proto3" json:"failed,omitempty"`
-	// partitions: how many the kept topic has; 0: not told, none failed.
+	// partitions: how many the kept topic has. It is 0 if that is not told, or no call failed.
 	Partitions    int32 `protobuf:"varint,2,opt,name=partitions,proto3" json:"partitions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -4738,7 +4736,7 @@ type AnnounceReply struct {
 	Epochs map[uint32]uint64 `protobuf:"bytes,1,rep,name=epochs,proto3" json:"epochs,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// rooms: how many sessions all comets have in the rooms that were named.
 	Rooms map[string]uint32 `protobuf:"bytes,2,rep,name=rooms,proto3" json:"rooms,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
-	// partitions: how many the kept topic has; 0: not told.
+	// partitions: how many the kept topic has. It is 0 if that is not told.
 	Partitions    uint32 `protobuf:"varint,3,opt,name=partitions,proto3" json:"partitions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -4947,7 +4945,7 @@ func (x *AttachReply) GetPublished() uint64 {
 type MembershipsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	User  string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
-	// floor is the record's id; 0: what was applied so far.
+	// floor is the record's id. 0 means what was applied so far.
 	Floor         uint64 `protobuf:"varint,2,opt,name=floor,proto3" json:"floor,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -5196,7 +5194,7 @@ type UserSessions struct {
 	User     string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
 	Sessions []*Address             `protobuf:"bytes,2,rep,name=sessions,proto3" json:"sessions,omitempty"`
 	Full     []*SessionInfo         `protobuf:"bytes,3,rep,name=full,proto3" json:"full,omitempty"`
-	// applied_id: the message that the idempotency key made before; 0: none.
+	// applied_id: the message that the idempotency key made before. 0 means none.
 	AppliedId uint64 `protobuf:"varint,4,opt,name=applied_id,json=appliedId,proto3" json:"applied_id,omitempty"`
 	// overflow counts the messages that have to go when one more is kept. With
 	// refused it is the new one that is not kept.
@@ -5333,7 +5331,7 @@ type UserReply struct {
 	Dropped    uint64 `protobuf:"varint,6,opt,name=dropped,proto3" json:"dropped,omitempty"`
 	LastSeenMs int64  `protobuf:"varint,7,opt,name=last_seen_ms,json=lastSeenMs,proto3" json:"last_seen_ms,omitempty"`
 	// since_ms is when the user came, or went, as far as it is known, Unix
-	// milliseconds; 0: it is not.
+	// milliseconds. It is 0 if it is not known.
 	SinceMs       int64 `protobuf:"varint,8,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -5532,7 +5530,7 @@ type MessagesRequest struct {
 	MaxMessages uint32 `protobuf:"varint,3,opt,name=max_messages,json=maxMessages,proto3" json:"max_messages,omitempty"`
 	// bodies: the answer has the bodies, as far as they fit.
 	Bodies bool `protobuf:"varint,4,opt,name=bodies,proto3" json:"bodies,omitempty"`
-	// id asks for one message; 0: for a list. The answer is empty if it does not
+	// id asks for one message. 0 asks for a list. The answer is empty if it does not
 	// wait.
 	Id            uint64 `protobuf:"varint,5,opt,name=id,proto3" json:"id,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -6256,7 +6254,7 @@ func (x *Resolved) GetTo() []*ResolvedTarget {
 type ResolvedTarget struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	To    *Address               `protobuf:"bytes,1,opt,name=to,proto3" json:"to,omitempty"`
-	// prev is the id of the pending message before this one; 0: none.
+	// prev is the id of the pending message before this one. 0 means none.
 	Prev          uint64 `protobuf:"varint,2,opt,name=prev,proto3" json:"prev,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -6308,7 +6306,7 @@ func (x *ResolvedTarget) GetPrev() uint64 {
 
 type RoomsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// room: list its members; empty: count all rooms.
+	// room: list its members. If it is empty, all rooms are counted.
 	Room          string `protobuf:"bytes,1,opt,name=room,proto3" json:"room,omitempty"`
 	MaxMembers    uint32 `protobuf:"varint,2,opt,name=max_members,json=maxMembers,proto3" json:"max_members,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -6790,7 +6788,7 @@ type NodeMeta struct {
 	Roles []string               `protobuf:"bytes,1,rep,name=roles,proto3" json:"roles,omitempty"`
 	// rpc is where the other nodes call it, host:port.
 	Rpc string `protobuf:"bytes,2,opt,name=rpc,proto3" json:"rpc,omitempty"`
-	// http is where its API is, host:port; empty: nowhere or loopback only.
+	// http is where its API is, host:port. It is empty if there is none, or only one on loopback.
 	Http    string `protobuf:"bytes,3,opt,name=http,proto3" json:"http,omitempty"`
 	Weight  uint32 `protobuf:"varint,6,opt,name=weight,proto3" json:"weight,omitempty"`
 	Zone    string `protobuf:"bytes,7,opt,name=zone,proto3" json:"zone,omitempty"`
@@ -6806,7 +6804,7 @@ type NodeMeta struct {
 	Endpoints []*Endpoint `protobuf:"bytes,14,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
 	// cut: the node cannot read the kept log, and owns no partition while others can.
 	Cut bool `protobuf:"varint,15,opt,name=cut,proto3" json:"cut,omitempty"`
-	// record_version is the highest version of records that the node reads; 0: 1.
+	// record_version is the highest version of records that the node reads. 0 means 1.
 	RecordVersion uint32 `protobuf:"varint,16,opt,name=record_version,json=recordVersion,proto3" json:"record_version,omitempty"`
 	// stale_tokens: the node cannot read the tokens topic to its end, and its logic is not called while others can.
 	StaleTokens   bool `protobuf:"varint,17,opt,name=stale_tokens,json=staleTokens,proto3" json:"stale_tokens,omitempty"`

@@ -16,11 +16,11 @@ import (
 // clientTransport is one way for clients to connect, as the settings have it.
 type clientTransport struct {
 	scheme    string // as in transport.Traits
-	listen    string // the address to bind; empty: off
+	listen    string // the address to bind. Empty means off
 	tls       bool   // if the node has a certificate
 	tlsPrefix string // of an address that uses TLS
 	advertise string // the address that clients are told instead of the bound one
-	path      string // of its URLs; empty: clients are told addresses alone
+	path      string // of its URLs. It is empty if clients are told addresses alone
 	bind      transport.ListenFunc
 }
 

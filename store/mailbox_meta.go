@@ -135,8 +135,7 @@ type MailboxPresence struct {
 	// At is the id of the record that told it.
 	At     uint64
 	Online bool
-	// SinceMS is when the user came or went, as far as the owner knew, Unix milliseconds; 0: it did
-	// not.
+	// SinceMS is when the user came or went, as far as the owner knew, Unix milliseconds. It is 0 if the user has done neither.
 	SinceMS int64
 	// NotedMS is when the newest record that has it was appended to the log, Unix milliseconds.
 	NotedMS int64

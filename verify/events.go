@@ -99,7 +99,7 @@ type observer struct {
 
 	mu     sync.Mutex
 	delays [2]delays
-	// falsifier changes what the follower brings; nil: nothing.
+	// falsifier changes what the follower brings. Nil means nothing.
 	falsifier *eventFalsifier
 	// presenceViolations are wrong presence events of users at the end.
 	presenceViolations history.Violations

@@ -29,7 +29,7 @@ func run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("kafka", flag.ContinueOnError)
 	brokers := flags.Int("brokers", 1, "number of brokers: 1 on 127.0.0.1, or 3 on 127.0.0.1 to 127.0.0.3")
 	port := flags.Int("port", 9092, "port of the brokers; the two ports after it are used as well")
-	dir := flags.String("dir", "", "folder for data and logs, which stay there; empty: a temporary folder, removed at the end")
+	dir := flags.String("dir", "", "folder for data and logs, which stay there; if empty, a temporary folder that is removed at the end")
 	memory := flags.String("memory", "512M", "heap of a broker")
 	fake := flags.Bool("fake", false, "run a Kafka in memory, with one broker")
 	fetch := flags.Bool("fetch", false, "fetch the jars of Apache Kafka, and run nothing")

@@ -56,7 +56,7 @@ type Options struct {
 	// MinInSync is how many copies must have a record before it counts as appended;
 	// 0: 2 with three copies or more, else 1.
 	MinInSync int
-	// Compression is none, gzip, snappy, lz4 or zstd; "": none.
+	// Compression is none, gzip, snappy, lz4 or zstd. "" means none.
 	Compression string
 	// WriteTimeout is how long an append may wait for Kafka; default 10 s.
 	WriteTimeout time.Duration
@@ -64,7 +64,7 @@ type Options struct {
 	// answer; default 15 s.
 	StartTimeout time.Duration
 
-	// SASL is none, plain, scram-sha-256 or scram-sha-512; "": none.
+	// SASL is none, plain, scram-sha-256 or scram-sha-512. "" means none.
 	SASL           string
 	User, Password string
 	// TLS returns the configuration of a new connection, which sets the host's name in it.

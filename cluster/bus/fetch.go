@@ -56,7 +56,7 @@ type recordSet struct {
 // stamp is when a broker took the records of a batch.
 type stamp struct {
 	last int64 // offset of the last record
-	ms   int64 // Unix milliseconds; 0: the topic does not ask for this time
+	ms   int64 // Unix milliseconds. It is 0 if the topic does not ask for this time
 }
 
 // The head of a batch of records in version 2: offsets of its fields, in bytes. Source:

@@ -67,7 +67,7 @@ type Group struct {
 	mu      sync.Mutex
 	current *Assignment          // nil: the newest one is over
 	group   *kafka.ConsumerGroup // nil before the first Next
-	member  string               // this member's id in the last generation; "": it has left
+	member  string               // this member's id in the last generation. It is "" if it has left
 	// stopLeaving ends the requests to take an earlier member id out of the group.
 	stopLeaving func()
 }
@@ -76,7 +76,7 @@ type Group struct {
 type Part struct {
 	Topic     string
 	Partition int32
-	// Next is the offset of the next record to read; -1: no position is stored.
+	// Next is the offset of the next record to read. It is -1 if no position is stored.
 	Next int64
 }
 

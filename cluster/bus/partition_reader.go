@@ -51,7 +51,7 @@ type stream struct {
 	next     int64 // offset that the next fetch asks for
 	fetching bool
 	waiters  int
-	changed  chan struct{} // closed by the next change; nil: nobody waits
+	changed  chan struct{} // closed by the next change. It is nil if nobody waits
 	err      error         // why it has ended
 	used     time.Time     // when it was read last
 }

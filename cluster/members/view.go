@@ -161,8 +161,7 @@ func (m *Members) swapLocked() {
 	close(m.view.Swap(v).next)
 }
 
-// mismatch returns a sentence about how a node's log differs from this node's; "": it
-// does not.
+// mismatch returns a sentence about how a node's log differs from this node's. It is "" if the log does not differ.
 func mismatch(self *envelope.NodeMeta, n Node) string {
 	if n.Self || n.Meta.KeptPartitions == 0 || self.KeptPartitions == 0 {
 		return "" // one of the nodes does not know the log yet

@@ -14,7 +14,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-// Owner returns the owner of a partition among the named nodes; "": there are no nodes.
+// Owner returns the owner of a partition among the named nodes. It is "" if there are no nodes.
 // The order of the names and repeated names make no difference.
 func Owner(partition int32, names []string) string {
 	var (
@@ -64,7 +64,7 @@ func New(partitions int32, names []string) *Ring {
 	return r
 }
 
-// Owner returns the owner of a partition; "": there are no nodes or no such partition.
+// Owner returns the owner of a partition. It is "" if there are no nodes, or no such partition.
 func (r *Ring) Owner(partition int32) string {
 	if partition < 0 || int(partition) >= len(r.owners) {
 		return ""

@@ -38,7 +38,7 @@ type clientStream struct {
 	mu    sync.Mutex
 	last  uint64                 // number of the newest call
 	calls map[uint64]*clientCall // that wait for a reply
-	err   error                  // why the stream has ended; nil: it has not
+	err   error                  // why the stream has ended. It is nil if it has not ended
 }
 
 // clientCall is one call. reply and err may be read once done is closed.

@@ -31,7 +31,7 @@ type outgoing struct {
 type sender struct {
 	ready wait.Signal
 	// onSent is called after a message was sent, with the number of requests or
-	// replies that it has finished; nil: nobody wants to know.
+	// replies that it has finished. It is nil if nobody wants to know.
 	onSent func(finished int)
 
 	mu    sync.Mutex

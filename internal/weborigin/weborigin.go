@@ -23,7 +23,7 @@ var defaultPorts = map[string]string{"http": "80", "https": "443", "ws": "80", "
 type pattern struct {
 	scheme string // empty: any
 	host   string // an IPv6 address in brackets, or a pattern with stars
-	port   string // a pattern; empty: the default of the scheme, or any if the pattern has no scheme
+	port   string // a pattern. Empty means the default of the scheme, or any if the pattern has no scheme
 }
 
 // List is a list of allowed origins.

@@ -31,7 +31,7 @@ type flushWindow struct {
 	mu     sync.RWMutex
 	seq    uint64 // of the newest broadcast
 	open   *broadcasts
-	ending *broadcasts // is being given to the sessions; nil: nothing is
+	ending *broadcasts // is being given to the sessions. It is nil if nothing is
 
 	endMu sync.Mutex // held while a window ends
 }

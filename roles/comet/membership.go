@@ -13,8 +13,8 @@ type membership struct {
 	stays   []stay                // those that it has to leave at some time
 	asks    []roomAsk             // what asking has yet to ask; the first one is under way
 	granted granted               // those that callers of the API put the user into
-	next    *envelope.Memberships // a list that a worker is to follow; nil: there is no such worker
-	access  *envelope.RoomAccess  // what the token allows; nil: every room
+	next    *envelope.Memberships // a list that a worker is to follow. It is nil if there is no such worker
+	access  *envelope.RoomAccess  // what the token allows. Nil means every room
 }
 
 // granted are the rooms that callers of the API have put the session's user into.

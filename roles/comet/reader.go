@@ -71,7 +71,7 @@ func ended(err error) bool {
 type unhandled struct {
 	reader
 	packet  transport.Packet
-	message *upstreamMessage // in the packet; nil: there is none
+	message *upstreamMessage // in the packet. It is nil if there is none
 	handle  bool             // otherwise there is only the delay
 	delay   time.Duration
 }

@@ -74,18 +74,18 @@ const unplaced = ^uint32(0)
 // ownExtras before writing.
 type extras struct {
 	platform string
-	key      string // as the client chose it; empty: it did not
+	key      string // as the client chose it. It is empty if the client chose none
 	// globalKey is set if the key names the session without its user.
 	globalKey bool
-	expires   int64 // Unix milliseconds; 0: never
+	expires   int64 // Unix milliseconds. 0 means never
 	rooms     membership
 	accepts   []int32        // sorted
-	upQueue   *upstreamQueue // of messages for the backend; nil: none came
+	upQueue   *upstreamQueue // of messages for the backend. It is nil if none came
 	auto      *autoAck       // nil: the client acknowledges, or has got nothing kept
 
-	code    protocol.CloseCode // why the server closed it; 0: it did not
+	code    protocol.CloseCode // why the server closed it. It is 0 if the server did not
 	reason  string
-	closeBy time.Time // when the connection ends at the latest; zero: the server did not close it
+	closeBy time.Time // when the connection ends at the latest. It is zero if the server did not close it
 }
 
 // ownExtras gives the session extras of its own. The lock is held, or no other

@@ -29,7 +29,7 @@ type table struct {
 
 	partitionsMu sync.Mutex
 	partitions   map[uint32]uint32
-	count        int // how many partitions there are; 0: not known yet
+	count        int // how many partitions there are. It is 0 if it is not known yet
 
 	live atomic.Int64 // authenticated sessions
 }

@@ -23,8 +23,7 @@ const (
 type Part struct {
 	Topic     Topic
 	Partition int32
-	// Next is the offset of the first record that was not carried; -1: no position is
-	// stored.
+	// Next is the offset of the first record that was not carried. It is -1 if no position is stored.
 	Next int64
 }
 

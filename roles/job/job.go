@@ -83,7 +83,7 @@ func DefaultConfig() Config {
 // Deps are the parts of the system that a job works with.
 type Deps struct {
 	// Kept and Live are the topics. Of one that also has the method End(partition int32) int64, job measures its
-	// lag. End returns the offset after the last record as far as it is known without asking; -1: it is not known.
+	// lag. End returns the offset after the last record as far as it is known without asking. It is -1 if it is not known.
 	Kept, Live envelope.Log
 	Owners     Owners
 	Comets     Comets

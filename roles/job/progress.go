@@ -14,7 +14,7 @@ type progress struct {
 	mu    sync.Mutex
 	next  int64
 	spans []*span       // unfinished ones, oldest first
-	quiet chan struct{} // closed when the last span has finished; nil: nobody waits
+	quiet chan struct{} // closed when the last span has finished. It is nil if nobody waits
 }
 
 // span is a batch of records that is being carried.
@@ -75,7 +75,7 @@ func (s *span) done() {
 	}
 }
 
-// position returns the position that may be stored; -1: none yet.
+// position returns the position that may be stored. It is -1 if there is none yet.
 func (p *progress) position() int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()

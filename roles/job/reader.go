@@ -16,7 +16,7 @@ type reader struct {
 	topic     Topic
 	log       envelope.Log
 	partition int32
-	assigned  int64 // the position of the assignment; -1: none
+	assigned  int64 // the position of the assignment. -1 means none
 	progress  progress
 	denials   denials
 	found     wait.Signal // set when the reader has found its first position

@@ -30,7 +30,7 @@ type claims struct {
 // claim is a record that claims an idempotency key.
 type claim struct {
 	record []byte // Record.id
-	id     uint64 // its place in the log; 0: not known, it may not be there
+	id     uint64 // its place in the log. It is 0 if it is not known: it may not be there
 }
 
 // claim claims a key and reports whether the claim won.

@@ -61,7 +61,7 @@ func (h *userHandler) Explain(ctx context.Context, log envelope.Log, user string
 type explainer struct {
 	Explanation
 	id     uint64
-	pushMS int64 // when the push was accepted; 0: it is not known
+	pushMS int64 // when the push was accepted. It is 0 if it is not known
 }
 
 func (x *explainer) step(timeMS int64, kind, format string, args ...any) {

@@ -61,7 +61,7 @@ func unique(names []string) []string {
 // want is what a question about users asks for, beside the addresses of their
 // sessions.
 type want struct {
-	key  string // whether this idempotency key was used; empty: none
+	key  string // whether this idempotency key was used. Empty means none
 	full bool   // the sessions as a whole
 	kept bool   // what a kept push would cost the mailboxes
 }

@@ -15,7 +15,7 @@ import (
 type sessionHandler struct {
 	*shared
 	auth    timedAuthenticator
-	backend *webhook.Caller // decides about rooms; nil: no rule asks it
+	backend *webhook.Caller // decides about rooms. It is nil if no rule asks it
 }
 
 // Connect admits a session: it checks who the client is, has the owner register

@@ -29,7 +29,7 @@ const revokedReason = "the token was revoked"
 type Token struct {
 	Token     string `json:"token"`
 	User      string `json:"user"`
-	ExpiresMS int64  `json:"expires_ms"` // Unix milliseconds; 0: never
+	ExpiresMS int64  `json:"expires_ms"` // Unix milliseconds. 0 means never
 }
 
 // TokenRequest says what a new token is to be.

@@ -30,7 +30,7 @@ type writeBehind struct {
 	// bytes is about how much the next flush writes. What is being written counts
 	// until the store has it.
 	bytes int
-	// failing is since when flushes fail; zero: the last one did not.
+	// failing is since when flushes fail. It is zero if the last one did not.
 	failing time.Time
 	// seenNext is the position as the last flush saw it: what is before it has had an
 	// interval to be acknowledged, and may be written. storedNext is the position that

@@ -18,7 +18,7 @@ import (
 // metaTxnEnd, whose value is the version of the transaction in decimal.
 const (
 	logHeader   = 20
-	headerKeyID = 8 // first bytes of the header: the id of the encryption key; 0: no encryption
+	headerKeyID = 8 // first bytes of the header: the id of the encryption key. 0 means no encryption
 	metaDelete  = 1 << 0
 	metaTxn     = 1 << 6
 	metaTxnEnd  = 1 << 7
@@ -31,7 +31,7 @@ const (
 // entry is one decoded entry. Its slices share the file's memory.
 type entry struct {
 	meta       byte
-	expires    uint64 // Unix seconds; 0: never
+	expires    uint64 // Unix seconds. 0 means never
 	key, value []byte
 	size       int // of the whole entry, in bytes
 }
@@ -82,7 +82,7 @@ type extent struct {
 	id [logIDBytes]byte
 	// end is the end of the last whole transaction, in bytes.
 	end int
-	// first and last are the versions of the first and the last transaction; 0: none.
+	// first and last are the versions of the first and the last transaction. 0 means none.
 	first, last uint64
 	// live is the version of the last entry that neither is a deletion nor expires.
 	live uint64

@@ -98,7 +98,7 @@ func (s *Server) WebSocket() string { return "ws://" + s.WS }
 // Binary returns the path of the program imgo.
 func (s *Server) Binary() string { return s.process.Binary }
 
-// Pending returns how many messages wait for a user; -1: the server does not say.
+// Pending returns how many messages wait for a user. It is -1 if the server does not say.
 func (s *Server) Pending(user string) int {
 	var answer struct{ Pending int }
 	if _, err := harness.Call(http.MethodGet, s.URL()+"/v1/users/"+user, "", &answer); err != nil {

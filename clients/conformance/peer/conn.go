@@ -35,7 +35,7 @@ type Conn struct {
 	writing sync.Mutex
 	// Request is the request line and the header of a WebSocket's HTTP request.
 	Request []string
-	// CloseCode is the code of the client's WebSocket close frame; 0: there was none.
+	// CloseCode is the code of the client's WebSocket close frame. It is 0 if there was none.
 	CloseCode int
 }
 

@@ -24,7 +24,7 @@ import (
 // Options are the options of a Fake. The zero value means one broker without TLS and
 // without a login.
 type Options struct {
-	// Brokers is the number of brokers; 0: one.
+	// Brokers is the number of brokers. 0 means one.
 	Brokers int
 	// Ports has the ports of 127.0.0.1, one a broker. Nil means free ones.
 	Ports []int

@@ -10,7 +10,7 @@ import (
 // after the other. Its bytes are shared with other outboxes.
 type frame struct {
 	bytes []byte
-	id    uint64 // the owner's; 0: none
+	id    uint64 // the owner's. 0 means none
 }
 
 func sizeOf(frames []frame) (n int) {
@@ -30,7 +30,7 @@ type queue struct {
 	taken     int
 	left      int
 	blockedAt time.Duration // when the socket last had no room, on Shared's clock
-	run       *[]byte       // borrowed memory that frames lie in; nil: none
+	run       *[]byte       // borrowed memory that frames lie in. Nil means none
 	idle      chan struct{} // see Outbox.Idle
 	pending   *atomic.Int64 // counts this queue's bytes among others
 }

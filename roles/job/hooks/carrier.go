@@ -40,11 +40,11 @@ type carrier struct {
 	bytes   int // of the open events that are in memory
 	calls   int
 	state   State
-	entry   []byte // the stored state: that of the carrier before, until this one has stored its own; nil: none
+	entry   []byte // the stored state: that of the carrier before, until this one has stored its own. Nil means none
 	changed bool   // the state has changed since it was stored
 	// known has the offsets of the events in the state at the beginning. They are not opened again when they are read.
 	known      map[int64]struct{}
-	committed  int64 // the group's position that was stored last; -1: none by this carrier
+	committed  int64 // the group's position that was stored last. It is -1 if this carrier has stored none
 	storedAt   time.Time
 	fullSince  time.Time // zero: fewer events are open than the bound
 	recoveries int
@@ -246,7 +246,7 @@ func (c *carrier) open() {
 	}
 }
 
-// start begins the calls that may be made now. It returns when to look again; zero: after the next change.
+// start begins the calls that may be made now. It returns when to look again. Zero means after the next change.
 func (c *carrier) start(ctx context.Context, workers *sync.WaitGroup, paused bool) (wake time.Time) {
 	wake = c.lanes.wake(c.h.now())
 	for !paused && c.calls < maxCalls && len(c.lanes.ready) > 0 {

@@ -26,7 +26,7 @@ func newHealth() *health { return &health{changed: make(chan struct{})} }
 func (h *health) downLocked() bool { return h.failures >= downAfter }
 
 // enter reports whether a call may be made now, and whether it is a probe. If not, until is when to ask again at the
-// latest; zero: after the next change.
+// latest. Zero means after the next change.
 func (h *health) enter(now time.Time) (ok, probe bool, until time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -72,8 +72,7 @@ func (l *lanes) pop(u *lane, n int) {
 	l.open -= n
 }
 
-// wake moves the lanes that are due to the ready ones. It returns when the next one is due; zero: none
-// waits.
+// wake moves the lanes that are due to the ready ones. It returns when the next one is due. The time is zero if none waits.
 func (l *lanes) wake(now time.Time) (next time.Time) {
 	l.waiting = slices.DeleteFunc(l.waiting, func(u *lane) bool {
 		u.items[0].correct(now)

@@ -76,7 +76,7 @@ type keyOrigin struct {
 	interval, minInterval time.Duration
 
 	readAt    time.Time // when it was tried last
-	data      []byte    // what keys was parsed from; nil: it was never read
+	data      []byte    // what keys was parsed from. It is nil if it was never read
 	keys      []key
 	lastError string // what was logged last, so that it is logged once
 }

@@ -12,10 +12,10 @@ type progress struct {
 	mu       sync.Mutex
 	position int64         // the first offset that is not in the view
 	end      int64         // of the topic, as of the last question
-	target   int64         // the topic's first known end; -1: not known yet
+	target   int64         // the topic's first known end. It is -1 if it is not known yet
 	caughtUp bool          // position has reached target
 	moved    chan struct{} // closed when position moves, and when reading stops
-	restart  func()        // ends the reading that is under way; nil: none was begun
+	restart  func()        // ends the reading that is under way. It is nil if none was begun
 	// recreated reports whether the topic is another than the view's, which must
 	// be cleared.
 	recreated bool
