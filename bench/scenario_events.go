@@ -30,8 +30,9 @@ const (
 	hookLimit = 2 * time.Minute
 )
 
-// events measures what reports cost: the CPU time of a kept push with the report "each" beside one without, how many
-// events a second the server tells, and how many a second a hook takes, one in a call and in batches.
+// events measures what reports cost. It compares the CPU time of a kept push with the report "each" with that of a
+// push without. It counts the events that the server publishes a second, and those that a hook takes a second, one
+// in a call and in batches.
 func events(ctx context.Context, t *trial) error {
 	settings, err := exec.CommandContext(ctx, t.imgo, "config", "init").Output()
 	if err != nil {

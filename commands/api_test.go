@@ -265,8 +265,8 @@ func TestPushLines(t *testing.T) {
 	}
 }
 
-// TestPushNamesWhoLost checks that a push to several users names each user for whom it is refused, or for whom waiting messages were
-// dropped, and that it fails if it is refused for one.
+// TestPushNamesWhoLost checks that a push to several users names each user for whom it is refused, or for whom waiting
+// messages were dropped. It fails if it is refused for one.
 func TestPushNamesWhoLost(t *testing.T) {
 	const dropped = `{"id":"3","user":"c","sessions":0,"duplicate":false,"dropped":1}`
 	lost := answer{202, `{"results":[{"id":"1","user":"a","sessions":2,"duplicate":false},` +

@@ -1,14 +1,14 @@
-// Package docs_test holds the documents to what they say: every link leads
-// somewhere, and every example in a block marked console is typed into a shell
-// beside a real imgo, and its output compared.
+// Package docs_test checks the documents. Every link leads somewhere. Every example in a
+// block marked console is typed into a shell beside a real imgo, and its output is
+// compared.
 //
-// A block marked console has commands behind "$ " and, below each, its output. In
-// an output "…" stands for anything up to the end of the line or the next text, and
-// a line "…" alone for any number of lines; a number of 12 digits or more stands for any
-// number, and in a command for the one of the output that has it. A command that ends with "&" goes on
-// in the background; its output may come while later blocks run. The addresses are
-// the defaults; the test uses free ports in their place. /path/to/imgo is this checkout.
-// A block below "`NAME`:" is the file NAME of the folder in which the commands run.
+// A block marked console has commands behind "$ " and, below each, its output. In an output "…" stands
+// for anything up to the end of the line or the next text. A line "…" alone stands for any number of
+// lines. A number of 12 digits or more stands for any number. In a command it stands for the number
+// that the output had in its place. A command that ends with "&" goes on in the background, and its
+// output may come while later blocks run. The addresses are the defaults. The test uses free ports in
+// their place. /path/to/imgo is this checkout. A block below "`NAME`:" is the file NAME of the folder
+// in which the commands run.
 package docs_test
 
 import (

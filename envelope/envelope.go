@@ -1,7 +1,7 @@
 // Package envelope has everything that crosses a process boundary: the records of the log, and the
 // messages between roles (envelope.proto, from which envelope.pb.go is generated). It also has the id of
-// a kept message, the address of a session, the hash that maps a user to a partition, and the errors that
-// keep their code from node to node.
+// a kept message, the address of a session, and the hash that maps a user to a partition. Its errors keep
+// their code from node to node.
 //
 // Later versions can decode what this version encodes. Field numbers and the hash never change, and golden
 // files test that. The package does no I/O and has no state. Of imgo it imports package protocol only.

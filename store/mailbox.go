@@ -265,7 +265,7 @@ func (m *Mailboxes) Used(partition int32, user, key string) (id uint64, ok bool,
 }
 
 // Position returns the id of the last record that was applied to the partition, and the version
-// of records that its writer read; ok is false if nothing of the partition is stored.
+// of records that its writer read. ok is false if nothing of the partition is stored.
 func (m *Mailboxes) Position(partition int32) (id uint64, version uint32, ok bool, err error) {
 	ok, err = m.get(m.partitionKey(prefixPosition, partition, 0), func(raw []byte) error {
 		c := fieldReader{b: raw}

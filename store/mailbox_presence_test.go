@@ -25,8 +25,8 @@ func onlineUsers(t *testing.T, m *store.Mailboxes, partition int32, limit int) (
 	}
 }
 
-// TestOnlineUsers shows that Online returns each user that was told to be online once, of one partition and generation,
-// until the user is told to be offline or the partition is dropped.
+// TestOnlineUsers shows that Online returns each user of one partition and generation that was told to be online, once.
+// It does so until the user is told to be offline or the partition is dropped.
 func TestOnlineUsers(t *testing.T) {
 	first, _ := openMailboxes(t, t.TempDir())
 	for _, m := range []*store.Mailboxes{first, first.ForGeneration(2)} {

@@ -33,15 +33,14 @@ const jsonOverhead = 96
 // ParseJSON bounds the body itself.
 func JSONLimit(maxBody int) int { return 2*maxBody + 1024 }
 
-// ParseJSON parses a client's text message: one object with the members ver, op,
-// seq and body. It is as lenient as encoding/json was for the clients of 2016: the
-// case of names does not matter, the last of duplicate members counts, null is no
-// value, unknown members are skipped, and so is what follows the object. op is
-// required. ver and seq must fit int16 and int32, and are 0 if they are missing. id is a decimal
-// string of 64 bits. If the version is not 2, a value of id that is no such string is skipped.
-// Packet.Body is the raw JSON of the body, a part of b, or nil if there is none. maxBody
-// bounds the size of the body as bodySize measures it.
-// Every other text is a *ProtocolError.
+// ParseJSON parses a client's text message: one object with the members ver, op, seq and body.
+// It is as lenient as encoding/json was for the clients of 2016. The case of names does not
+// matter, and the last of duplicate members counts. null is no value. Unknown members are
+// skipped, and so is what follows the object. op is required. ver and seq must fit int16 and
+// int32, and are 0 if they are missing. id is a decimal string of 64 bits. If the version is not
+// 2, a value of id that is no such string is skipped. Packet.Body is the raw JSON of the body, a
+// part of b, or nil if there is none. maxBody bounds the size of the body as bodySize measures
+// it. Every other text is a *ProtocolError.
 func ParseJSON(b []byte, maxBody int) (Packet, error) {
 	switch kind := jsontext.Value(b).Kind(); {
 	case kind == '[':

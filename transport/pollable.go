@@ -13,9 +13,8 @@ var ErrIdle = errors.New("no whole packet has arrived")
 // happens on it. Its owner is notified instead.
 //
 // Before Attach a Pollable is used like any Conn. After Attach the owner calls
-// TryReadPacket and TryWrite in place of ReadStep and Write, and the
-// connection goes on after the listener's handle function has returned, until
-// the owner calls Release.
+// TryReadPacket and TryWrite in place of ReadStep and Write. The connection then goes on
+// after the listener's handle function has returned, until the owner calls Release.
 //
 // One goroutine at a time is the reader. The reader calls TryReadPacket until
 // it returns ErrIdle, and then Park. If Park reports true, nobody is the reader

@@ -210,8 +210,8 @@ func (m *Members) create(ctx context.Context, bound net.IP, logger *log.Logger) 
 	c.AwarenessMaxMultiplier = 3  // bounds how much slower a node under load suspects others
 	c.TCPTimeout = 2 * time.Second
 	c.PushPullInterval = 10 * time.Second
-	// The library's default (4) sends a change so rarely that in one of 200 starts of
-	// five nodes, a node did not know of another until the next exchange of states.
+	// The library's default (4) sends a change too rarely. In one of 200 starts of five
+	// nodes, a node did not know of another until the next exchange of states.
 	c.RetransmitMult = 12
 	c.Delegate, c.Events = delegate{m}, delegate{m}
 	c.Logger = logger

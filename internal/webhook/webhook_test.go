@@ -232,7 +232,7 @@ func TestAnswersToComeLater(t *testing.T) {
 }
 
 // TestCallsThatWaited checks that an address which answers in time stays in use, however long its calls have waited
-// for their turn, and that one which does not answer has a rest.
+// for their turn. An address that does not answer has a rest.
 func TestCallsThatWaited(t *testing.T) {
 	for name, c := range map[string]struct {
 		takes, budget time.Duration // of an answer, and of the caller
@@ -331,8 +331,8 @@ func TestInFlight(t *testing.T) {
 	})
 }
 
-// TestSendWaitsForItsTurn checks that the time of a call begins when it is made, however long it has waited, and
-// that a caller which goes away while it waits gets its context's error.
+// TestSendWaitsForItsTurn checks that the time of a call begins when it is made, however long it has waited. A
+// caller that goes away while it waits gets its context's error.
 func TestSendWaitsForItsTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCaller(t, webhook.Config{URL: "https://x.example", InFlight: 1, Timeout: time.Second,

@@ -192,8 +192,9 @@ func userLike(user string, same bool, partitions int) string {
 	}
 }
 
-// TestAckFailingPartition checks that a partition that fails delays the acknowledgements and the ends of sessions of the
-// other partitions' users once, that nothing is sent twice for them, and that what waits for it arrives when it is back.
+// TestAckFailingPartition checks that a partition that fails delays the acknowledgements and the ends of sessions of
+// the other partitions' users only once. Nothing is sent twice for them. What waits for the partition arrives when it
+// is back.
 func TestAckFailingPartition(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		down := &failingPartition{fails: true, of: "ann", calls: make(map[string]int)}

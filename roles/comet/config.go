@@ -83,11 +83,10 @@ type Protocol struct {
 
 // Limits bounds what clients may use up: comet's part of section [limits].
 //
-// The default of 20,000 connections from one address keeps one address from
-// taking all of a comet, and has room for the NAT of a carrier or a company.
-// Without a bound on the send buffer Linux lets it grow to 4 MiB (the third
-// figure of net.ipv4.tcp_wmem) for a client that does not read; the default has
-// room for a backlog.
+// The default of 20,000 connections from one address keeps one address from taking all of
+// a comet, and has room for the NAT of a carrier or a company. Without a bound on the
+// send buffer Linux lets it grow to 4 MiB (the third figure of net.ipv4.tcp_wmem) for a
+// client that does not read. The default has room for a backlog.
 type Limits struct {
 	Connections           int           `toml:"connections" default:"250000" unit:"connections" min:"0" doc:"Connections to this node; more are refused (3005)."`
 	ConnectionsPerAddress int           `toml:"connections_per_address" default:"20000" unit:"connections" min:"0" doc:"Connections from one source address (IPv6: one /64). Lower it where clients connect directly;\nbehind a proxy that is not in comet.trusted_proxies all clients are one address."`

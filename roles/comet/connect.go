@@ -119,11 +119,10 @@ func (c *Comet) refusePending(p *admission.PendingConnect, s *session) {
 	}
 }
 
-// refuse closes the connection of a client without a session. A client that has
-// asked for version 2 gets op 6 before. To an application of an old client op 6 would
-// look like a message, and of a client that has not sent its auth packet it is not
-// known what it is. The transport's close frame, if it has one, has the code and the
-// reason too.
+// refuse closes the connection of a client without a session. A client that has asked for
+// version 2 gets op 6 before. To an application of an old client op 6 would look like a
+// message. A client that has not sent its auth packet may be an old one. The transport's
+// close frame, if it has one, has the code and the reason too.
 func (c *Comet) refuse(p *admission.PendingConnect, label string, code protocol.CloseCode, reason string) {
 	conn := p.Conn
 	c.metrics.refused.WithLabelValues(label).Inc()

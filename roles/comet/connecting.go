@@ -176,10 +176,10 @@ func (s *connecting) goLive(reply *envelope.ConnectReply) bool {
 //	{"session":"…","user":"…","heartbeat":25,"expires_in":3600,"pending":0,"max_body":65536,"rooms":["…"],
 //	"refused":[{"room":"…","code":"forbidden","reason":"…"}],"undecided":["…"],"published":"7"}
 //
-// with times in seconds and sizes in bytes. expires_in is there if the token ends, rooms if callers of
-// the API have put the user into some, refused if some rooms were asked for in
-// vain, undecided if logic is yet to be asked about some, and published if the device
-// has sent messages with ids.
+// with times in seconds and sizes in bytes. expires_in is there if the token ends. rooms is there if
+// callers of the API have put the user into some. refused is there if some rooms were asked for in
+// vain, and undecided if logic has yet to be asked about some. published is there if the device has
+// sent messages with ids.
 func (s *connecting) encodeAuthReplyLocked(reply *envelope.ConnectReply) []byte {
 	seq := s.pending.Packet.Seq
 	if s.gen != genV2 {

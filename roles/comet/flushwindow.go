@@ -20,9 +20,9 @@ const maxWindowBytes = 64 << 20
 // alike is put together once, so that a message costs each of them little more
 // than its bytes.
 //
-// Sequence numbers keep the order. Before a session is sent anything of its own,
-// before it leaves or joins a room, and before it changes what it accepts, it
-// takes the broadcasts that were queued for it so far (enqueueForLocked).
+// Sequence numbers keep the order. A session first gets the broadcasts that were queued
+// for it so far (enqueueForLocked). That is so before it is sent anything of its own,
+// before it leaves or joins a room, and before it changes what it accepts.
 //
 // Its lock comes after a session's. Safe for concurrent use.
 type flushWindow struct {

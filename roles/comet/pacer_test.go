@@ -33,9 +33,9 @@ func (c *client) receiveTimed(n int) []received {
 	return list
 }
 
-// TestPacedBacklog checks that a client of an old server on TCP gets the auth reply alone, and then each
-// kept message in a write of its own, with a pause before it. Such an SDK may lose what arrives with
-// another packet.
+// TestPacedBacklog checks that a client of an old server on TCP gets the auth reply alone. Then it gets
+// each kept message in a write of its own, with a pause before it. Such an SDK may lose what arrives
+// with another packet.
 func TestPacedBacklog(t *testing.T) {
 	for _, auth := range []string{"ann", `{"mid":7,"room_id":"live://1","accepts":[]}`} {
 		for _, inReply := range []bool{true, false} {

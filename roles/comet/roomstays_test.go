@@ -274,8 +274,8 @@ func TestNewTokenAsksAgain(t *testing.T) {
 	})
 }
 
-// TestLateRefusalHasNoEffect checks that a refusal of a room that was asked about for a new token does not put out a session
-// that has left the room meanwhile, asked again, and was let in.
+// TestLateRefusalHasNoEffect checks a late refusal of a room that was asked about for a new token. It does not remove a
+// session that has left the room meanwhile, asked again, and joined.
 func TestLateRefusalHasNoEffect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		answers := make(chan error, 3)

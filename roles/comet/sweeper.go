@@ -14,9 +14,9 @@ const (
 	heartbeatTicks = 10
 )
 
-// sweeper is comet's one clock, in place of timers for each session. Every tick it
-// looks at the sessions that have something under way, and at the heartbeat and the
-// token, and the end of stays in rooms, of a tenth of all sessions. It is for one goroutine.
+// sweeper is comet's one clock, in place of timers for each session. Every tick it looks at
+// the sessions that have something under way. It also looks at a tenth of all sessions: at
+// the heartbeat, the token and the end of stays in rooms. It is for one goroutine.
 type sweeper struct {
 	comet *Comet
 	next  int // shard whose heartbeats are next

@@ -433,7 +433,7 @@ func TestAllOfADeliveryIsCounted(t *testing.T) {
 }
 
 // TestCometReplacedDuringAPush shows that a comet that replaces one of the same name does not
-// wait until the push to the old one times out, and gets the deliveries that were queued.
+// wait until the push to the old one times out. It gets the deliveries that were queued.
 func TestCometReplacedDuringAPush(t *testing.T) {
 	w := start(t, func(c *job.Config, _ *job.Deps) { c.PushTimeout = time.Hour })
 	called := make(chan struct{})

@@ -14,10 +14,10 @@ const maxClaims = 10_000
 // claims takes idempotency keys for pushes that have no mailbox to hold the
 // key. The first claim in the kept log's order wins, whichever logic made it.
 //
-// It remembers the claims of this logic whose push failed, or whose outcome it
-// did not learn. A caller that repeats such a push must not be told that it was
-// done because it lost against its own first try, so the repetition goes on
-// with the first claim. The oldest is forgotten first. Safe for concurrent use.
+// It remembers the claims of this logic whose push failed, or whose outcome it did not
+// learn. A repeated push may lose against its own first try, and the caller must not be
+// told that it was done. So the repetition goes on with the first claim. The oldest is
+// forgotten first. Safe for concurrent use.
 type claims struct {
 	owners *owners
 	kept   *keptWriter

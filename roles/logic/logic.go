@@ -3,11 +3,10 @@
 // the log: kept pushes, acknowledgements and claims to the kept topic, and
 // everything that is worthless a minute later to the live topic.
 //
-// It guarantees that a push which it answered without an error is in the log,
-// that a push which it refused for its input left nothing there, that a user
-// who is named twice in one call is pushed to once, and that no token is ever
-// logged or stored in clear. It has no state that another logic would need, so
-// any number of them may run.
+// It guarantees that a push which it answered without an error is in the log. A push that
+// it refused for its input left nothing there. A user who is named twice in one call is
+// pushed to once. No token is ever logged or stored in clear. It has no state that
+// another logic would need, so any number of them may run.
 //
 // It holds no connection (comet does), remembers no session and no message
 // (router does) and delivers nothing to a client (job does). Package auth

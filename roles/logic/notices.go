@@ -52,11 +52,11 @@ func newNoticeLog(count *prometheus.CounterVec, warn *warnings, now clock) *noti
 	}
 }
 
-// Report adds a notice of a kind (such as "mailbox_dropped") that concerns a
-// user (empty: nobody). It never blocks. Every notice is counted, and a few a
-// second are logged. A notice that may happen to a user again and again has the
-// number n of times: for mergeFor such notices are one, which has the sum, the
-// newest detail and a new number each time. n is 0 for all other notices.
+// Report adds a notice of a kind, such as "mailbox_dropped". It concerns a user, or
+// nobody if user is empty. Report never blocks. Every notice is counted, and a few a
+// second are logged. n is how often it happened, for what may happen to a user again and
+// again. Such notices within mergeFor become one. It has the sum, the newest detail, and
+// a new number each time. n is 0 for all other notices.
 func (l *noticeLog) Report(kind, user string, n int, detail string) {
 	if len(detail) > maxDetail {
 		detail = detail[:maxDetail]

@@ -100,13 +100,12 @@ type pushHandler struct {
 	level  events.Level
 }
 
-// Push pushes. Without an error the push is in the log, and durable if it is
-// kept. With an error it was not accepted: ErrInvalid and ErrTooLarge (nothing
-// was done, and Field names the input), ErrDiskFull (as the log gave it), or
-// ErrUnavailable (a router or the log did not answer in time, or too many large pushes
-// wait; a push to many users has more time). After an error of
-// the log a part of the push may be there all the same. Repeating a push with
-// its idempotency key is safe.
+// Push pushes. Without an error the push is in the log, and durable if it is kept. With
+// an error it was not accepted. After ErrInvalid and ErrTooLarge nothing was done, and
+// Field names the input. ErrDiskFull is the error of the log. ErrUnavailable means that a
+// router or the log did not answer in time, or that too many large pushes wait. A push to
+// many users has more time. After an error of the log a part of the push may be there all
+// the same. Repeating a push with its idempotency key is safe.
 //
 // Two pushes are two messages however alike they are, unless they share an
 // idempotency key.

@@ -18,12 +18,11 @@ type sessionHandler struct {
 	backend *webhook.Caller // decides about rooms. It is nil if no rule asks it
 }
 
-// Connect admits a session: it checks who the client is, has the owner register
-// the session and read what is pending, publishes the kicks of sessions that
-// this one replaces, and answers with the first backlog of what is pending. A
-// refusal is an *envelope.Error: ErrUnauthorized, ErrExpired and ErrRevoked for
-// the token, ErrTooMany for a limit of the user's, ErrInvalid for another
-// field, ErrUnavailable for "try again".
+// Connect admits a session. It checks who the client is. The owner registers the session
+// and reads what is pending. Connect publishes the kicks of sessions that this one
+// replaces, and answers with the first backlog. A refusal is an *envelope.Error:
+// ErrUnauthorized, ErrExpired and ErrRevoked for the token, ErrTooMany for a limit of the
+// user's, ErrInvalid for another field, ErrUnavailable for "try again".
 //
 // Connect completes r.Session in place: the user, and the device that the token
 // is bound to. Of the rooms it leaves those that the session may join.

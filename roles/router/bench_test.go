@@ -13,9 +13,9 @@ import (
 	"imgo/store"
 )
 
-// BenchmarkRebuild is how long a router with an empty disk takes to apply
-// 1,000,000 pushes of 100 bytes for 100,000 users, with a device each, of
-// which a share has acknowledged what it got.
+// BenchmarkRebuild measures how long a router with an empty disk takes to apply 1,000,000
+// pushes of 100 bytes. There are 100,000 users with a device each. A share of the devices
+// has acknowledged what it got.
 func BenchmarkRebuild(b *testing.B) {
 	const users, pushes, parts = 100_000, 1_000_000, 8
 	for _, acked := range []int{0, 90} {

@@ -8,11 +8,11 @@ import (
 	"imgo/roles/router/mailbox"
 )
 
-// cache bounds the bodies that a partition holds in memory though the store has
-// them, so that a client that comes back soon, or that reads on, is answered
-// without the disk. A body comes here when it was written behind and when it
-// was read for a backlog. It goes when its message goes, or with all others of
-// its account: that of the account used longest ago, when there is no room.
+// cache bounds the bodies that a partition holds in memory though the store has them. A
+// client that comes back soon, or that reads on, is answered without the disk. A body
+// comes here when it was written behind and when it was read for a backlog. It goes when
+// its message goes, or with all others of its account: that of the account used longest
+// ago, when there is no room.
 //
 // The partition's mu guards it.
 type cache struct {

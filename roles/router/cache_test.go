@@ -43,9 +43,8 @@ func (w *world) backlogs(user, device string, messages, bytes uint32) string {
 	return out.String()
 }
 
-// A router that holds bodies in memory hands out what one hands out that reads
-// each from its disk, whatever happens to the messages, and never holds more
-// than it may.
+// A router that holds bodies in memory hands out the same as a router that reads each
+// from its disk, whatever happens to the messages. It never holds more than it may.
 func TestCacheChangesNothing(t *testing.T) {
 	for seed := range uint64(10) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {

@@ -308,8 +308,8 @@ func (p deviceRecords) fading(stored *store.MailboxUser) (list []*envelope.Recor
 }
 
 // fadingLocked returns records that repeat what is known of a user: devices and memberships whose last record is about
-// half the retention old. expired is set if a device has expired that only a record may forget, and the user's account
-// is not in memory: a is nil.
+// half the retention old. a is nil if the user's account is not in memory. expired is set if a is nil and a device has
+// expired that only a record may forget.
 func (p deviceRecords) fadingLocked(user string, meta store.MailboxMeta, a *account) (list []*envelope.Record, expired bool) {
 	if p.position.fenced() {
 		return nil, false // the next generation's topic has them

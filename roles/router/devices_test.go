@@ -33,9 +33,9 @@ func (w *world) devices(user string) (list []*envelope.Device) {
 	return list
 }
 
-// Devices whose records are about to leave the log are put into it again, and
-// a router that rebuilds from what is left of the log has every device with
-// exactly what it had yet to read.
+// Devices whose records are about to leave the log are put into it again. A router that
+// rebuilds from what is left of the log has every device, with exactly what it had yet to
+// read.
 func TestRebuildFromAShortenedLog(t *testing.T) {
 	const retention = 320 * time.Millisecond // by the test's clock; the sweeps are every 10 ms
 	w := newWorld(t, func(c *router.Config) {

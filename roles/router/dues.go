@@ -39,10 +39,10 @@ type dues struct {
 	expired map[string][]string
 	loaded  []*account
 
-	// after is the last step that load has read. No step is missed that is stored later with an
-	// earlier time: it is due already, and dropLocked keeps an account with a due step in memory until
-	// the step is proposed. next is a time before which the store has no further step, except for those
-	// stored since. Only run uses both.
+	// after is the last due time that load has read. A due time that is stored later may be earlier
+	// than after. It is not missed: dropLocked keeps an account with a due step in memory until the
+	// step is proposed. Before next the store has no further due time, except for those stored since.
+	// Only run uses both.
 	after store.DueTime
 	next  int64
 	// stored is the earliest time of the steps that flushes have stored since.

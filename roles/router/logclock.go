@@ -15,12 +15,11 @@ const sampleTime = 10 * time.Minute
 // that is in a record or a mailbox, or is compared with one: a message's ttl, when a device was seen, when a user
 // has gone. What a router only measures for itself, such as a pause, and what the store expires, goes by the node's clock.
 //
-// A record is read at some time after its stamp. The least difference between this node's clock and
-// a stamp, over the last minutes, is how far this clock is ahead, plus the shortest delay between a
-// stamp and its reading. That delay makes messages expire late, for example after a cluster was at
-// rest, and never early. The node's clock may be set meanwhile: logClock measures by the monotonic clock, which goes
-// on. Before the first stamp, and for a log without a clock of its own, the node's clock counts as it is.
-// It is safe for concurrent use.
+// A record is read at some time after its stamp. logClock keeps the least difference between this node's clock and a
+// stamp over the last minutes. That is how far this clock is ahead, plus the shortest delay between a stamp and its
+// reading. The delay makes messages expire late, for example after a cluster was at rest, and never early. The
+// node's clock may be set meanwhile: logClock measures by the monotonic clock, which goes on. Before the first
+// stamp, and for a log without a clock of its own, the node's clock counts as it is. It is safe for concurrent use.
 type logClock struct {
 	now   func() time.Time
 	start time.Time // by the node's clock, with the reading of its monotonic clock

@@ -248,13 +248,13 @@ func (f follower) start(ctx context.Context) error {
 	return nil
 }
 
-// storedPosition returns the id of the last record that the stored mailboxes have; ok is
-// false if there are none, and the partition is to be read from the beginning of the log.
+// storedPosition returns the id of the last record that the stored mailboxes have. ok is
+// false if there are none. The partition is then read from the beginning of the log.
 //
-// It deletes mailboxes that must not be resumed: those of a router that could not read all records in
-// use, since it has skipped such records, and those that lack records which the log does not have any more.
-// They would bring back what such a record took away: an erased user, a membership or a device. The log
-// knows what is missing then: every owner repeats what it is about to forget (see repeatDevices).
+// It deletes mailboxes that must not be resumed. A router that could not read all records in use has
+// skipped some. Other mailboxes lack records that the log does not have any more. Such mailboxes would
+// bring back what a missing record took away: an erased user, a membership or a device. The log knows what
+// is missing then: every owner repeats what it is about to forget (see repeatDevices).
 func (f follower) storedPosition(ctx context.Context, begin int64) (id uint64, ok bool, err error) {
 	id, version, ok, err := f.store.Position(f.index)
 	if err != nil {
@@ -396,11 +396,10 @@ func (f follower) caughtUp(since time.Time) bool {
 	return true
 }
 
-// findEarlyDevices reads the log for devices that became known before it
-// begins. Without it a message that the device has yet to read would be gone
-// once the others have read it, and one that it has read long ago would come
-// again: its first record may lie anywhere in the log's first half (see
-// repeatDevices).
+// findEarlyDevices reads the log for devices that became known before it begins. Without
+// it a message that the device has yet to read would be gone once the others have read
+// it. A message that it has read long ago would come again. The device's first record may
+// lie anywhere in the log's first half (see repeatDevices).
 func (f follower) findEarlyDevices(ctx context.Context, begin, end int64) (map[string][]earlyDevice, error) {
 	devices := make(map[string][]earlyDevice)
 	first := envelope.ID(f.position.generation, begin)

@@ -2,12 +2,12 @@
 // that it owns, the sessions that they have and the kept messages that they
 // have not acknowledged.
 //
-// It owns the mailboxes: a view of the kept log, applied record by record and
-// written behind into the store together with the position it is true for; a
-// restart resumes exactly, a lost disk is rebuilt from the log. Sessions live
-// in memory only: comets announce them again to an owner that has forgotten.
-// It answers which sessions are to get a record only once it has applied that
-// record, and it watches: what is still pending after a while is told to the comets.
+// It owns the mailboxes, which are a view of the kept log. It applies the log record by
+// record. It writes the mailboxes behind into the store, together with the position for
+// which they are true. A restart resumes exactly, and a lost disk is rebuilt from the
+// log. Sessions live in memory only: comets announce them again to an owner that has
+// forgotten. It answers which sessions are to get a record only once it has applied that
+// record. It also watches: the comets are told of what is still pending after a while.
 //
 // It is told which partitions it owns and follows the changes. Two routers
 // that both think they own a partition derive the same mailboxes from the same

@@ -2,10 +2,10 @@
 // database: which files there are, how the MANIFEST, the tables and the
 // write-ahead logs are laid out, and when a write-ahead log is durable.
 //
-// Check finds damage that Badger would repair by deleting data, and damage that
-// would make Badger panic on a goroutine of its own. Syncer makes committed
-// transactions durable with one flush of the disk instead of two, and notes how much is
-// durable, so that Check can tell damage from what a power cut leaves.
+// Check finds damage that Badger would repair by deleting data, and damage that would
+// make Badger panic on a goroutine of its own. Syncer makes committed transactions
+// durable with one flush of the disk instead of two. It notes how much is durable, so
+// that Check can tell damage from what a power cut leaves.
 //
 // The package does not open the database, and knows nothing of the keys and values in
 // it. It repairs nothing, but Check deletes logs that hold nothing durable. None of these formats is part of Badger's

@@ -68,8 +68,8 @@ func (d *door) carry(conn net.Conn) {
 	<-ended
 }
 
-// Each message that a client publishes is one event, in order, although the server is killed while it takes messages and
-// the client is replaced by one with the same outbox.
+// Each message that a client publishes is one event, in order. The server is killed while it takes messages, and the
+// client is replaced by one with the same outbox.
 func TestPublishThroughKills(t *testing.T) {
 	dir, d, begun := t.TempDir(), newDoor(t), uint64(time.Now().UnixMicro())
 	begin := func() *process {

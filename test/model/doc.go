@@ -1,9 +1,8 @@
-// Package model runs the real roles in one process under random schedules
-// and faults, and judges the history against the invariants I2 (nothing kept
-// is lost), I3 (a session sees an id once) and I4 (order) of
-// docs/ARCHITECTURE.md. It compares the events topic with what a router without faults derives from the
-// log, each event once and in order. It also leaves out one rule of the design at a time
-// and demands that the judge finds it.
+// Package model runs the real roles in one process under random schedules and faults. It judges the
+// history against three invariants of docs/ARCHITECTURE.md: I2 (nothing kept is lost), I3 (a session
+// sees an id once) and I4 (order). It compares the events topic with what a router without faults
+// derives from the log, each event once and in order. It also leaves out one rule of the design at a
+// time and demands that the judge finds it.
 //
 // Each run is in a bubble of testing/synctest: its time is virtual, so that
 // waiting costs nothing and a slow machine changes no timeout.

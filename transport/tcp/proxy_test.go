@@ -120,8 +120,8 @@ func TestProxyProtocol(t *testing.T) {
 	}
 }
 
-// TestUnexpectedProxyProtocol checks that a client behind a proxy that sends the PROXY protocol to a
-// port that does not expect it is told to come back, as the mistake is not the client's.
+// TestUnexpectedProxyProtocol checks a client behind a proxy that sends the PROXY protocol to a port
+// that does not expect it. The client is told to come back, because the mistake is not the client's.
 func TestUnexpectedProxyProtocol(t *testing.T) {
 	for name, cfg := range map[string]transport.ListenConfig{
 		"off":         {TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}},

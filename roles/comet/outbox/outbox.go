@@ -1,11 +1,11 @@
 // Package outbox queues the frames of client connections and writes them.
 //
-// It owns what lies between a session and its socket: the queue of frames, the
-// goroutine that writes to a connection that blocks, writing without waiting to
-// one that can be polled, sending to many connections in one system call, and
-// noticing a client that is too slow. It guarantees that frames leave in the
-// order in which they were queued, that the owner hears which of them the kernel
-// has, and that an idle outbox has neither a goroutine nor a buffer.
+// It owns what lies between a session and its socket. An outbox has a queue of frames. A
+// connection that blocks has a goroutine that writes to it. A connection that can be
+// polled is written to without waiting. One system call sends to many connections. A
+// client that is too slow is noticed. The package guarantees that frames leave in the
+// order in which they were queued, and that the owner learns which of them the kernel
+// has. An idle outbox has neither a goroutine nor a buffer.
 //
 // It does not know users, rooms, operations or what an id means, and it drops
 // nothing by itself: the owner asks with MakeRoomLocked before it queues a frame.

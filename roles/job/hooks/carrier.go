@@ -86,10 +86,10 @@ var (
 	errBeyondEnd = errors.New("the topic ends before the hook's position")
 )
 
-// run posts from the position of the stored state on until ctx is done. Without a state it begins at the group's
-// position. If that is -1, the hook is new in this partition: it begins at the end, or at the beginning if the hook
-// has posted events of an earlier generation. run returns errReplay if a caller of the API wants a replay, and
-// errBeyondEnd if the topic was made again, or has lost events.
+// run posts events until ctx is done, from the position of the stored state on. Without a state it begins at the
+// group's position. If that is -1, the hook is new in this partition. It then begins at the end, or at the
+// beginning if the hook has posted events of an earlier generation. run returns errReplay if a caller of the API
+// wants a replay, and errBeyondEnd if the topic was made again, or has lost events.
 func (c *carrier) run(ctx context.Context, from int64) error {
 	if err := c.begin(ctx, from); err != nil {
 		return err

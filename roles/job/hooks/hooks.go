@@ -154,8 +154,9 @@ func (h *hook) join(ctx context.Context, log envelope.Log) (Group, error) {
 	return h.deps.Group(ctx, h.cfg.Name, log.Generation())
 }
 
-// awaitEnd calls ended when all events of a generation are posted and there is a newer one, when an older one is to be
-// replayed, or when growth has closed the log: it was that of the former core. The caller then opens the generation again.
+// awaitEnd calls ended in three cases. All events of a generation are posted and there is a newer one. An older
+// generation is to be replayed. Growth has closed the log, because it was that of the former core. The caller then
+// opens the generation again.
 func (h *hook) awaitEnd(ctx context.Context, log envelope.Log, ended func()) {
 	looked, replay := false, uint64(0) // the last replay that was looked at: the states are many
 	for wait.Sleep(ctx, saveInterval) == nil {

@@ -3,10 +3,9 @@
 // all others to Opaque. Webhook asks the operator's backend. Open believes the
 // client, for development.
 //
-// It guarantees that the cost of a bad token is bounded, that no error and no
-// log line has a part of a token in it, and that new keys are used without a
-// restart. It does not make, store or revoke tokens (logic does), and it does
-// not decide what a client may do.
+// It guarantees that the cost of a bad token is bounded, and that no error and no log
+// line has a part of a token in it. New keys are used without a restart. It does not
+// make, store or revoke tokens (logic does), and it does not decide what a client may do.
 package auth
 
 import (

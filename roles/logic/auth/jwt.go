@@ -28,10 +28,10 @@ var errKeysMissing = envelope.Errorf(envelope.CodeAuthUnavailable, "the keys for
 // JWT is the authenticator that verifies signed tokens. It leaves tokens that
 // do not look like JWTs to its Opaque.
 //
-// The cost of a bad token is bounded: at most protocol.MaxTokenBytes are
-// decoded, the key is found by algorithm and name before a signature is
-// computed, at most maxSameKeys signatures are, and the same token again costs
-// one hash for a minute. Safe for concurrent use.
+// The cost of a bad token is bounded. At most protocol.MaxTokenBytes are decoded. The key
+// is found by algorithm and name before a signature is computed. At most maxSameKeys
+// signatures are computed. The same token again costs one hash for a minute. Safe for
+// concurrent use.
 type JWT struct {
 	*Opaque
 	cfg     Config

@@ -125,9 +125,9 @@ func parseBlock(block *pem.Block) (any, error) {
 // used only if secrets is true: a set that was fetched holds public keys.
 //
 // The entries are jwkset's, but the set is read here. jwkset's HTTP storage and
-// keyfunc/v3 refuse a whole set for one bad entry, use secrets of a fetched set,
-// let a token without a name try every key, and make a client whose key has
-// just been rotated wait in the queue of a rate limiter.
+// keyfunc/v3 refuse a whole set for one bad entry, and they use secrets of a fetched set.
+// They let a token without a name try every key. A client whose key has just been rotated
+// waits there in the queue of a rate limiter.
 func parseJWKS(secrets bool) parser {
 	return func(data []byte) (keys []key, skipped []error, err error) {
 		var set struct {

@@ -44,11 +44,11 @@ var (
 	errNotRenewed = errors.New("the keys are being read")
 )
 
-// keySource holds the keys and keeps them fresh. It reads the files again and
-// fetches the URL now and then, and sooner when a token names an unknown key,
-// but never more often than the bounds above, however many such tokens come.
-// What cannot be read leaves the keys as they are, is counted, and is logged
-// once. Safe for concurrent use.
+// keySource holds the keys and keeps them fresh. It reads the files again and fetches the
+// URL now and then, and sooner when a token names an unknown key. However many such
+// tokens come, it does so no more often than the bounds above allow. An origin that
+// cannot be read leaves the keys as they are. It is counted, and logged once. Safe for
+// concurrent use.
 type keySource struct {
 	cfg     Config
 	log     zerolog.Logger

@@ -301,7 +301,7 @@ func TestBadEntriesOfASet(t *testing.T) {
 }
 
 // TestInventedKeyNames checks that tokens with names of keys that nobody has do not wait in great numbers
-// for a slow identity provider, and that the provider's silence is not held against the tokens.
+// for a slow identity provider. The tokens are not refused for the provider's silence.
 func TestInventedKeyNames(t *testing.T) {
 	const clients = 100
 	k := makeKeys(t)

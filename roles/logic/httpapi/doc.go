@@ -6,11 +6,10 @@
 //   - /1/…    exactly as imgo 2016 answered (package imgo2016)
 //   - /goim/… exactly as goim v2 answered (package goim)
 //
-// It owns the API keys (who may call, how often), the bounds on a request
-// (size, nesting, time, how many large ones at once) and the HTTP metrics. It
-// guarantees that a request it refuses has had no effect, that the error names
-// the field at fault where there is one, and that what goes wrong inside the
-// server is logged and not told to the caller.
+// It owns the API keys (who may call, how often), the bounds on a request (size, nesting,
+// time, how many large ones at once) and the HTTP metrics. It guarantees that a refused
+// request has had no effect, and that the error names the field at fault, if there is
+// one. An error inside the server is logged and not told to the caller.
 //
 // It decides nothing about messages, users or tokens (package logic does), stores
 // nothing and opens no listener. The node owns the net/http server, for which

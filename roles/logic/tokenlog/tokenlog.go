@@ -4,13 +4,12 @@
 // logic once that one has read the entry. A node that runs alone
 // writes the same changes to its store.
 //
-// It guarantees that what Put, Revoke and RevokeUser report as done is in the
-// topic and true of this node, and that two nodes that have read the same
-// entries say the same of every token. A node resumes where it was. It reads
-// everything again when its disk was lost, the topic was recreated, or the node was
-// away for a day; until then
-// it is not Ready, and of an unknown token it says that it cannot tell. Neither the
-// topic nor the store grows with tokens that have been dead for a day.
+// It guarantees that what Put, Revoke and RevokeUser report as done is in the topic and
+// true of this node. Two nodes that have read the same entries say the same of every
+// token. A node resumes where it was. It reads everything again if its disk was lost, the
+// topic was recreated, or the node was away for a day. Until it has done so it is not
+// Ready, and of an unknown token it says that it cannot tell. Neither the topic nor the
+// store grows with tokens that have been dead for a day.
 //
 // A lookup does not wait for a node that is behind: it answers from what is
 // known. The package closes no sessions (logic does) and does not keep the log

@@ -96,10 +96,10 @@ func (m *Mailbox) Undo(c *Changes) {
 	m.facts.onlineChanged = m.facts.onlineChanged || c.Told
 }
 
-// MetaExpiry returns the time until which the meta must be stored: a day after the
-// last message expires, or a day after until if that is later. It returns the zero
-// time, which means for ever, if the user is in a room, was told to be online, or has
-// a device that only a record may forget.
+// MetaExpiry returns the time until which the meta must be stored: a day after the last
+// message expires, or a day after until if that is later. The zero time means for ever.
+// MetaExpiry returns it if the user is in a room, was told to be online, or has a device
+// that only a record may forget.
 func (m *Mailbox) MetaExpiry(until time.Time) time.Time {
 	if m.Rooms().any() || m.Presence().Online() || m.Devices().published() {
 		return time.Time{}
