@@ -1,6 +1,6 @@
-// Package config owns the settings of a node: their names, defaults and bounds,
-// the strict load from file, environment and flags, and the check that a
-// combination of them is acceptable.
+// Package config owns the settings of a node: their names, defaults and bounds. It loads
+// them strictly from file, environment and flags, and checks that a combination of them
+// is acceptable.
 //
 // It guarantees that a role gets only settings that were validated. Every
 // setting has one name everywhere: `comet.tcp` in the file is IMGO_COMET_TCP in

@@ -26,8 +26,8 @@ import (
 	"imgo/transport/ws"
 )
 
-// httpSide is the HTTP side of a node: the port with the API, the console and the pages for operators and probes, and the
-// admin listener with the pages for programs of this machine.
+// httpSide is the HTTP side of a node. Its port has the API, the console and the pages for operators and probes. The
+// admin listener has the pages for programs of this machine.
 type httpSide struct {
 	*Node
 	listener net.Listener

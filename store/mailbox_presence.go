@@ -17,9 +17,9 @@ func (b *MailboxBatch) PutOnline(user string, online bool) {
 	}
 }
 
-// Online returns users of a partition that were told to be online, in the order of their names, at
-// most limit: those after the given name ("", which no user has: from the first). It returns none if
-// there are no more.
+// Online returns at most limit users of a partition that were told to be online, in the order of
+// their names. They come after the given name. "", which no user has, means from the first. It
+// returns none if there are no more.
 func (m *Mailboxes) Online(partition int32, after string, limit int) (users []string, err error) {
 	prefix := m.partitionKey(prefixOnline, partition, 0)
 	err = m.db.each(keysOnly(prefix), m.nameKey(prefixOnline, partition, after), limit, func(item *badger.Item) error {

@@ -53,10 +53,9 @@ type ListenConfig struct {
 	// and again if a trusted proxy tells another address. It must not block. An error
 	// closes the connection.
 	Admit func(netip.Addr) error
-	// Released, if set, is called once for every nil that Admit returned: at the end
-	// of the connection, whether it reached the handler or not, or after Admit was
-	// called for another address of it. It must be safe for concurrent
-	// use and must not block.
+	// Released, if set, is called once for every nil that Admit returned. That is at the end
+	// of the connection, whether it reached the handler or not, or after Admit was called
+	// for another address of it. It must be safe for concurrent use and must not block.
 	Released func(netip.Addr)
 	// Refused, if set, is called for every connection that did not reach the
 	// handler, with a short constant reason for a counter. It must be safe for

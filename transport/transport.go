@@ -1,6 +1,6 @@
-// Package transport owns the connections of clients: the packet and JSON codecs
-// of docs/reference/protocol.md, the interfaces Listener, Conn and Pollable that comet
-// uses, and the Message that is encoded once for many connections.
+// Package transport owns the connections of clients. It has the packet and JSON codecs of
+// docs/reference/protocol.md, and the interfaces Listener, Conn and Pollable that comet
+// uses. A Message is encoded once for many connections.
 //
 // Its subfolders implement the interfaces: tcp, ws (WebSocket) and pipe (in
 // memory, for tests). One conformance suite, transporttest, holds all of them to

@@ -284,7 +284,7 @@ func (c *Client) State() State {
 // Connect makes a client that waits between two attempts try at once. In other states it does nothing.
 func (c *Client) Connect() { signal(c.wake) }
 
-// Run connects and keeps the client connected until ctx is done, which closes the client gracefully: Run calls
+// Run connects and keeps the client connected until ctx is done. That closes the client gracefully: Run calls
 // no further handler, waits for the running one, sends the last acknowledgements, and returns nil.
 //
 // Run returns an error that is ErrRefused if the server says that reconnecting is useless, for example because

@@ -1,6 +1,6 @@
-// Package javascript holds the JavaScript client (README.md beside it) for the
-// parts of the server that hand it to browsers: package console serves the very
-// files that are in the npm package, so there is one source of truth.
+// Package javascript holds the JavaScript client (README.md beside it) for the parts of
+// the server that hand it to browsers. Package console serves the very files that are in
+// the npm package, so there is one source of truth.
 //
 // It has no code of its own.
 package javascript

@@ -92,11 +92,11 @@ func identify(p transport.Packet, conn transport.Conn, auth *authBody) (generati
 // than the reading of a body.
 var authReaders = sync.Pool{New: func() any { return jsonread.NewLenient(nil) }}
 
-// parseAuth reads the body of an auth packet: a JSON object with the keys of the
-// protocol, else the token itself, as a JSON string or as plain bytes with or
-// without quotes around them. Numbers and the other JSON that is no object are
-// tokens too: to the server of 2016 everything was. So is the whole text of an old
-// client's object that has no token. Its errors name the field.
+// parseAuth reads the body of an auth packet. It is a JSON object with the keys of the
+// protocol, or else the token itself: a JSON string, or plain bytes with or without
+// quotes around them. Numbers and the other JSON that is no object are tokens too: to the
+// server of 2016 everything was. So is the whole text of an old client's object that has
+// no token. Its errors name the field.
 func parseAuth(p transport.Packet, text bool, maxRooms int) (authBody, error) {
 	var auth authBody
 	body, v2 := p.Body, isV2(p)

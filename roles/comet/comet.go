@@ -265,10 +265,10 @@ func (c *Comet) Close() {
 	c.batches.Close()
 }
 
-// newSessionID returns the id of a new session. A session's name has it, and whoever
-// has the name can push to the session: all bits are random but those that choose the
-// shard, which are given in turn (see table.all). 58 random bits also make ids unique,
-// over restarts too.
+// newSessionID returns the id of a new session. A session's name has it, and a caller
+// that has the name can push to the session. So all bits are random but those that choose
+// the shard, which are given in turn (see table.all). 58 random bits also make ids
+// unique, over restarts too.
 func (c *Comet) newSessionID() uint64 {
 	var b [8]byte
 	_, _ = crand.Read(b[:]) // it never fails: it ends the program instead
@@ -278,10 +278,10 @@ func (c *Comet) newSessionID() uint64 {
 // now returns the time on comet's clock: that since comet was made.
 func (c *Comet) now() time.Duration { return time.Since(c.epoch) }
 
-// Run admits clients until ctx is done, or until a listener fails, and then drains:
-// it admits no new clients, closes every session at the drain rate (op 6 with 3001),
-// and tells logic what has arrived and which sessions have ended. It returns when no
-// goroutine of this comet is left. A Comet runs once.
+// Run admits clients until ctx is done, or until a listener fails, and then drains. It
+// admits no new clients then, and closes every session at the drain rate (op 6 with
+// 3001). It tells logic what has arrived and which sessions have ended. It returns when
+// no goroutine of this comet is left. A Comet runs once.
 func (c *Comet) Run(ctx context.Context) error {
 	if !c.phase.CompareAndSwap(phaseNew, phaseRunning) {
 		return errors.New("comet was run before")

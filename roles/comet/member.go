@@ -13,11 +13,11 @@ import (
 	"imgo/transport"
 )
 
-// member is a session as a member of rooms. It changes which rooms the session is in.
-// The client asks for it, or a caller of the API does: the latter's list of rooms comes
-// with the session, or later by Members or by a delivery, from any goroutine. What
-// changes a session's rooms holds the roomsMu of the session's shard, before all other
-// locks, and never waits while it does.
+// member is a session as a member of rooms. It changes which rooms the session is in. The
+// client asks for it, or a caller of the API does. The caller's list of rooms comes with
+// the session, or later by Members or by a delivery, from any goroutine. What changes a
+// session's rooms holds the roomsMu of the session's shard, before all other locks, and
+// never waits while it does.
 type member struct{ *session }
 
 // join returns true once every message that is pushed to the room from then on

@@ -53,10 +53,10 @@ func newRoomOpener(c *Comet) *roomOpener {
 	return &roomOpener{comet: c, full: wait.NewSignal()}
 }
 
-// deny notes that a room has no member, so that job need not send its messages here,
-// and returns true. It returns false if job is to go on sending: the room has members
-// by now, for each of which deny calls do, or its opening is being written, or too many
-// rooms are denied.
+// deny notes that a room has no member, so that job need not send its messages here, and
+// returns true. It returns false if job is to go on sending. The room may have members by
+// now, for each of which deny calls do. Its opening may be under way. Too many rooms may
+// be denied.
 func (o *roomOpener) deny(room string, do func(*session)) bool {
 	rs := o.comet.table.room(room)
 	rs.mu.Lock()
@@ -172,8 +172,8 @@ func (o *roomOpener) publish(ctx context.Context, room string, every bool, seq u
 	}
 }
 
-// run tells the jobs to forget which rooms this comet denied: once at the start,
-// because nobody here knows what an earlier incarnation denied, and whenever too
+// run tells the jobs to forget which rooms this comet denied. It does so once at the
+// start, because nobody here knows what an earlier incarnation denied, and whenever too
 // many rooms are denied.
 func (o *roomOpener) run(ctx context.Context) {
 	for {

@@ -1,12 +1,12 @@
-// Package job is the role that carries: it reads records and envelopes off the log,
+// Package job is the role that carries. It reads records and envelopes off the log,
 // groups the deliveries by comet, and pushes them to each comet in the order of the
 // partition.
 //
-// It carries the partitions that its group assigns to it, from the stored positions,
-// and has a bounded queue for each comet. A comet that is down or slow is skipped and
-// counted, and never delays another one: the owner's watch finds kept messages that
-// were skipped, so nothing is retried for ever. A position is stored once everything
-// before it was pushed or skipped. If a job dies, some deliveries are pushed twice.
+// It carries the partitions that its group assigns to it, from the stored positions, and
+// has a bounded queue for each comet. A comet that is down or slow is skipped and
+// counted, and never delays another one. The owner's watch finds kept messages that were
+// skipped, so nothing is retried for ever. A position is stored once everything before it
+// was pushed or skipped. If a job dies, some deliveries are pushed twice.
 //
 // It stores no message and decides nothing. The record's owner says which sessions get
 // a kept record, and the comets say which rooms have no member there (denials.go).

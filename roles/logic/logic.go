@@ -1,7 +1,7 @@
-// Package logic decides. It checks who a client is, what a push means and
-// whether it is allowed. It asks the router that owns a user, and it appends to
-// the log: kept pushes, acknowledgements and claims to the kept topic, and
-// everything that is worthless a minute later to the live topic.
+// Package logic decides. It checks who a client is, what a push means and whether it is
+// allowed. It asks the router that owns a user, and it appends to the log. Kept pushes,
+// acknowledgements and claims go to the kept topic. Everything that is worthless a minute
+// later goes to the live topic.
 //
 // It guarantees that a push which it answered without an error is in the log. A push that
 // it refused for its input left nothing there. A user who is named twice in one call is

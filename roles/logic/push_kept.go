@@ -106,10 +106,9 @@ func resultsByUser(results []UserResult) func(user string) *UserResult {
 // lookupKept asks who is there and, with an idempotency key, who was reached
 // with it before.
 //
-// Without a key the push goes on when owners do not answer in time: it needs
-// the log alone, and a caller that is refused has no safe way to repeat it.
-// With a key it does not go on: the answer could be untrue, and repeating is
-// safe.
+// Without a key the push goes on when owners do not answer in time. It needs the log
+// alone, and a caller that is refused has no safe way to repeat it. With a key it does
+// not go on: the answer could be untrue, and repeating is safe.
 func (h *pushHandler) lookupKept(ctx context.Context, t targets, key string) (map[string]*envelope.UserSessions, error) {
 	if key != "" {
 		return h.owners.lookup(ctx, t, want{key: key, kept: true})

@@ -373,8 +373,8 @@ func (ap *applier) pushLocked(id uint64, rec *envelope.Record, now time.Time) er
 		p.metrics.expired.Add(float64(len(push.Users)))
 		return nil
 	}
-	// A key is remembered also of a push that came too late to be delivered,
-	// but not of one from longer ago than keys are kept: the log is read back.
+	// A key is remembered also of a push that came too late to be delivered. It is not
+	// remembered of a push from longer ago than keys are kept: the log is read back.
 	keyed := push.IdempotencyKey != "" && now.Sub(time.UnixMilli(rec.TimeMs)) <= p.cfg.IdempotencyTTL
 	message := &envelope.Kept{Id: id, Op: push.Op, Body: push.Body, TimeMs: rec.TimeMs}
 	for _, user := range push.Users {

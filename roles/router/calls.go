@@ -14,9 +14,9 @@ import (
 	"imgo/store"
 )
 
-// Attach registers a session, makes its device known and reads the first
-// backlog of what is pending for it: in this order, so that a message between
-// two of the steps is in the backlog or delivered, or both, and never neither.
+// Attach registers a session, makes its device known and reads the first backlog of what
+// is pending for it. The order matters: a message between two of the steps is in the
+// backlog or delivered, or both, and never neither.
 func (r *Router) Attach(ctx context.Context, req *envelope.AttachRequest) (*envelope.AttachReply, error) {
 	info := req.GetSession()
 	if info.GetAddress() == nil {
@@ -459,10 +459,10 @@ func (r *Router) indexed(ctx context.Context, partition uint32) (*partition, err
 	return r.parts.at(ctx, int32(partition))
 }
 
-// Resolve returns which sessions are to get each record of a batch, as of its
-// place in the log: those whose device still waits for it, and for each the id
-// of the message that is pending before it. It answers once it has applied the
-// last of the records.
+// Resolve returns which sessions are to get each record of a batch, as of its place in
+// the log. These are the sessions whose device still waits for it. For each one it
+// returns the id of the message that is pending before it. It answers once it has applied
+// the last of the records.
 func (r *Router) Resolve(ctx context.Context, req *envelope.ResolveRequest) (*envelope.ResolveReply, error) {
 	p, err := r.indexed(ctx, req.Partition)
 	if err != nil {

@@ -16,9 +16,9 @@ import (
 )
 
 const (
-	// sweepsPerRetention is how often, within the log's retention, it is
-	// looked for devices whose record is about to leave the log; sweepEvery
-	// is the longest time between: a restart begins to count anew.
+	// sweepsPerRetention is how often, within the log's retention, the sweep looks for
+	// devices whose record is about to leave the log. sweepEvery is the longest time between
+	// two sweeps, because a restart begins to count anew.
 	sweepsPerRetention = 32
 	sweepEvery         = 15 * time.Minute
 	// expireEvery is how often it is looked for devices that have expired where nothing else is looked for.

@@ -265,11 +265,11 @@ func (em *emitter) append(ctx context.Context, batch []events.Event) error {
 	return nil
 }
 
-// pauseWhenSent keeps records from being applied, and waits until the topic has the events of all
-// that was applied: applying a record over what is stored derives nothing, so an event that the topic
-// does not have before a flush would be lost. Records go on when release is called. If the topic does
-// not take the events in time, nothing is paused and release is nil: the flush has to come later. That is
-// an error only if the flush has to be done. One goroutine at a time may pause.
+// pauseWhenSent keeps records from being applied, and waits until the topic has the events of all that
+// was applied. Applying a record over what is stored derives nothing, so an event that the topic does not
+// have before a flush would be lost. Records go on when release is called. If the topic does not take the
+// events in time, nothing is paused and release is nil: the flush has to come later. That is an error
+// only if the flush has to be done. One goroutine at a time may pause.
 func (em *emitter) pauseWhenSent(must bool) (release func(), err error) {
 	p, limit := em.p, flushEventsWait
 	if must {

@@ -1,6 +1,6 @@
 // Package badgerwal holds everything that imgo knows about the files of a Badger
-// database: which files there are, how the MANIFEST, the tables and the
-// write-ahead logs are laid out, and when a write-ahead log is durable.
+// database. It knows which files there are, and how the MANIFEST, the tables and the
+// write-ahead logs are laid out. It also knows when a write-ahead log is durable.
 //
 // Check finds damage that Badger would repair by deleting data, and damage that would
 // make Badger panic on a goroutine of its own. Syncer makes committed transactions

@@ -37,9 +37,9 @@ const (
 // opens the database. If it returns an error, it has changed nothing. The error
 // begins with the name of the file.
 //
-// Otherwise Check deletes logs of no bytes, which Badger cannot open, and logs behind
-// a place where an earlier log was torn: Badger would apply the later changes without
-// the earlier ones.
+// Otherwise Check deletes logs of no bytes, which Badger cannot open. It also deletes
+// logs behind a place where an earlier log was torn: Badger would apply the later changes
+// without the earlier ones.
 func Check(dir string, complete bool, log zerolog.Logger) error {
 	logs, tables, err := list(dir)
 	if err != nil {

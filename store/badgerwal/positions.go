@@ -18,8 +18,8 @@ import (
 // The file has two slots. Each one has a sequence number, the positions of the newest
 // logs, and a checksum. A position is written into the slots in turn, after the log was
 // synced up to it. So every position that can be read is true, also an old one, and the
-// file needs no sync with each commit: a killed process leaves the exact positions, and
-// a power cut leaves those of the last Flush or newer ones.
+// file needs no sync with each commit. A killed process leaves the exact positions. A
+// power cut leaves those of the last Flush or newer ones.
 const SyncedFile = "SYNCED"
 
 // The layout of a slot: magic, sequence number, number of positions, positions, and a

@@ -4,13 +4,13 @@
 //
 // # The recording
 //
-// A process of its own works on a data directory: it appends to the kept log, puts tokens, and
-// writes mailboxes, with memtables so small that Badger begins logs, writes tables and compacts
+// A process of its own works on a data directory. It appends to the kept log, puts tokens, and
+// writes mailboxes. The memtables are so small that Badger begins logs, writes tables and compacts
 // them all the time. Its parent follows it with ptrace. The child stops at each fsync, fdatasync and
-// msync, and after each system call that creates, renames, cuts or deletes a file. The parent
-// then reads all files. So writes through a mapping are recorded as well, and every sync is
-// seen, Badger's own included. The child also stops at each answer: when an append or a token
-// is durable in the store's opinion.
+// msync, and after each system call that creates, renames, cuts or deletes a file. The parent then
+// reads all files. So writes through a mapping are recorded as well, and every sync is seen,
+// Badger's own included. The child also stops at each answer: when an append or a token is durable
+// in the store's opinion.
 //
 // # The model of a disk
 //

@@ -172,9 +172,9 @@ func New(streams ...Stream) *Judge {
 	}
 }
 
-// Watch sets functions that are called while locks are held, so they must not call the Judge: found for each violation
-// but a missing event, and settled when a stream brought the end of a message, with the time since its last
-// acknowledgement. Call Watch before any other method.
+// Watch sets functions that are called while locks are held, so they must not call the Judge. found is called for each
+// violation but a missing event. settled is called when a stream brought the end of a message, with the time since its
+// last acknowledgement. Call Watch before any other method.
 func (j *Judge) Watch(found func(history.Violation), settled func(stream int, took time.Duration)) {
 	j.watch, j.settled = found, settled
 }

@@ -6,8 +6,8 @@
 //	…
 //	results, err := api.Push(ctx, &pushapi.Push{User: "123", Body: order, IdempotencyKey: order.ID})
 //
-// A call is repeated at another server only if it cannot act twice: it has an idempotency key, it asks or sets
-// only, or the first server cannot have received it.
+// A call is repeated at another server only if it cannot act twice. That is so if it has an idempotency key,
+// if it asks or sets only, or if the first server cannot have received it.
 //
 // Webhook verifies the calls that imgo makes to a backend. The API is described in docs/reference/api.md.
 package pushapi

@@ -1,10 +1,9 @@
 // Package admission brings client connections from accept to their session.
 //
-// It owns a connection until the client is admitted: it counts it against the
-// limits of connections, reads up to the auth packet, and lets the client wait
-// for its turn. Then one callback, Config.Admit, decides. It may leave the rest, PendingConnect.Finish, to a worker, so that
-// this delays no other client. The package also has
-// the workers that run whatever may wait, and frees connections that ended.
+// It owns a connection until the client is admitted. It counts it against the limits of connections, reads up to the
+// auth packet, and lets the client wait for its turn. Then one callback, Config.Admit, decides. It may leave the rest,
+// PendingConnect.Finish, to a worker, so that this delays no other client. The package also has the workers that run
+// whatever may wait, and frees connections that ended.
 //
 // It guarantees that clients are tried in the order in which they came, at no
 // more than the connect rate, and no more at a time than logic answers soon. A

@@ -52,9 +52,9 @@ func (w *Worker) End() {
 	w.batch = nil
 }
 
-// Lock locks an outbox. It never waits while others are locked, or two workers
-// with the same outboxes in different order would wait for each other: an outbox
-// that another goroutine has locked ends the batch.
+// Lock locks an outbox. It never waits while others are locked: an outbox that another
+// goroutine has locked ends the batch. Otherwise two workers with the same outboxes in
+// different order would wait for each other.
 func (w *Worker) Lock(o *Outbox) {
 	if len(w.begun) == 0 {
 		o.mu.Lock()

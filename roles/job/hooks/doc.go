@@ -2,9 +2,9 @@
 // they did not take.
 //
 // Each hook reads the topic as a consumer group of its own. It guarantees that an event is posted at
-// least once, with the same webhook-id on each try, and that the events of a user are posted in their
-// order: the next one only after the one before was answered or set aside. An event that fails holds up
-// its user only. An address that is down holds up its hook, and loses nothing.
+// least once, with the same webhook-id on each try. The events of a user are posted in their order: the
+// next one only after the one before was answered or set aside. An event that fails holds up its user
+// only. An address that is down holds up its hook, and loses nothing.
 //
 // An event is set aside as a dead letter if the address refuses it, or if it fails for longer than
 // Config.RetryFor while others succeed. A dead letter is a place in the events topic, so it lasts as long

@@ -25,8 +25,8 @@ type Identity struct {
 	// Anonymous is set if the client has no user of its own, and User is empty.
 	Anonymous bool
 	// AnyKey is set if the key that the client chose names its session without its user. It
-	// must be true only where the key is a part of what was authenticated, or nobody
-	// is authenticated: otherwise a client would get what is pushed to another user's key.
+	// must be true only where the key is a part of what was authenticated, or nobody is
+	// authenticated. Otherwise a client would get what is pushed to another user's key.
 	AnyKey bool
 	// Key is the key that was authenticated: it names the session without its user if the
 	// client chose it. It is empty if none was authenticated.

@@ -234,9 +234,9 @@ func (c *caller) scope(key string) string {
 }
 
 // checkLocal refuses what a browser sends for a page of another site, and what does not
-// come straight from a program of this machine. It does so only if there are no API
-// keys: without a secret to know, any page that a developer has open could push to
-// 127.0.0.1, and behind a proxy everybody could.
+// come straight from a program of this machine. It does so only if there are no API keys.
+// Without a secret to know, any page that a developer has open could push to 127.0.0.1,
+// and behind a proxy everybody could.
 func (a *API) checkLocal(r *http.Request) error {
 	if !a.keys.open() {
 		return nil

@@ -25,10 +25,10 @@ type Topic interface {
 	// Put appends an entry and returns its offset once it is durable. A nil
 	// value lets compaction forget the key.
 	Put(ctx context.Context, key, value []byte) (offset int64, err error)
-	// Follow calls fn, from one goroutine and in order, for the entries from an
-	// offset on (0: from the oldest) and for those that come, until ctx is done,
-	// fn fails or the topic cannot be read. It returns envelope.ErrOutOfRange if
-	// there is no such offset.
+	// Follow calls fn, from one goroutine and in order, for the entries from an offset on,
+	// and for those that come later. 0 means from the oldest. It returns when ctx is done,
+	// fn fails or the topic cannot be read. It returns envelope.ErrOutOfRange if there is no
+	// such offset.
 	Follow(ctx context.Context, from int64, fn func(offset int64, key, value []byte) error) error
 	// End is the offset that the next entry gets.
 	End(ctx context.Context) (int64, error)

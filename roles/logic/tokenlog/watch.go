@@ -14,9 +14,9 @@ const (
 	// the position until the topic counts as recreated. A topic that has just
 	// changed its leader may do so for a moment.
 	recreatedAfter = 5
-	// stalledAfter is how many answers in a row may find the node behind and not
-	// moving before it appends a mark: the last entries before the end may have
-	// been compacted away.
+	// stalledAfter is how many answers in a row may find the node behind and not moving
+	// before it appends a mark. The last entries before the end may have been compacted
+	// away.
 	stalledAfter = 5
 )
 

@@ -7,7 +7,7 @@ import (
 )
 
 // A device's last client id decides whether a message from a client is an event. So only records of the log change it,
-// and only a record forgets a device that has one: a router that forgot it by its clock would derive other events than
+// and only a record forgets a device that has one. A router that forgot it by its clock would derive other events than
 // the next owner.
 
 // Publish takes a message with a client id, by the given record, which was appended at timeMS, Unix milliseconds. It

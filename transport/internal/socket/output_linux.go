@@ -61,11 +61,10 @@ func (o *output) keep(rest []byte, whole bool) {
 
 // send hands to the kernel what it takes of b at once.
 //
-// This is the call that a broadcast makes once for each connection. It is send
-// rather than write, because that skips the kernel's file layer. It does not
-// wait, but Go's scheduler is told of it all the same (no RawSyscall6): the
-// kernel likes to run the receiver in place of the sender, and garbage
-// collection would wait for that.
+// This is the call that a broadcast makes once for each connection. It is send rather
+// than write, because that skips the kernel's file layer. It does not wait, but Go's
+// scheduler is told of it all the same (no RawSyscall6). The kernel likes to run the
+// receiver in place of the sender, and garbage collection would wait for that.
 func (o *output) send(fd int32, b []byte) (int, error) {
 	if len(b) == 0 {
 		return 0, nil

@@ -1,6 +1,5 @@
-// Package httpcall is one HTTP request under way, as the APIs of all
-// generations see it: its query, its body within the bounds, its answer, and
-// how an error is told to the caller.
+// Package httpcall is one HTTP request under way, as the APIs of all generations see it.
+// It has the query, the body within the bounds, the answer, and the form of an error.
 //
 // It guarantees that a body over the limit is refused without being read whole,
 // and that few large bodies are in memory at once. It knows no path, and
