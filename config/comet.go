@@ -120,7 +120,8 @@ func (v *validation) clientAddresses() {
 		if scheme, rest, ok := strings.Cut(address, "://"); ok && len(l.advertisedSchemes) > 0 {
 			address, _, _ = strings.Cut(rest, "/")
 			if !slices.Contains(l.advertisedSchemes, scheme) {
-				v.refuse(key, fmt.Sprintf("is %q", l.advertised), "write host:port, "+strings.Join(l.advertisedSchemes, "://host:port or ")+"://host:port")
+				v.refuse(key, fmt.Sprintf("is %q", l.advertised),
+					"write host:port, "+strings.Join(l.advertisedSchemes, "://host:port or ")+"://host:port")
 			}
 		}
 		v.advertised(key, address)
