@@ -261,9 +261,9 @@ func TestRoomsWaitForTheLiveLog(t *testing.T) {
 	w.live.setBefore(nil)
 	eventually(t, "the session is told", func() bool {
 		w.clock.add(time.Second)
-		return len(w.told()) > 0
+		return len(w.notified()) > 0
 	})
-	if first := w.told()[0]; first.Rooms.At != id {
+	if first := w.notified()[0]; first.Rooms.At != id {
 		t.Errorf("told %v", first)
 	}
 }

@@ -306,7 +306,7 @@ func TestPartitionThatTakesNoSteps(t *testing.T) {
 	goOn()
 	eventually(t, "the step is taken after all", func() bool {
 		w.clock.add(mailbox.StepRetryMS * time.Millisecond)
-		return len(w.toldOf(refused, 0)) == 1
+		return len(w.eventsOf(refused, 0)) == 1
 	})
 }
 
