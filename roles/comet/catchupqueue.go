@@ -137,7 +137,7 @@ func (q *catchUpQueue) call(partition uint32, req *envelope.CatchUpRequest) erro
 	if fails {
 		q.tries--
 	}
-	if isTemporary(err) {
+	if envelope.IsTemporary(err) {
 		pause := min(max(2*next.pause, firstCatchUpPause), lastCatchUpPause)
 		q.failing[partition] = nextTry{c.now() + pause, pause}
 	} else {
