@@ -76,7 +76,7 @@ type Options struct {
 	// SuspicionMult is for how many probe intervals, at least, a node that does not
 	// answer can refute that it is dead (default 3).
 	SuspicionMult int
-	// GossipInterval is the time between two gossip messages (default 100 ms).
+	// GossipInterval is the time between two gossip messages (default 50 ms).
 	GossipInterval time.Duration
 	// RejoinInterval is the time between two tries to reach missing nodes (default 2 s).
 	RejoinInterval time.Duration
@@ -96,7 +96,7 @@ type Options struct {
 func (o *Options) fill() {
 	o.ProbeInterval = cmp.Or(o.ProbeInterval, 300*time.Millisecond)
 	o.ProbeTimeout = cmp.Or(o.ProbeTimeout, min(150*time.Millisecond, o.ProbeInterval/2))
-	o.GossipInterval = cmp.Or(o.GossipInterval, 100*time.Millisecond)
+	o.GossipInterval = cmp.Or(o.GossipInterval, 50*time.Millisecond)
 	o.RejoinInterval = cmp.Or(o.RejoinInterval, 2*time.Second)
 	o.SuspicionMult = cmp.Or(o.SuspicionMult, 3)
 	if o.Resolver == nil {
@@ -212,7 +212,8 @@ func (m *Members) create(ctx context.Context, bound net.IP, logger *log.Logger) 
 	c.PushPullInterval = 10 * time.Second
 	// The library's default (4) sends a change too rarely. In one of 200 starts of five
 	// nodes, a node did not know of another until the next exchange of states.
-	c.RetransmitMult = 12
+	// Leave and UpdateMeta return when the change was sent as often.
+	c.RetransmitMult = 8
 	c.Delegate, c.Events = delegate{m}, delegate{m}
 	c.Logger = logger
 	if m.o.Secret != "" {
