@@ -13,6 +13,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"imgo/envelope"
+	"imgo/internal/wait/waittest"
 	"imgo/roles/router"
 	"imgo/store"
 )
@@ -227,7 +228,7 @@ func TestOustedSessionStaysOut(t *testing.T) {
 
 // A store that is ahead of its log is refused.
 func TestPositionPastTheEnd(t *testing.T) {
-	w := newWorld(t, func(c *router.Config) { c.FlushInterval = time.Millisecond })
+	w := newWorld(t, func(c *router.Config) { c.FlushInterval, c.Presence.Events = time.Millisecond, true })
 	w.applied("u", w.push("u", "a"))
 	w.stop()
 	w.kept = newMemLog(2)
@@ -244,10 +245,13 @@ func TestPositionPastTheEnd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), waittest.Limit)
 	defer cancel()
 	if err := r.Run(ctx); err == nil || !strings.Contains(err.Error(), "past the end of the log") {
 		t.Fatalf("got %v", err)
+	}
+	if err := ctx.Err(); err != nil {
+		t.Fatalf("Run did not end by itself: %v", err)
 	}
 }
 

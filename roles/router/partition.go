@@ -250,9 +250,12 @@ func (p *partition) run(ctx context.Context) error {
 	appending.Go(func() { p.events.run(ectx) })
 	defer appending.Wait()
 	defer stopEvents()
-	appending.Go(func() { p.dues.run(ctx) })
+	// A partition that fails ends before ctx.
+	actx, stopAppending := context.WithCancel(ctx)
+	defer stopAppending()
+	appending.Go(func() { p.dues.run(actx) })
 	if p.presence != nil {
-		appending.Go(func() { p.presence.run(ctx) })
+		appending.Go(func() { p.presence.run(actx) })
 	}
 	f := follower{partition: p}
 	err := f.run(ctx)
