@@ -281,6 +281,23 @@ type second struct{ partition }
 func (s *second) Generation() uint16 { return 2 }
 
 // The error of a failed append is passed on.
+// TestLeaseOutlivesASilence appends again long after the first append, just when the control topic has gone away.
+func TestLeaseOutlivesASilence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		topic := newTopic().view()
+		log := start(t, topic, growth.Config{}).FencedLog(&partition{fence: -1})
+		for _, silence := range []time.Duration{0, time.Hour} {
+			time.Sleep(silence)
+			topic.cutOff(silence > 0)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			if _, err := log.AppendEssential(ctx, 0, nil); err != nil {
+				t.Errorf("after %s: %v", silence, err)
+			}
+			cancel()
+		}
+	})
+}
+
 func TestFencedLogPassesErrors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := start(t, newTopic().view(), growth.Config{})

@@ -331,14 +331,18 @@ func (g *Growth) notifyLocked() {
 }
 
 // confirmWhenNeeded confirms that this node has read the whole topic, each time when
-// an append needs it.
+// an append needs it. After the first append it also does so twice in a lease. So an
+// append after a silence does not need the topic at that moment.
 func (g *Growth) confirmWhenNeeded(ctx context.Context) {
+	var tick <-chan time.Time
 	for {
 		select {
 		case <-g.renew:
+		case <-tick:
 		case <-ctx.Done():
 			return
 		}
+		tick = time.After(g.cfg.Lease / 2)
 		g.mu.Lock()
 		needed := age(g.confirmed) >= g.leaseLocked()/renewals
 		g.mu.Unlock()
