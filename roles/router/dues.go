@@ -39,10 +39,8 @@ type dues struct {
 	expired map[string][]string
 	loaded  []*account
 
-	// after is the last due time that load has read. A due time that is stored later may be earlier
-	// than after. It is not missed: dropLocked keeps an account with a due step in memory until the
-	// step is proposed. Before next the store has no further due time, except for those stored since.
-	// Only run uses both.
+	// after is the last due time that load has read. It begins anew when an earlier one is stored.
+	// Before next the store has no further due time, except for those stored since. Only run uses both.
 	after store.DueTime
 	next  int64
 	// stored is the earliest time of the steps that flushes have stored since.
@@ -170,10 +168,11 @@ func (d *dues) decide(ctx context.Context) {
 func (d *dues) load(ctx context.Context) (more bool) {
 	p := d.p
 	now := p.clock.Now().UnixMilli()
-	d.next = min(d.next, d.stored.Swap(noDue))
-	if now < d.after.TimeMS { // the clock was set back: steps before d.after may be stored again
-		d.after, d.next = store.DueTime{TimeMS: now}, now
+	stored := d.stored.Swap(noDue)
+	if stored < d.after.TimeMS { // as after the clock was set back
+		d.after = store.DueTime{}
 	}
+	d.next = min(d.next, stored)
 	if room := d.release(); !room || d.next > now {
 		return false
 	}

@@ -368,8 +368,8 @@ func (f follower) skipped(from, to int64) {
 	f.metrics.skipped.Add(float64(to - from))
 	f.log.Error().Int32("partition", f.index).Int64("from", from).Int64("to", to).
 		Msg("records left the log before they were applied: retention is too short for this reader")
-	f.notice("records_skipped", "", 0, fmt.Sprintf("partition %d: %d records, from offset %d, left the log before they were applied",
-		f.index, to-from, from))
+	f.notice("records_skipped", "", 0, fmt.Sprintf("partition %d: the records from offset %d up to %d left the log before they were applied",
+		f.index, from, to))
 }
 
 // caughtUp reports whether the partition was applied up to its target. It lets
