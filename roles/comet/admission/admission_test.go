@@ -275,9 +275,6 @@ func TestRetry(t *testing.T) {
 		c.mu.Unlock()
 		time.Sleep(10 * time.Second)
 		c.want(6, nil, 0)
-		if order := c.order(); order[0] != "first" {
-			t.Errorf("admitted out of order: %v", order)
-		}
 	})
 }
 
@@ -394,6 +391,48 @@ func TestOnePartition(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestPartitionRecovers checks that clients of a partition that failed for a moment are admitted soon, while older ones of
+// another partition that goes on to fail wait for their next try.
+func TestPartitionRecovers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		var admitted int
+		c := start(t, func(c *controller, _ *admission.Config) {
+			c.admit = func(_ context.Context, p *admission.PendingConnect) error {
+				switch body := string(p.Packet.Body); {
+				case body == "fails", body == "recovers" && time.Since(began) < 2*time.Second:
+					return errors.New("no answer")
+				case body == "recovers":
+					c.mu.Lock()
+					defer c.mu.Unlock()
+					admitted++
+					if waited := time.Since(p.Started); waited > 3*time.Second {
+						t.Errorf("a client was admitted after %v", waited)
+					}
+				}
+				return nil
+			}
+		})
+		for i := range 45 * 30 {
+			body := "u"
+			if i%3 == 2 {
+				body = "fails"
+			}
+			c.send(c.dial(), 1, protocol.OpAuth, body)
+			if 45 <= i && i < 55 {
+				c.send(c.dial(), 1, protocol.OpAuth, "recovers")
+			}
+			time.Sleep(time.Second / 30)
+		}
+		synctest.Wait()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if admitted != 10 {
+			t.Errorf("%d of 10 clients were admitted", admitted)
+		}
+	})
 }
 
 // TestMaxWait checks that a client is refused after MaxWait whether Admit fails or

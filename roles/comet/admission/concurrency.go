@@ -25,7 +25,8 @@ const (
 // logic: each answer raises it by one, a slow answer lowers it by a quarter, and
 // a failure halves it. Several bad answers to calls that ran at the same time
 // lower it once. A failure does not count if logic answered another call
-// meanwhile: then it is the client, or its partition, that cannot be admitted. It has no lock of its own.
+// meanwhile, or since the client's last try: then it is the client, or its partition, that cannot be admitted. It has no
+// lock of its own.
 type concurrencyLimit struct {
 	limit      int
 	inUse      int
@@ -80,9 +81,9 @@ func (l *concurrencyLimit) succeeded(began, now time.Time, slow time.Duration) (
 }
 
 // failed takes note of a call that began at began and failed. It reports
-// whether this is the first failure after an answer.
-func (l *concurrencyLimit) failed(began, now time.Time) (first bool) {
-	if l.answeredAt.After(began) {
+// whether this is the first failure after an answer. It ignores the failure if logic answered another call after since.
+func (l *concurrencyLimit) failed(began, since, now time.Time) (first bool) {
+	if l.answeredAt.After(since) {
 		return false
 	}
 	first = !l.failing

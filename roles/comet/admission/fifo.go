@@ -4,7 +4,7 @@ import "slices"
 
 // fifo is a queue. Its zero value is empty. It uses its memory again and gives
 // it back when it is empty after having been long.
-type fifo[T any] struct {
+type fifo[T comparable] struct {
 	items []T
 	head  int // index of the first item
 }
@@ -30,6 +30,17 @@ func (f *fifo[T]) insert(item T, compare func(a, b T) int) {
 	rest := f.items[f.head+i:]
 	copy(rest[1:], rest)
 	rest[0] = item
+}
+
+// remove removes an item, which must be there, from a fifo that is sorted.
+func (f *fifo[T]) remove(item T, compare func(a, b T) int) {
+	i, _ := slices.BinarySearchFunc(f.items[f.head:], item, compare)
+	i += f.head
+	for f.items[i] != item {
+		i++
+	}
+	copy(f.items[f.head+1:], f.items[f.head:i])
+	f.pop()
 }
 
 // first returns the first item of a fifo that is not empty.

@@ -3,6 +3,7 @@ package admission
 import (
 	"cmp"
 	"math/rand/v2"
+	"slices"
 	"testing"
 )
 
@@ -49,5 +50,30 @@ func TestFifoInsert(t *testing.T) {
 			}
 			last = item
 		}
+	}
+}
+
+// TestFifoRemove checks that the items that are left come out sorted, also if several count as the same.
+func TestFifoRemove(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	byTens := func(a, b int) int { return cmp.Compare(a/10, b/10) }
+	var f fifo[int]
+	present := random.Perm(500)
+	for _, item := range present {
+		f.insert(item, byTens)
+	}
+	for _, item := range present[100:] {
+		f.remove(item, byTens)
+	}
+	left := present[:100]
+	for last := -1; f.len() > 0; {
+		item := f.pop()
+		if item/10 < last/10 || !slices.Contains(left, item) {
+			t.Fatalf("popped %d after %d", item, last)
+		}
+		last = item
+	}
+	if cap(f.items) > 0 {
+		t.Error("an empty fifo keeps its memory")
 	}
 }

@@ -15,7 +15,8 @@ const maxPacketBytes = 64 << 20
 // came. A client gets a slot when the connect rate and the concurrency limit
 // allow it, and has to leave the queue without one when it has waited for too
 // long. Clients whose try failed have a part of the slots, because logic may be
-// unable to decide about some clients only, those of one partition. They must not delay the others.
+// unable to decide about some clients only, those of one partition. They must not delay the others. Each of them is tried
+// again when its pause ends, whenever it came: an older client may be of a partition that fails for longer.
 // A waiting client costs its socket and its auth packet, but no goroutine.
 // A queue is safe for concurrent use.
 type queue struct {
@@ -28,8 +29,9 @@ type queue struct {
 
 	mu      sync.Mutex
 	waiting fifo[*handshake] // clients that have not been tried yet
-	retries fifo[*handshake] // clients whose try failed, in the order in which they came
-	bytes   int              // size of the auth packets of both
+	retries fifo[*handshake] // clients whose try failed, in the order in which their pauses end
+	oldest  fifo[*handshake] // the clients of retries in the order in which they came
+	bytes   int              // size of the auth packets of all
 	limit   concurrencyLimit
 	// reserved says that the rate limiter has counted the first waiting client
 	// already. The client may have its slot from reservedFor on.
@@ -99,13 +101,14 @@ func (q *queue) dispatchLocked() {
 	var next time.Time // zero: no client remains
 	for _, from := range [...]*fifo[*handshake]{&q.retries, &q.waiting} {
 		for from.len() > 0 {
-			if at := q.dueLocked(now, from); now.Before(at) {
+			h, at := q.nextLocked(now, from)
+			if now.Before(at) {
 				if next.IsZero() || at.Before(next) {
 					next = at
 				}
 				break
 			}
-			q.dequeueLocked(now, from)
+			q.dequeueLocked(now, from, h)
 		}
 	}
 	if next.IsZero() {
@@ -115,9 +118,14 @@ func (q *queue) dispatchLocked() {
 	q.timer.Reset(next.Sub(now))
 }
 
-// dequeueLocked gives the first client of from to a worker, with a slot or with the reason why it gets none.
-func (q *queue) dequeueLocked(now time.Time, from *fifo[*handshake]) {
-	h := from.pop()
+// dequeueLocked gives a client of from to a worker, with a slot or with the reason why it gets none.
+func (q *queue) dequeueLocked(now time.Time, from *fifo[*handshake], h *handshake) {
+	if from == &q.retries {
+		q.retries.remove(h, byRetry)
+		q.oldest.remove(h, byStart)
+	} else {
+		from.pop()
+	}
 	q.bytes -= len(h.Packet.Body)
 	q.cfg.Metrics.Waiting.Dec()
 	switch {
@@ -141,16 +149,20 @@ func (q *queue) dequeueLocked(now time.Time, from *fifo[*handshake]) {
 // latest returns until when a client may wait for a slot.
 func (q *queue) latest(h *handshake) time.Time { return h.Started.Add(q.cfg.MaxWait) }
 
-// dueLocked returns when the first client of from leaves the queue, unless the end of a call changes that: when it
-// may have a slot, or when it is to be refused.
-func (q *queue) dueLocked(now time.Time, from *fifo[*handshake]) time.Time {
+// nextLocked returns the client of from that leaves the queue next, and when it does so, unless the end of a call changes
+// that. The client is then to get a slot, or to be refused.
+func (q *queue) nextLocked(now time.Time, from *fifo[*handshake]) (*handshake, time.Time) {
 	h := from.first()
-	refuseAt := q.latest(h).Add(1)
+	oldest := h
+	if from == &q.retries {
+		oldest = q.oldest.first()
+	}
+	refuseAt := q.latest(oldest).Add(1)
 	switch {
 	case q.closed:
-		return now
+		return h, now
 	case !now.Before(refuseAt) || q.limit.full(h.failed()):
-		return refuseAt
+		return oldest, refuseAt
 	}
 	at := q.limit.resumeAt
 	if h.retryAt.After(at) {
@@ -166,10 +178,13 @@ func (q *queue) dueLocked(now time.Time, from *fifo[*handshake]) time.Time {
 		}
 	}
 	if refuseAt.Before(at) {
-		return refuseAt
+		return oldest, refuseAt
 	}
-	return at
+	return h, at
 }
+
+func byRetry(a, b *handshake) int { return a.retryAt.Compare(b.retryAt) }
+func byStart(a, b *handshake) int { return a.Started.Compare(b.Started) }
 
 // finish gives back the slot of a client whose try began at began. A client
 // whose try failed, err is not nil, is queued again.
@@ -180,9 +195,14 @@ func (q *queue) finish(h *handshake, began time.Time, err error) {
 	q.limit.end(h.failed())
 	switch {
 	case err != nil:
-		first = q.limit.failed(began, now)
+		since := began
+		if h.failed() { // answers since about its last try count, too
+			since = h.retryAt.Add(-maxRetryPause)
+		}
+		first = q.limit.failed(began, since, now)
 		h.retryAt = now.Add(retryPause(now.Sub(h.Started)))
-		q.retries.insert(h, func(a, b *handshake) int { return a.Started.Compare(b.Started) })
+		q.retries.insert(h, byRetry)
+		q.oldest.insert(h, byStart)
 		q.countLocked(h)
 	case h.Answered:
 		recovered = q.limit.succeeded(began, now, q.cfg.CallTimeout/5)
