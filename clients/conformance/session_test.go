@@ -26,6 +26,8 @@ type server struct {
 	reading sync.WaitGroup
 	names   int // sessions so far
 	outbox  outbox
+	// sendReply is the body of the reply to each packet with operation 4. If it is empty, the script answers.
+	sendReply []byte
 }
 
 // connection is one connection of a client. After serve a goroutine reads it.
@@ -255,6 +257,10 @@ func (c *connection) receive(p transport.Packet) error {
 	case protocol.OpHeartbeat, protocol.OpAck, protocol.OpJoinRoom, protocol.OpLeaveRoom:
 		// The client may have gone. Then the next read says so.
 		_ = c.Write(c.Message(transport.Packet{Version: 2, Op: p.Op + 1, Seq: p.Seq}))
+	case protocol.OpSend:
+		if len(c.s.sendReply) > 0 {
+			_ = c.Write(c.Message(transport.Packet{Version: 2, Op: p.Op, Seq: p.Seq, Body: c.s.sendReply}))
+		}
 	}
 	return nil
 }
