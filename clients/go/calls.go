@@ -201,7 +201,8 @@ func (c *Client) changeRoom(ctx context.Context, verb string, op int32, room str
 }
 
 // sendRoom changes a room, and sends the change if there is a session. Changes reach the server in the order in which
-// they change c.rooms.
+// they change c.rooms. A change that waits too long for earlier packets ends the session: the next auth packet has it. The end of
+// ctx does not end this wait, since it must not end the session.
 func (c *Client) sendRoom(ctx context.Context, what string, op int32, room string) (*session, int32, chan raw.Packet, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.RequestTimeout)
 	defer cancel()
@@ -226,7 +227,10 @@ func (c *Client) sendRoom(ctx context.Context, what string, op int32, room strin
 	if s == nil {
 		return nil, 0, nil, nil
 	}
-	seq, answer, err := s.ask(ctx, what, raw.Packet{Op: op, Body: []byte(room)})
+	seq, answer, err := s.ask(context.WithoutCancel(ctx), what, raw.Packet{Op: op, Body: []byte(room)})
+	if errors.Is(err, ErrTimeout) {
+		s.fail(&Error{Code: CodeLost, Text: what + ": earlier packets took all of RequestTimeout", Err: err})
+	}
 	return s, seq, answer, err
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"os"
 	"reflect"
 	"strings"
 	"sync/atomic"
@@ -175,5 +177,56 @@ func TestRoomChangesOfTheApplicationComeLast(t *testing.T) {
 	join := p.expect(raw.OpJoinRoom)
 	p.send(raw.OpJoinRoomReply, join.Seq, 0, "")
 	must(t, <-joined)
+	r.stop()
+}
+
+// TestRoomChangeBehindALongPacket checks that a change of a room reaches the server with the next session if it cannot be sent in
+// time, because a long packet leaves slowly.
+func TestRoomChangeBehindALongPacket(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer listener.Close()
+	r := start(t, &server{t: t, address: "tcp://" + listener.Addr().String()}, func(cfg *imgoclient.Config) {
+		cfg.RequestTimeout = 300 * time.Millisecond
+	})
+	authenticate := func() (net.Conn, raw.Packet) {
+		conn, err := listener.Accept()
+		must(t, err)
+		must(t, conn.SetReadDeadline(time.Now().Add(testTimeout)))
+		packet, err := raw.ReadPacket(conn, 1<<20)
+		must(t, err)
+		_, err = conn.Write(raw.AppendPacket(nil, raw.Packet{Long: true, Op: raw.OpAuthReply, Seq: packet.Seq, Body: []byte(`{"heartbeat":60}`)}))
+		must(t, err)
+		return conn, packet
+	}
+	conn, _ := authenticate()
+	defer conn.Close()
+	<-r.live
+	sent, joined := make(chan error, 1), make(chan error, 1)
+	go func() {
+		_, err := r.Send(t.Context(), raw.OpSend, make([]byte, 32<<20))
+		sent <- err
+	}()
+	piece := make([]byte, 32<<10)
+	_, err = conn.Read(piece) // the long packet is being written
+	must(t, err)
+	go func() { joined <- r.Join(t.Context(), "room") }()
+	for err == nil {
+		_, err = conn.Read(piece)
+		<-time.After(time.Millisecond) // a slow network
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatal("the session goes on without the change")
+	}
+	for name, err := range map[string]error{"send": <-sent, "join": <-joined} {
+		if err == nil {
+			t.Errorf("%s succeeded", name)
+		}
+	}
+	conn, packet := authenticate()
+	defer conn.Close()
+	if !strings.Contains(string(packet.Body), `"rooms":["room"]`) {
+		t.Errorf("the next session says %s", packet.Body)
+	}
 	r.stop()
 }
