@@ -461,6 +461,49 @@ async def test_rooms_are_joined_again() -> None:
         assert peer.auth["rooms"] == ["late", "now"]
 
 
+async def test_changes_of_rooms_follow_a_long_packet_in_their_order() -> None:
+    async with serving() as server, watching(server.address) as watched:
+        client = watched.client
+        connecting = asyncio.ensure_future(client.connect())
+        peer = await server.accept()
+        await within(connecting)
+        sending = asyncio.ensure_future(client.send(bytes(4_000_000)))  # the peer does not read it
+        await asyncio.sleep(0)
+        gone = asyncio.ensure_future(client.join("gone"))
+        calls = [asyncio.ensure_future(f(room)) for room in "abc" for f in (client.join, client.leave)]
+        await asyncio.sleep(0)
+        gone.cancel()  # the room stays one of the client
+        packet = await peer.next(4)
+        peer.send(4, seq=packet.seq)
+        await within(sending)
+        changes = []
+        for _ in range(7):
+            packet = await peer.next(_wire.OP_JOIN_ROOM, _wire.OP_LEAVE_ROOM)
+            changes.append((packet.op, packet.body.decode()))
+            peer.send(packet.op + 1, seq=packet.seq)
+        await within(asyncio.gather(*calls))
+        assert changes == [(20, "gone")] + [(op, room) for room in "abc" for op in (20, 22)]
+
+
+async def test_too_many_changes_of_rooms_behind_a_long_packet_end_the_session() -> None:
+    async with serving() as server, watching(server.address) as watched:
+        client = watched.client
+        connecting = asyncio.ensure_future(client.connect())
+        await server.accept()
+        await within(connecting)
+        sending = asyncio.ensure_future(client.send(bytes(4_000_000)))  # the peer does not read it
+        await asyncio.sleep(0)
+        for number in range(257):
+            call = asyncio.ensure_future(client.join(str(number)))
+            await asyncio.sleep(0)
+            call.cancel()
+            await asyncio.wait({call})
+        with pytest.raises(ImgoError, match="wait for the network"):
+            await within(sending)
+        peer = await server.accept()
+        assert len(peer.auth["rooms"]) == 257
+
+
 async def test_a_refused_room_is_not_asked_for_again() -> None:
     async with serving() as server, watching(server.address, rooms=["first", "later"]) as watched:
         client = watched.client

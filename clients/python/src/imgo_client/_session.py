@@ -55,6 +55,7 @@ class Session:
         self._over = Signal()
         self._decided = Signal()  # accepted or over
         self._discarding = False
+        self._behind = 0  # changes of rooms since the link has last written everything
         self._published = 0  # the id of the published message that was sent last
         self._published_seq = 0  # the number of its packets
         self.cause: Close | ImgoError | None = None
@@ -162,7 +163,8 @@ class Session:
     async def call(self, op: int, body: bytes, id: int = 0, seq: int = 0, *, write: bool = True) -> Packet:
         """Send a packet and wait for the reply. Raise an ImgoError if the server has not done what was asked.
 
-        The packet gets a new number if ``seq`` is 0. Without ``write`` it was sent before.
+        The packet gets a new number if ``seq`` is 0. Without ``write`` it was sent before. A change of a room is sent without
+        a wait: so the changes keep their order, and the end of the call does not take one back.
         """
         if self.cause is not None or self.reply is None:
             raise ImgoError("not_live", f"{_name(op)}: the client has no live session")
@@ -173,7 +175,12 @@ class Session:
         self._calls[seq] = (op, future)
         until = self._loop.time() + self._request_timeout
         try:
-            if not write or await self._link.writable(self._request_timeout):
+            if op in (_wire.OP_JOIN_ROOM, _wire.OP_LEAVE_ROOM):
+                self._count_behind()
+                ready = True
+            else:
+                ready = not write or await self._link.writable(self._request_timeout)
+            if ready:
                 if write:
                     self._link.write(Packet(op, seq, id, body))
                 await asyncio.wait({future}, timeout=max(until - self._loop.time(), 0))
@@ -189,6 +196,12 @@ class Session:
             text = f"{_name(op)}: {refusal.reason or 'the server refuses'} ({refusal.code or 'without a code'})"
             raise ImgoError("denied", text, server_code=refusal.code, retry_after=refusal.retry_after)
         return answer
+
+    def _count_behind(self) -> None:
+        """Bound the changes of rooms that wait behind a long packet."""
+        self._behind = 0 if self._link.written else self._behind + 1
+        if self._behind > MAX_CALLS:
+            self.abort(ImgoError("lost", f"{MAX_CALLS} changes of rooms wait for the network"))
 
     async def publish(self, op: int, body: bytes, id: int) -> Packet:
         """Send a published message, as call does. Each try of a message counts the reply to an earlier one.
