@@ -99,9 +99,10 @@ export class Outbox {
         await this.#load();
         checkSpace(this.#queue.length); // the store had messages
         const message = Object.freeze({ number: this.#last + 1, op, body });
-        this.forget(); // if the call fails, another client may have added a message
-        await this.#call('add a message to', (outbox) => outbox.add(message));
-        this.#loaded = true;
+        await this.#call('add to', (outbox) => outbox.add(message)).catch((error) => {
+          this.forget(); // another client may have added a message
+          throw error;
+        });
         this.#last = message.number;
         this.#queue.push(message);
         this.#wake();
@@ -198,7 +199,7 @@ export class Outbox {
   async #remove(outcome) {
     const removed = await this.#turn.run(async () => {
       if (this.#outcome !== outcome) return false; // the messages were loaded again
-      await this.#call('remove a message from', (outbox) => outbox.remove(outcome.number));
+      await this.#call('remove from', (outbox) => outbox.remove(outcome.number));
       this.#outcome = null;
       this.#queue = this.#queue.filter((message) => message.number > outcome.number); // it may have been loaded anew
       return true;
@@ -260,5 +261,5 @@ export class Outbox {
 /** Throws if no further message may be added. @param {number} count how many there are */
 function checkSpace(count) {
   if (count < MAX_MESSAGES) return;
-  throw new ImgoError('too_many', `publish: ${MAX_MESSAGES} messages wait in the outbox already`);
+  throw new ImgoError('too_many', `publish: ${MAX_MESSAGES} messages wait for a reply`);
 }

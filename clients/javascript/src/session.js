@@ -175,7 +175,7 @@ export class Session {
    */
   call(op, reply, body, what, id, published) {
     if (this.#calls.size >= MAX_CALLS) {
-      return Promise.reject(new ImgoError('too_many', `${what}: ${MAX_CALLS} calls wait for a reply already`));
+      return Promise.reject(new ImgoError('too_many', `${what}: ${MAX_CALLS} calls wait for a reply`));
     }
     const { promise, resolve, reject } = /** @type {ReturnType<typeof deferred<any>>} */ (deferred());
     const again = published && id === this.#published;

@@ -675,6 +675,31 @@ describe('in a browser', () => {
     assert.equal(await c.publish('x'), 10, 'the failure has it read the outbox again');
   });
 
+  test('left for the back/forward cache while the outbox adds a message: reads the outbox again', async () => {
+    browser();
+    let added;
+    let content = { base: '0', last: 0, messages: [] };
+    const outbox = {
+      load: () => content,
+      setBase: () => {},
+      add: () => new Promise((resolve) => (added = resolve)),
+      remove: () => {},
+    };
+    const c = client({ device: 'd', outbox });
+    c.connect();
+    await settle();
+    const publishing = c.publish('mine');
+    await settle();
+    page.dispatchEvent(Object.assign(new Event('pagehide'), { persisted: true }));
+    added();
+    assert.equal(await publishing, 1);
+    content = { base: '0', last: 8, messages: [] }; // by another page
+    const next = c.publish('next');
+    await settle();
+    added();
+    assert.equal(await next, 9);
+  });
+
   test('close() takes its listeners away', async () => {
     browser();
     const c = client();
