@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"bytes"
 	"slices"
 
 	"imgo/clients/conformance/driver"
@@ -41,6 +42,10 @@ func roomScenarios() []scenario {
 		{
 			name: "late_join_undecided", play: playLateJoinUndecided,
 			about: "a room that was joined between the auth packet and its reply stays, if the server could not decide",
+		},
+		{
+			name: "room_behind_long_packet", on: onEach, play: playRoomBehindLongPacket,
+			about: "a join behind a packet that leaves for longer than request_timeout reaches the server in this session or the next",
 		},
 		{
 			name: "join_without_answer", play: playJoinWithoutAnswer,
@@ -274,6 +279,32 @@ func playLateJoinUndecided(w *world) {
 		}
 	}
 	conn.Reset()
+	if got := s.session().rooms(); !slices.Equal(got, []string{"r"}) {
+		w.Errorf("the next session joins %q, want r", got)
+	}
+}
+
+func playRoomBehindLongPacket(w *world) {
+	s := w.server()
+	if err := s.Slow(); err != nil {
+		w.Fatal(err)
+	}
+	c := w.client(s, options{"request_timeout_ms": 500})
+	c.connect()
+	conn := s.session()
+	c.state("live")
+	c.start("send", fields{"op": protocol.OpSend, "body": bytes.Repeat([]byte("x"), 1000<<10)}) // it leaves for 2.5 s
+	c.start("join", fields{"room": "r"})
+	joined := false
+	if !conn.await(nil, func() bool {
+		joined = slices.ContainsFunc(conn.packets, func(p transport.Packet) bool { return p.Op == protocol.OpJoinRoom })
+		return joined || conn.ended
+	}) {
+		w.Fatal("the session goes on without the join")
+	}
+	if joined {
+		return
+	}
 	if got := s.session().rooms(); !slices.Equal(got, []string{"r"}) {
 		w.Errorf("the next session joins %q, want r", got)
 	}

@@ -585,8 +585,11 @@ public final class ImgoClient implements AutoCloseable {
         }
     }
 
-    /** Ends calls that could not be sent in time. It returns the time of the next one. */
-    long failLateCalls(long now) {
+    /**
+     * Ends calls that could not be sent in time. It returns the time of the next one. A change of a room among them ends the
+     * session: the next auth packet has the change.
+     */
+    long failLateCalls(long now) throws SessionEnd {
         List<Call> late = new ArrayList<>();
         long next = Clock.NEVER;
         synchronized (lock) {
@@ -604,6 +607,11 @@ public final class ImgoClient implements AutoCloseable {
         }
         for (Call call : late) {
             call.fail(ErrorCode.TIMEOUT, "it was not sent within requestTimeout");
+        }
+        for (Call call : late) {
+            if (call.op == Protocol.OP_JOIN || call.op == Protocol.OP_LEAVE) {
+                throw SessionEnd.lost(call.what + ": it was not sent within requestTimeout", null);
+            }
         }
         return next;
     }

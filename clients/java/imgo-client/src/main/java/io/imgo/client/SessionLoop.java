@@ -383,7 +383,7 @@ final class SessionLoop {
     }
 
     /** Sends a heartbeat if it is time, and ends late calls. It returns when it is to be called again. */
-    private long timers() throws IOException {
+    private long timers() throws SessionEnd, IOException {
         long now = Clock.now();
         if (now >= nextHeartbeat) {
             nextHeartbeat = now + heartbeat;
