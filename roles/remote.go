@@ -38,7 +38,7 @@ type remoteRoles struct {
 	logic  rpc.Logic
 
 	next atomic.Uint64 // spreads calls over the logics
-	// ownFailed is when the logic of this process was last unavailable; nil: it was not for long.
+	// ownFailed is when a call needed another logic than that of this process. It is nil if none did for long.
 	ownFailed atomic.Pointer[time.Time]
 	state     atomic.Pointer[clusterState]
 }
@@ -259,15 +259,15 @@ func (r *remoteRoles) Names() []string { return r.state.Load().cometNames }
 
 // remoteLogics calls the logics of the cluster for comet. It calls the logic of this process if there
 // is one that no other replaces, otherwise any. A call that fails because a logic is unavailable is repeated at another one,
-// since every call of comet.Logic may be repeated. While the logic of this process fails, perhaps because this node
-// does not reach a router that others reach, it is one among the others.
+// since every call of comet.Logic may be repeated. The logic of this process may fail where others do not, perhaps because
+// this node does not reach a router that others reach. It is one among the others for a while then.
 type remoteLogics struct{ *cluster }
 
 const (
 	// minTry is the least time for one logic to answer before another is asked. A logic that hangs must
 	// not use up the whole deadline.
 	minTry = time.Second
-	// doubtFor is how long the logic of this process must not have failed until it is the only one to be called again.
+	// doubtFor is how long the logic of this process is one among the others after a call that only another could make.
 	doubtFor = 30 * time.Second
 )
 
@@ -275,18 +275,27 @@ func (l remoteLogics) try(ctx context.Context, call func(context.Context, rpc.Lo
 	r := l.remote.Load()
 	state := r.state.Load()
 	all := state.logics
+	ownFailed := false
 	if r.logic != nil && !state.logicReplaced {
 		if len(all) > 0 && r.doubted() {
 			all = append(slices.Clip(all), r.logic)
-		} else if err := r.call(ctx, r.logic, call); len(all) == 0 || !askAnother(ctx, err) {
-			return err
+		} else {
+			err := call(ctx, r.logic)
+			ownFailed = errors.Is(err, envelope.ErrUnavailable)
+			if len(all) == 0 || !askAnother(ctx, err) {
+				r.doubt(ownFailed && len(all) > 0) // it used up the time
+				return err
+			}
 		}
 	}
 	var err error = envelope.Errorf(envelope.CodeUnavailable, "no logic is there to ask: start one with --roles=logic")
 	first := r.next.Add(1)
 	for i := range all {
-		err = r.once(ctx, all[(first+uint64(i))%uint64(len(all))], i == len(all)-1, call)
+		to := all[(first+uint64(i))%uint64(len(all))]
+		err = once(ctx, to, i == len(all)-1, call)
+		ownFailed = ownFailed || to == r.logic && errors.Is(err, envelope.ErrUnavailable)
 		if !askAnother(ctx, err) {
+			r.doubt(ownFailed && err == nil)
 			return err
 		}
 	}
@@ -298,7 +307,15 @@ func askAnother(ctx context.Context, err error) bool {
 	return ctx.Err() == nil && errors.Is(err, envelope.ErrUnavailable)
 }
 
-// doubted reports whether the logic of this process has failed not long ago.
+// doubt takes note if another logic than that of this process is needed.
+func (r *remoteRoles) doubt(needed bool) {
+	if needed {
+		now := time.Now()
+		r.ownFailed.Store(&now)
+	}
+}
+
+// doubted reports whether another logic was needed not long ago.
 func (r *remoteRoles) doubted() bool {
 	failed := r.ownFailed.Load()
 	if failed == nil { // as nearly always
@@ -312,21 +329,11 @@ func (r *remoteRoles) doubted() bool {
 }
 
 // once calls one logic. It gives the call half of the remaining time, and the last call all of it.
-func (r *remoteRoles) once(ctx context.Context, to rpc.Logic, last bool, call func(context.Context, rpc.Logic) error) error {
+func once(ctx context.Context, to rpc.Logic, last bool, call func(context.Context, rpc.Logic) error) error {
 	if deadline, ok := ctx.Deadline(); ok && !last {
 		short, cancel := context.WithTimeout(ctx, max(time.Until(deadline)/2, minTry))
 		defer cancel()
 		ctx = short
 	}
-	return r.call(ctx, to, call)
-}
-
-// call calls one logic, and takes note if that of this process is unavailable.
-func (r *remoteRoles) call(ctx context.Context, to rpc.Logic, call func(context.Context, rpc.Logic) error) error {
-	err := call(ctx, to)
-	if to == r.logic && errors.Is(err, envelope.ErrUnavailable) {
-		now := time.Now()
-		r.ownFailed.Store(&now)
-	}
-	return err
+	return call(ctx, to)
 }

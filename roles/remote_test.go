@@ -182,6 +182,34 @@ func TestOwnLogicDoesNotReachAnOwner(t *testing.T) {
 	})
 }
 
+// TestFailureOfAllLogics checks that the logic of a comet's process stays the only one that is called, after a call that no
+// other could make either.
+func TestFailureOfAllLogics(t *testing.T) {
+	unavailable := func(_ context.Context, user string) error {
+		if user == "near" {
+			return nil
+		}
+		return envelope.ErrUnavailable
+	}
+	missing := func() (*envelope.AnnounceReply, error) { return &envelope.AnnounceReply{Partitions: 1}, nil }
+	own, other := &sessionLogic{catchUp: unavailable, announce: missing}, &sessionLogic{catchUp: unavailable, announce: missing}
+	comet := withOwn(own, other)
+	if err := comet.CatchUp(t.Context(), &envelope.CatchUpRequest{User: "far"}); !errors.Is(err, envelope.ErrUnavailable) {
+		t.Errorf("catch-up: %v", err)
+	}
+	if _, err := comet.Announce(t.Context(), &envelope.AnnounceRequest{Partitions: map[uint32]uint32{0: 1}}); err != nil {
+		t.Errorf("announce: %v", err)
+	}
+	if own.calls != 2 || other.calls != 2 {
+		t.Errorf("%d calls of the own logic and %d of the other, want 2 and 2", own.calls, other.calls)
+	}
+	for range 10 {
+		if err := comet.CatchUp(t.Context(), &envelope.CatchUpRequest{User: "near"}); err != nil || other.calls > 2 {
+			t.Fatalf("%v; the other logic was called %d times without a reason", err, other.calls-2)
+		}
+	}
+}
+
 // TestAnnounceToAllOwners checks that an announcement that did not reach the owners of all sessions goes to one more logic,
 // and that the comet learns what both of them know.
 func TestAnnounceToAllOwners(t *testing.T) {

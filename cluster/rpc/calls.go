@@ -323,21 +323,27 @@ func (try anyLogic) Announce(ctx context.Context, r *envelope.AnnounceRequest) (
 		answer, err := to.Announce(ctx, r)
 		switch {
 		case err != nil:
-		case first != nil: // an owner that two logics do not reach is away
+		case first != nil:
 			epochs := make(map[uint32]uint64)
 			maps.Copy(epochs, first.GetEpochs())
 			maps.Copy(epochs, answer.GetEpochs())
 			answer.Epochs = epochs
+			if ownersMissing(r, answer) {
+				first, err = answer, errOwnersAway
+			}
 		case ownersMissing(r, answer):
 			first, err = answer, envelope.Errorf(envelope.CodeUnavailable, "some owners did not answer")
 		}
 		return answer, err
 	})
-	if err != nil && first != nil && (errors.Is(err, envelope.ErrUnavailable) || ctx.Err() != nil) {
+	if err != nil && first != nil && (errors.Is(err, envelope.ErrUnavailable) || errors.Is(err, errOwnersAway) || ctx.Err() != nil) {
 		return first, nil
 	}
 	return answer, err
 }
+
+// errOwnersAway says that two logics did not reach an owner. No further logic is asked.
+var errOwnersAway = errors.New("an owner is away")
 
 // ownersMissing reports whether the owner of a partition with sessions did not answer an announcement.
 func ownersMissing(r *envelope.AnnounceRequest, answer *envelope.AnnounceReply) bool {

@@ -91,5 +91,6 @@ func (h *sessionHandler) askBackend(ctx context.Context, r *envelope.JoinRequest
 	return doc.ExpiresMS, nil
 }
 
-// errNoDecision tells a client to ask again later: nobody has said that it may not join.
-var errNoDecision = envelope.Errorf(envelope.CodeUnavailable, "the backend that decides about the room does not answer")
+// errNoDecision tells a client to ask again later: nobody has said that it may not join. Comet does not ask another logic,
+// which would ask the same backend.
+var errNoDecision = envelope.Errorf(envelope.CodeAuthUnavailable, "the backend that decides about the room does not answer")

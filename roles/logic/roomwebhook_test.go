@@ -134,17 +134,17 @@ func TestAnswersAboutRooms(t *testing.T) {
 		"401":                      {401, ``, envelope.ErrForbidden, "private/7"},
 		"403 with a reason":        {403, `{"refuse":"not today"}`, envelope.ErrForbidden, "not today"},
 		"over":                     {200, `{"allow":true,"expires_ms":1}`, envelope.ErrForbidden, "over"},
-		"nothing said":             {200, `{}`, envelope.ErrUnavailable, ""},
-		"false":                    {200, `{"allow":false}`, envelope.ErrUnavailable, ""},
-		"an answer about a client": {200, `{"user":"ann"}`, envelope.ErrUnavailable, ""},
-		"another type":             {200, `{"allow":"true"}`, envelope.ErrUnavailable, ""},
-		"negative end":             {200, `{"allow":true,"expires_ms":-1}`, envelope.ErrUnavailable, ""},
-		"empty":                    {200, ``, envelope.ErrUnavailable, ""},
-		"a page":                   {200, `<html>`, envelope.ErrUnavailable, ""},
-		"404":                      {404, `{"allow":true}`, envelope.ErrUnavailable, ""},
-		"500":                      {500, `{"allow":true}`, envelope.ErrUnavailable, ""},
-		"redirect":                 {302, ``, envelope.ErrUnavailable, ""},
-		"too large":                {200, `{"allow":true,"x":"` + strings.Repeat("x", 64<<10) + `"}`, envelope.ErrUnavailable, ""},
+		"nothing said":             {200, `{}`, envelope.ErrAuthUnavailable, ""},
+		"false":                    {200, `{"allow":false}`, envelope.ErrAuthUnavailable, ""},
+		"an answer about a client": {200, `{"user":"ann"}`, envelope.ErrAuthUnavailable, ""},
+		"another type":             {200, `{"allow":"true"}`, envelope.ErrAuthUnavailable, ""},
+		"negative end":             {200, `{"allow":true,"expires_ms":-1}`, envelope.ErrAuthUnavailable, ""},
+		"empty":                    {200, ``, envelope.ErrAuthUnavailable, ""},
+		"a page":                   {200, `<html>`, envelope.ErrAuthUnavailable, ""},
+		"404":                      {404, `{"allow":true}`, envelope.ErrAuthUnavailable, ""},
+		"500":                      {500, `{"allow":true}`, envelope.ErrAuthUnavailable, ""},
+		"redirect":                 {302, ``, envelope.ErrAuthUnavailable, ""},
+		"too large":                {200, `{"allow":true,"x":"` + strings.Repeat("x", 64<<10) + `"}`, envelope.ErrAuthUnavailable, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, askBackend(t, func(rw http.ResponseWriter, _ *http.Request) {
@@ -170,8 +170,8 @@ func TestBackendThatHangs(t *testing.T) {
 	t.Cleanup(func() { close(hang) }) // before the server's, which waits for its handlers
 	for range 8 {
 		_, err := w.Join(t.Context(), &envelope.JoinRequest{Session: joinSession(), Room: "private/7"})
-		if !errors.Is(err, envelope.ErrUnavailable) {
-			t.Errorf("%v, want %v", err, envelope.ErrUnavailable)
+		if !errors.Is(err, envelope.ErrAuthUnavailable) {
+			t.Errorf("%v, want %v", err, envelope.ErrAuthUnavailable)
 		}
 	}
 	if n := len(calls); n != 5 {
