@@ -28,7 +28,8 @@ const (
 	CodeDiskFull          Code = "disk_full"    // less than the reserve is left
 	CodeUnavailable       Code = "unavailable"  // try again: starting, stopping, owner moved
 	CodeNotReady          Code = "not_ready"    // a part of this node is still catching up, or is stopping; try again
-	// CodeAuthUnavailable means that one client cannot be authenticated at the moment. Others can.
+	// CodeAuthUnavailable means that there is no decision about one client, or about a room for it, at the moment. There may
+	// be one about others.
 	CodeAuthUnavailable Code = "auth_unavailable"
 	CodeOutOfRange      Code = "out_of_range" // offset no longer (or not yet) in the log
 	CodeClosed          Code = "closed"       // used after Close

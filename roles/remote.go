@@ -275,7 +275,7 @@ func (l remoteLogics) try(ctx context.Context, call func(context.Context, rpc.Lo
 	r := l.remote.Load()
 	state := r.state.Load()
 	all := state.logics
-	ownFailed := false
+	var ownFailed, othersFailed bool
 	if r.logic != nil && !state.logicReplaced {
 		if len(all) > 0 && r.doubted() {
 			all = append(slices.Clip(all), r.logic)
@@ -293,11 +293,16 @@ func (l remoteLogics) try(ctx context.Context, call func(context.Context, rpc.Lo
 	for i := range all {
 		to := all[(first+uint64(i))%uint64(len(all))]
 		err = once(ctx, to, i == len(all)-1, call)
-		ownFailed = ownFailed || to == r.logic && errors.Is(err, envelope.ErrUnavailable)
-		if !askAnother(ctx, err) {
-			r.doubt(ownFailed && err == nil)
-			return err
+		if errors.Is(err, envelope.ErrUnavailable) {
+			ownFailed, othersFailed = ownFailed || to == r.logic, othersFailed || to != r.logic
 		}
+		if !askAnother(ctx, err) {
+			break
+		}
+	}
+	r.doubt(ownFailed && err == nil)
+	if othersFailed && errors.Is(err, envelope.ErrUnavailable) {
+		r.ownFailed.Store(nil) // the others do no better
 	}
 	return err
 }

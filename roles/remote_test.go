@@ -210,6 +210,35 @@ func TestFailureOfAllLogics(t *testing.T) {
 	}
 }
 
+// TestTimeoutsOfAllLogics checks that the logic of a comet's process, which used up the time of a call, is the only one that
+// is called again after the others have not answered in time either.
+func TestTimeoutsOfAllLogics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hangs := func(ctx context.Context, user string) error {
+			if user == "near" {
+				return nil
+			}
+			<-ctx.Done()
+			return envelope.ErrUnavailable
+		}
+		own, other := &sessionLogic{catchUp: hangs}, &sessionLogic{catchUp: hangs}
+		comet := withOwn(own, other)
+		for range 2 {
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			if err := comet.CatchUp(ctx, &envelope.CatchUpRequest{User: "far"}); !errors.Is(err, envelope.ErrUnavailable) {
+				t.Error(err)
+			}
+			cancel()
+		}
+		other.calls = 0
+		for range 10 {
+			if err := comet.CatchUp(t.Context(), &envelope.CatchUpRequest{User: "near"}); err != nil || other.calls > 0 {
+				t.Fatalf("%v; the other logic was called %d times without a reason", err, other.calls)
+			}
+		}
+	})
+}
+
 // TestAnnounceToAllOwners checks that an announcement that did not reach the owners of all sessions goes to one more logic,
 // and that the comet learns what both of them know.
 func TestAnnounceToAllOwners(t *testing.T) {

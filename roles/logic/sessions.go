@@ -98,7 +98,7 @@ func (h *sessionHandler) connect(ctx context.Context, r *envelope.ConnectRequest
 }
 
 // Join returns an error if a session may not join a room: envelope.ErrForbidden
-// if a rule or the backend says so, envelope.ErrUnavailable if the backend does
+// if a rule or the backend says so, envelope.ErrAuthUnavailable if the backend does
 // not answer.
 func (h *sessionHandler) Join(ctx context.Context, r *envelope.JoinRequest) (*envelope.JoinReply, error) {
 	ctx, end, err := h.life.begin(ctx)
