@@ -4658,7 +4658,10 @@ type AnnounceRequest struct {
 	// rooms: how many sessions of this comet each room has.
 	Rooms map[string]uint32 `protobuf:"bytes,4,rep,name=rooms,proto3" json:"rooms,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// partitions: how many sessions this comet has in each partition.
-	Partitions    map[uint32]uint32 `protobuf:"bytes,5,rep,name=partitions,proto3" json:"partitions,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	Partitions map[uint32]uint32 `protobuf:"bytes,5,rep,name=partitions,proto3" json:"partitions,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// number grows with every announcement of counts by an incarnation. The same
+	// announcement may come by two logics. It is 0 if the node is older than this field.
+	Number        uint64 `protobuf:"varint,6,opt,name=number,proto3" json:"number,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4726,6 +4729,13 @@ func (x *AnnounceRequest) GetPartitions() map[uint32]uint32 {
 		return x.Partitions
 	}
 	return nil
+}
+
+func (x *AnnounceRequest) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
 }
 
 type AnnounceReply struct {
@@ -7755,7 +7765,7 @@ const file_envelope_proto_rawDesc = "" +
 	"\asession\x18\x01 \x01(\v2\x19.imgo.envelope.v1.AddressR\asession\x12\x12\n" +
 	"\x04user\x18\x02 \x01(\tR\x04user\x12\x16\n" +
 	"\x06device\x18\x03 \x01(\tR\x06device\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason\"\x94\x03\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xac\x03\n" +
 	"\x0fAnnounceRequest\x12\x14\n" +
 	"\x05comet\x18\x01 \x01(\tR\x05comet\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\x129\n" +
@@ -7763,7 +7773,8 @@ const file_envelope_proto_rawDesc = "" +
 	"\x05rooms\x18\x04 \x03(\v2,.imgo.envelope.v1.AnnounceRequest.RoomsEntryR\x05rooms\x12Q\n" +
 	"\n" +
 	"partitions\x18\x05 \x03(\v21.imgo.envelope.v1.AnnounceRequest.PartitionsEntryR\n" +
-	"partitions\x1a8\n" +
+	"partitions\x12\x16\n" +
+	"\x06number\x18\x06 \x01(\x04R\x06number\x1a8\n" +
 	"\n" +
 	"RoomsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +

@@ -17,7 +17,8 @@ const announceChunk = 1000
 // comet lives and which sessions it has. It is for one goroutine, but online is
 // safe for concurrent use.
 type announcer struct {
-	comet *Comet
+	comet  *Comet
+	number uint64 // of the last announcement of counts
 	// announced is the epoch of the owner that knows the sessions of a partition.
 	announced map[uint32]uint64
 	// left are the sessions that are still to be announced, and announcing has the epochs
@@ -54,9 +55,10 @@ func (a *announcer) online(room string) uint32 {
 // announce reports the counts, and the sessions of each partition whose owner has
 // another epoch than the one that they were announced to. The memory of such an owner is empty.
 func (a *announcer) announce() {
+	a.number++
 	req := &envelope.AnnounceRequest{
 		Comet: a.comet.cfg.Name, Incarnation: a.comet.incarnation,
-		Rooms: a.comet.table.roomSizes(), Partitions: a.comet.table.partitionSizes(),
+		Rooms: a.comet.table.roomSizes(), Partitions: a.comet.table.partitionSizes(), Number: a.number,
 	}
 	reply, ok := a.call(req)
 	if !ok {

@@ -50,7 +50,14 @@ func TestAnnounce(t *testing.T) {
 			// announced returns how often the session of each user was announced since from.
 			announced := func(from int) map[string]int {
 				users := map[string]int{}
+				var number uint64
 				for _, r := range logic.since(from) {
+					if len(r.Sessions) == 0 {
+						if r.Number <= number {
+							t.Errorf("the number %d comes after %d", r.Number, number)
+						}
+						number = r.Number
+					}
 					if r.Comet != "c1" || r.Incarnation == 0 {
 						t.Fatalf("announced %v", r)
 					}

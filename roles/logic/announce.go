@@ -105,7 +105,7 @@ func (a *announcement) send(ctx context.Context, router Router, part *envelope.A
 func bareAnnouncement(r *envelope.AnnounceRequest) *envelope.AnnounceRequest {
 	return &envelope.AnnounceRequest{
 		Comet: r.GetComet(), Incarnation: r.GetIncarnation(), Rooms: maps.Clone(r.GetRooms()),
-		Partitions: make(map[uint32]uint32),
+		Partitions: make(map[uint32]uint32), Number: r.GetNumber(),
 	}
 }
 

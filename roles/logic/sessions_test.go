@@ -484,7 +484,7 @@ func TestAnnounce(t *testing.T) {
 		}
 	}
 	req := &envelope.AnnounceRequest{
-		Comet: "c1", Incarnation: 77, Rooms: map[string]uint32{"r": 2},
+		Comet: "c1", Incarnation: 77, Number: 8, Rooms: map[string]uint32{"r": 2},
 		Partitions: map[uint32]uint32{0: 4, 1: 5, 3: 6, 99: 1},
 		Sessions:   []*envelope.SessionInfo{{User: "ann"}, {User: "bob"}, {User: "carl"}},
 	}
@@ -495,7 +495,7 @@ func TestAnnounce(t *testing.T) {
 	sessions := 0
 	for i, r := range w.routers.routers {
 		got := r.announced[0]
-		if got.Comet != "c1" || got.Incarnation != 77 || got.Rooms["r"] != 2 {
+		if got.Comet != "c1" || got.Incarnation != 77 || got.Number != 8 || got.Rooms["r"] != 2 {
 			t.Errorf("announced %v", got)
 		}
 		for p := range got.Partitions {

@@ -37,6 +37,7 @@ func newCometTable() *cometTable {
 // cometState is what a router knows of one comet.
 type cometState struct {
 	incarnation uint64 // 0: it has not announced itself yet
+	number      uint64 // of its last announcement of counts
 	// seen is its last sign of life. expired is when its sessions were last
 	// dropped because there was none.
 	seen, expired time.Time
@@ -70,20 +71,23 @@ func (t *cometTable) getLocked(comet string, now time.Time) *cometState {
 
 // announced notes a comet's sign of life. It returns how many sessions all
 // comets have in the rooms that the comet named. restarted reports whether the
-// comet's incarnation was not known.
-func (t *cometTable) announced(req *envelope.AnnounceRequest, now time.Time) (rooms map[string]uint32, restarted bool) {
+// comet's incarnation was not known. counts reports whether req has counts that are to be compared. It is false if they have
+// come before, by another logic.
+func (t *cometTable) announced(req *envelope.AnnounceRequest, now time.Time) (rooms map[string]uint32, restarted, counts bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	c := t.getLocked(req.Comet, now)
 	// Also of a comet that was not known: sessions of an incarnation that died
 	// before it could announce itself may be here.
 	if restarted = c.incarnation != req.Incarnation; restarted {
-		c.incarnation = req.Incarnation
+		c.incarnation, c.number = req.Incarnation, 0
 		c.drops++
 	}
 	c.seen = now
 	if len(req.Sessions) == 0 {
 		t.setRoomsLocked(c, req.Rooms)
+		counts = req.Number == 0 || req.Number > c.number
+		c.number = max(c.number, req.Number)
 	} else {
 		c.review = min(c.review, 1) // it still announces sessions, so it gets its time anew
 	}
@@ -91,7 +95,7 @@ func (t *cometTable) announced(req *envelope.AnnounceRequest, now time.Time) (ro
 	for room := range req.Rooms {
 		rooms[room] = t.rooms[room]
 	}
-	return rooms, restarted
+	return rooms, restarted, counts
 }
 
 // setRoomsLocked replaces the numbers of a comet's sessions in rooms.
@@ -217,14 +221,14 @@ func newPresence(parts *ownership) *presence {
 // the sessions of a partition again that has no epoch in the reply.
 func (pr *presence) announce(ctx context.Context, req *envelope.AnnounceRequest) *envelope.AnnounceReply {
 	now := pr.now()
-	rooms, restarted := pr.comets.announced(req, now)
+	rooms, restarted, counts := pr.comets.announced(req, now)
 	reply := &envelope.AnnounceReply{Epochs: make(map[uint32]uint64), Rooms: rooms}
 	if restarted {
 		pr.kinds.forget(req.Comet)
 		pr.drop(req.Comet, now, func(s *session) bool { return s.kind.incarnation != req.Incarnation })
 	}
 	unfinished := pr.register(ctx, req.Sessions)
-	if len(req.Sessions) == 0 {
+	if counts {
 		pr.compare(req, now)
 	}
 	epoch := pr.comets.epoch(req.Comet, now)

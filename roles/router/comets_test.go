@@ -162,6 +162,40 @@ func TestCountsThatDifferAreMended(t *testing.T) {
 	}
 }
 
+// TestAnnouncementByTwoLogics checks that counts that come twice, by two logics, are one announcement. Those of an older
+// node have no number, and each of them counts. So do the first ones of a comet that started again.
+func TestAnnouncementByTwoLogics(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		numbers []uint64 // the last one makes the router ask the comet to announce its sessions again
+	}{
+		{"twice each", []uint64{1, 1, 2, 2, 2, 1, 3}},
+		{"a logic that is late", []uint64{4, 5, 4, 6}},
+		{"an older node", []uint64{0, 0, 0}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := newWorld(t, nil)
+			for _, incarnation := range []uint64{1, 2} {
+				w.attach(session("c", incarnation<<32|1, "u", "")) // the comet counts none
+				var epoch uint64
+				for i, number := range test.numbers {
+					reply, err := w.r.Announce(t.Context(), &envelope.AnnounceRequest{Comet: "c", Incarnation: incarnation, Number: number})
+					if err != nil {
+						t.Fatal(err)
+					}
+					if last := i == len(test.numbers)-1; i > 0 && (reply.Epochs[0] != epoch) != last {
+						t.Fatalf("incarnation %d, announcement %d: the epoch %d became %d", incarnation, i, epoch, reply.Epochs[0])
+					}
+					epoch = reply.Epochs[0]
+				}
+				for number := range uint64(5) { // until the comet had its time and the session is gone
+					_, _ = w.r.Announce(t.Context(), &envelope.AnnounceRequest{Comet: "c", Incarnation: incarnation, Number: 10 + number})
+				}
+			}
+		})
+	}
+}
+
 // A partition that has yet to find its place in the log has no sessions, whatever a comet counts there. So it
 // is no reason to doubt the sessions of the others.
 func TestCountsOfAPartitionThatHasNotBegun(t *testing.T) {

@@ -242,7 +242,8 @@ func TestCometTable(t *testing.T) {
 	table := newCometTable()
 	now := time.Unix(1000, 0)
 	announce := func(incarnation uint64, rooms map[string]uint32) (map[string]uint32, bool) {
-		return table.announced(&envelope.AnnounceRequest{Comet: "c", Incarnation: incarnation, Rooms: rooms}, now)
+		rooms, restarted, _ := table.announced(&envelope.AnnounceRequest{Comet: "c", Incarnation: incarnation, Rooms: rooms}, now)
+		return rooms, restarted
 	}
 	table.announced(&envelope.AnnounceRequest{Comet: "d", Incarnation: 1, Rooms: map[string]uint32{"r": 2, "s": 1}}, now)
 	rooms, restarted := announce(1, map[string]uint32{"r": 3})
