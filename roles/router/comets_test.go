@@ -252,6 +252,7 @@ func TestSessionsOfAPartitionThatIsReadBack(t *testing.T) {
 	}
 	ring.set(0, 1)
 	<-begun
+	eventually(t, "callers find the partition", func() bool { return errors.Is(w.r.Ready(), envelope.ErrNotReady) })
 	var infos []*envelope.SessionInfo
 	for i := range uint64(sessions) {
 		infos = append(infos, session("c", 1<<32+i, namedUser(1, fmt.Sprint("u", i, "-")), ""))
