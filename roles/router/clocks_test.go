@@ -10,9 +10,12 @@ import (
 	"imgo/roles/router"
 )
 
+// checkTime checks that a time, Unix milliseconds, is the log's time now, or late by as much.
+type checkTime func(what string, ms int64, late time.Duration)
+
 // skewTest runs a test with node clocks that are as the log's, or differ from it by more than all times of the test.
 func skewTest(
-	t *testing.T, change func(*router.Config), test func(t *testing.T, w *presenceWorld, isNow func(what string, ms int64)),
+	t *testing.T, change func(*router.Config), test func(t *testing.T, w *presenceWorld, isNow checkTime),
 ) {
 	t.Helper()
 	for name, ahead := range map[string]time.Duration{"right": 0, "ahead": 24 * time.Hour, "behind": -24 * time.Hour} {
@@ -25,9 +28,9 @@ func skewTest(
 				for p := range w.kept.Partitions() { // the clocks are compared
 					w.applied(userOf(p), w.append(userOf(p), &envelope.Record{}))
 				}
-				test(t, w, func(what string, ms int64) {
+				test(t, w, func(what string, ms int64, late time.Duration) {
 					t.Helper()
-					if off := stamp().Sub(time.UnixMilli(ms)); off.Abs() > 2*time.Second {
+					if off := stamp().Sub(time.UnixMilli(ms)); off < -2*time.Second || off > late+2*time.Second {
 						t.Errorf("%s is %v before the log's time", what, off)
 					}
 				})
@@ -39,9 +42,9 @@ func skewTest(
 // When a device was seen, and a user has gone, goes by the log's clock: the next owner has another clock.
 func TestDevicesGoByTheLogsClock(t *testing.T) {
 	const expiry = time.Hour
-	skewTest(t, func(c *router.Config) { c.DeviceExpiry = expiry }, func(t *testing.T, w *presenceWorld, isNow func(string, int64)) {
+	skewTest(t, func(c *router.Config) { c.DeviceExpiry = expiry }, func(t *testing.T, w *presenceWorld, isNow checkTime) {
 		s := w.connect("c1", "u", "phone")
-		isNow("a new device", w.devices("u")[0].SeenMs)
+		isNow("a new device", w.devices("u")[0].SeenMs, 0)
 		if off := w.clock.now().Sub(time.UnixMilli(w.user("u").LastSeenMs)); off.Abs() > 2*time.Second { // not compared with a record
 			t.Errorf("a connected user was seen %v before the node's time", off)
 		}
@@ -55,11 +58,11 @@ func TestDevicesGoByTheLogsClock(t *testing.T) {
 		if list := w.devices("u"); len(list) != 2 {
 			t.Fatalf("%d device records", len(list))
 		} else {
-			isNow("a device that stays connected", list[1].SeenMs)
+			isNow("a device that stays connected", list[1].SeenMs, time.Minute) // perhaps found a step later
 		}
 		w.pass(time.Minute)
 		w.end(s)
-		isNow("a device that has gone", w.user("u").Devices[0].SeenMs)
+		isNow("a device that has gone", w.user("u").Devices[0].SeenMs, 0)
 		w.pass(w.cfg.Presence.Grace - time.Second)
 		w.wants("u", "online phone")
 		w.pass(3 * time.Second)
@@ -81,7 +84,7 @@ func TestDevicesGoByTheLogsClock(t *testing.T) {
 
 // What is known of a user is put into the log again when its records are old by the log's clock.
 func TestRepetitionsGoByTheLogsClock(t *testing.T) {
-	skewTest(t, func(c *router.Config) { c.Retention = 10 * time.Minute }, func(t *testing.T, w *presenceWorld, _ func(string, int64)) {
+	skewTest(t, func(c *router.Config) { c.Retention = 10 * time.Minute }, func(t *testing.T, w *presenceWorld, _ checkTime) {
 		w.connect("c1", "u", "phone")
 		w.pass(3 * time.Minute)
 		if n := len(w.devices("u")); n != 1 {
@@ -96,7 +99,7 @@ func TestRepetitionsGoByTheLogsClock(t *testing.T) {
 
 // The watch tells a client what it has missed a while after the push, however the clocks differ.
 func TestWatchGoesByTheLogsClock(t *testing.T) {
-	skewTest(t, nil, func(t *testing.T, w *presenceWorld, _ func(string, int64)) {
+	skewTest(t, nil, func(t *testing.T, w *presenceWorld, _ checkTime) {
 		w.connect("c1", "u", "phone")
 		w.applied("u", w.push("u", "a"))
 		w.pass(w.cfg.WatchAfter - 500*time.Millisecond)
