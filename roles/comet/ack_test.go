@@ -100,12 +100,7 @@ func TestAckShares(t *testing.T) {
 		time.Sleep(time.Second)
 		up.Store(true)
 		time.Sleep(10 * time.Second)
-		counts := make(map[string]int)
-		logic.mu.Lock()
-		for _, a := range logic.acks {
-			counts[a.User] += len(a.Ids)
-		}
-		logic.mu.Unlock()
+		counts := logic.ackedBy()
 		if counts["honest"] != honest || counts["eve"] == 0 || counts["mallory"] == 0 {
 			t.Errorf("acknowledged %v", counts)
 		}
@@ -272,12 +267,7 @@ func TestAckFailingPartitionIsBounded(t *testing.T) {
 		}
 		down.set(false)
 		time.Sleep(10 * time.Second)
-		counts := make(map[string]int)
-		s.logic.mu.Lock()
-		for _, a := range s.logic.acks {
-			counts[a.User] += len(a.Ids)
-		}
-		s.logic.mu.Unlock()
+		counts := s.logic.ackedBy()
 		if counts["honest"] != honest || counts[bob] != 1000 || counts[eve] == 0 {
 			t.Errorf("acknowledged %v", counts)
 		}
@@ -482,12 +472,7 @@ func TestAckInFlightWhilePartitionsGrow(t *testing.T) {
 				t.Errorf("%s: the call is not in flight while the growth is told: %d calls, told: %t", test.name, annCalls.Load(), grownTold.Load())
 			}
 			time.Sleep(20 * time.Second)
-			counts := make(map[string]int)
-			logic.mu.Lock()
-			for _, a := range logic.acks {
-				counts[a.User] += len(a.Ids)
-			}
-			logic.mu.Unlock()
+			counts := logic.ackedBy()
 			if lost := s.metric("imgo_comet_lost_total"); counts["ann"] != 1 || counts[other] != 1 || lost != 0 {
 				t.Errorf("%s: acknowledged %v, %v are lost", test.name, counts, lost)
 			}

@@ -255,6 +255,17 @@ func (l *fakeLogic) acked() []uint64 {
 	return ids
 }
 
+// ackedBy returns how many ids each user has acknowledged.
+func (l *fakeLogic) ackedBy() map[string]int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	counts := make(map[string]int)
+	for _, a := range l.acks {
+		counts[a.User] += len(a.Ids)
+	}
+	return counts
+}
+
 func (l *fakeLogic) gone() []*envelope.Detached {
 	l.mu.Lock()
 	defer l.mu.Unlock()

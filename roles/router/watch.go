@@ -55,9 +55,14 @@ type nudge struct {
 func (w *watch) round(ctx context.Context, now time.Time) {
 	byComet := make(map[string][]nudge)
 	byPartition := make(map[int32][]reminders)
-	// Each round takes other partitions.
+	partitions := make(map[string]int32) // by comet; each round takes others
 	partitionOf := func(comet string) int32 {
-		return envelope.Partition(envelope.RepeatKey(comet, now.UnixMilli()), len(w.busy))
+		i, known := partitions[comet]
+		if !known {
+			i = envelope.Partition(envelope.RepeatKey(comet, now.UnixMilli()), len(w.busy))
+			partitions[comet] = i
+		}
+		return i
 	}
 	isBusy := func(comet string) bool { return w.busy[partitionOf(comet)].Load() }
 	add := func(comet string, r reminders) {
