@@ -48,6 +48,9 @@ func TestUnreadable(t *testing.T) {
 	if text := l.Unreadable(1).Error(); !strings.Contains(text, "partition 1 of "+l.Topic()) || !strings.Contains(text, k.Brokers()[1]) {
 		t.Errorf("the error does not name the partition and the broker: %s", text)
 	}
+	if _, _, err := l.Bounds(testContext(t), 1); err == nil || !strings.Contains(err.Error(), "("+k.Brokers()[1]+")") {
+		t.Errorf("the error of a question does not name the broker: %v", err)
+	}
 	if err := l.Unreadable(0); err != nil {
 		t.Errorf("the other broker answers: %v", err)
 	}

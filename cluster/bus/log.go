@@ -230,8 +230,9 @@ func (l *Log) Bounds(ctx context.Context, partition int32) (begin, end int64, er
 		case ctx.Err() != nil:
 			return 0, 0, fmt.Errorf("ask for the ends of %s partition %d: %w", l.topic, partition, ctx.Err())
 		}
+		leader := cmp.Or(l.leader(partition), l.producer.brokers)
 		return 0, 0, envelope.Errorf(envelope.CodeUnavailable, "ask for the ends of %s partition %d: Kafka (%s) did not say within %v: %v",
-			l.topic, partition, l.producer.brokers, l.bus.o.WriteTimeout, explain(err))
+			l.topic, partition, leader, l.bus.o.WriteTimeout, explain(err))
 	}
 }
 

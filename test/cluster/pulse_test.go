@@ -170,6 +170,10 @@ func TestOneBrokerDoesNotAnswer(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	for _, user := range users {
+		w.pushes.push(user)
+	}
+	eventually(t, "each partition is read from its new broker", func() bool { return w.h.Stats().Received == int64(2*len(users)) })
 	reasons := func() (texts []string) {
 		for _, n := range w.of(config.RoleRouter) {
 			if err := get("http://"+n.HTTPAddr().String()+"/readyz", nil); err != nil {
@@ -181,7 +185,8 @@ func TestOneBrokerDoesNotAnswer(t *testing.T) {
 	resume := w.kafka.Silence(1)
 	eventually(t, "a router names the partition and the broker", func() bool {
 		return slices.ContainsFunc(reasons(), func(text string) bool {
-			return strings.Contains(text, "of imgo.kept.1 was not read") && strings.Contains(text, w.kafka.Brokers()[1])
+			named := func(what string) bool { return strings.Contains(text, what) }
+			return named("partition") && named("imgo.kept.1") && named(w.kafka.Brokers()[1]) && !named(w.kafka.Brokers()[0])
 		})
 	})
 	resume()
