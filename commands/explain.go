@@ -44,7 +44,7 @@ func explainCommand() *cli.Command {
 		Name:      "explain",
 		Usage:     "say what became of a message, and why it still waits",
 		ArgsUsage: "ID",
-		Description: "imgo explain --user 123 281474976710656\n\n" +
+		Description: "imgo explain --user 123 283242202310656\n\n" +
 			"It reads the log from the push on, and asks the owner of the user's messages.",
 		Flags:  withAPI(&cli.StringFlag{Name: "user", Usage: "the `user` that the message was pushed to"}, jsonFlag()),
 		Action: show(path, (*explanation).write),

@@ -114,8 +114,8 @@ func manageUserCommands() []*cli.Command {
 			Name:      "read",
 			Usage:     "tell that a user has read messages: no device gets them any more",
 			ArgsUsage: "USER",
-			Description: "imgo users read 123 --up-to 281474976710656\n" +
-				"imgo users read 123 --id 281474976710656 --device phone\n\n" +
+			Description: "imgo users read 123 --up-to 283242202310656\n" +
+				"imgo users read 123 --id 283242202310656 --device phone\n\n" +
 				"Clients of version 2 take the messages from the screen.",
 			Flags: withAPI(
 				&cli.StringFlag{Name: "up-to", Usage: "all messages up to the one with this `id`"},

@@ -20,12 +20,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"imgo/clients/conformance/driver"
 	"imgo/config"
+	"imgo/envelope"
 	"imgo/internal/wait/waittest"
 )
 
@@ -129,6 +131,44 @@ func TestSettings(t *testing.T) {
 }
 
 var settingsBlock = regexp.MustCompile("(?ms)^```toml\n(.*?)^```$")
+
+// firstOffset is the lowest offset of an id in an example: a log that one process keeps begins at the Unix
+// milliseconds of its first start. This is the beginning of 2026.
+const firstOffset = 1767225600000
+
+// TestMessageIDs checks that a server could give the ids that the blocks of the documents and the API's description show.
+func TestMessageIDs(t *testing.T) {
+	const openapi = "../roles/logic/httpapi/openapi.yaml"
+	seen := 0
+	check := func(file, text string) {
+		for _, digits := range number.FindAllString(text, -1) {
+			id, err := strconv.ParseUint(digits, 10, 64)
+			if err != nil {
+				continue
+			}
+			generation, offset := envelope.SplitID(id)
+			if generation == 0 { // a time
+				continue
+			}
+			if seen++; generation > 1 || offset < firstOffset {
+				t.Errorf("%s: no server gives the id %s: generation %d, offset %d", file, digits, generation, offset)
+			}
+		}
+	}
+	for _, file := range documents(t) {
+		for _, block := range fence.FindAllString(read(t, file), -1) {
+			check(file, block)
+		}
+	}
+	for line := range strings.Lines(read(t, openapi)) {
+		if strings.Contains(line, "value:") || strings.Contains(line, "example") {
+			check(openapi, line)
+		}
+	}
+	if seen < 10 {
+		t.Errorf("only %d ids were checked", seen)
+	}
+}
 
 // step is a command and the output that the document shows for it.
 type step struct {

@@ -92,7 +92,7 @@ func (id ID) After(other ID) bool {
 	return id.Record > other.Record || id.Record == other.Record && id.N > other.N
 }
 
-// AppendText appends the id as text, such as 281474976710657.0.
+// AppendText appends the id as text, such as 283242202310657.0.
 func (id ID) AppendText(b []byte) ([]byte, error) {
 	b = strconv.AppendUint(b, id.Record, 10)
 	return strconv.AppendUint(append(b, '.'), uint64(id.N), 10), nil
@@ -103,7 +103,7 @@ func (id ID) String() string {
 	return string(b)
 }
 
-// TextID returns the id of an event as CloudEvents has it, such as 3-281474976710657.0. The partition is
+// TextID returns the id of an event as CloudEvents has it, such as 3-283242202310657.0. The partition is
 // before the ID, because two partitions have records with the same id.
 func TextID(partition int32, id ID) string { return fmt.Sprintf("%d-%s", partition, id) }
 

@@ -1389,7 +1389,7 @@ export interface components {
             specversion: "1.0";
             /**
              * @description It repeats with a repeated event. Behind the dash it grows within a partition.
-             * @example 3-281474976710657.0
+             * @example 3-283242202310657.0
              */
             id: string;
             source: string;

@@ -49,7 +49,7 @@ func (h userHandlers) read(c *call, user string) error {
 	req.read.User = user
 	if len(req.read.Ids) == 0 && req.read.UpTo == 0 {
 		return envelope.Invalid("ids",
-			`is missing or empty, and so is up_to: name the messages that were read, such as {"up_to":"281474976710657"}`)
+			`is missing or empty, and so is up_to: name the messages that were read, such as {"up_to":"283242202310657"}`)
 	}
 	reply, err := h.service.Read(c.Ctx, &envelope.ReadRequest{Read: &req.read})
 	return c.answer(http.StatusOK, map[string]uint32{"sessions": reply.GetSessions()}, err)
