@@ -22,7 +22,7 @@ import (
 type applier struct {
 	p *partition
 	// mu makes one goroutine at a time apply. It is taken before the
-	// partition's mu.
+	// partition's mu, except by tryFromMemoryLocked, which never waits for it.
 	mu  sync.Mutex
 	ids recordIDs
 	// derived has the events of the record that is being applied. They stay if it fails, because
@@ -32,7 +32,7 @@ type applier struct {
 }
 
 // apply applies records, but for those that were applied before: a caller that
-// waited for one of them may have done so (see partition.help).
+// waited for one of them may have done so (see partition.applyFromMemory).
 func (ap *applier) apply(entries []envelope.Entry) error {
 	for {
 		ap.mu.Lock()
@@ -51,7 +51,7 @@ const recordsPerLock = 64
 
 // applyLocked is apply for a caller that holds ap.mu. It stops early if a flush pauses
 // records: paused is closed when it does so no more. The other methods whose names end so are called with
-// both mutexes held.
+// both mutexes held, but for tryFromMemoryLocked.
 func (ap *applier) applyLocked(entries []envelope.Entry) (paused <-chan struct{}, err error) {
 	p := ap.p
 	if n := len(entries); n > 0 {
@@ -97,15 +97,16 @@ func (ap *applier) notifyLocked() {
 	}
 }
 
-// fromMemoryBytes bounds the records that fromMemoryLocked applies at a time:
+// fromMemoryBytes bounds the records that tryFromMemoryLocked applies at a time:
 // its caller commits to the log, and the next commit waits for it.
 const fromMemoryBytes = 64 << 10
 
-// fromMemoryLocked applies records up to the one with an id, as far as the log
+// tryFromMemoryLocked applies records up to the one with an id, as far as the log
 // and the accounts that they change are in memory. It reports whether that
-// record is applied now. It never waits: the caller holds the partition's mu,
-// and fromMemoryLocked gives up if another goroutine is applying records.
-func (ap *applier) fromMemoryLocked(id uint64) bool {
+// record is applied now. It does nothing if another goroutine is applying records.
+// The caller holds the partition's mu only. It tries ap.mu and never waits, so the
+// order of locks does not matter.
+func (ap *applier) tryFromMemoryLocked(id uint64) bool {
 	p := ap.p
 	if p.position.appliedID() >= id {
 		return true

@@ -415,7 +415,7 @@ func (r *Router) User(ctx context.Context, req *envelope.UserRequest) (*envelope
 	if err != nil {
 		return nil, err
 	}
-	p.help()
+	p.applyFromMemory()
 	a, err := p.accounts.openAndLock(ctx, req.User)
 	if err != nil {
 		return nil, err
@@ -496,7 +496,7 @@ func (r *Router) ResolveNow(req *envelope.ResolveRequest) (reply *envelope.Resol
 	if p.hereLocked() != nil {
 		return nil, false
 	}
-	if n := len(req.Items); n > 0 && !p.applier.fromMemoryLocked(req.Items[n-1].Id) {
+	if n := len(req.Items); n > 0 && !p.applier.tryFromMemoryLocked(req.Items[n-1].Id) {
 		return nil, false
 	}
 	return p.resolveLocked(req), true

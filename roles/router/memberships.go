@@ -35,7 +35,7 @@ func (r *Router) Memberships(ctx context.Context, req *envelope.MembershipsReque
 		return nil, err
 	}
 	if req.Floor == 0 {
-		p.help()
+		p.applyFromMemory()
 	} else if err := p.wait(ctx, req.Floor); err != nil {
 		return nil, err
 	}

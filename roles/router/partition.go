@@ -191,7 +191,7 @@ func (p *partition) wait(ctx context.Context, id uint64) error {
 	if of, _ := envelope.SplitID(id); of > p.position.generation {
 		return envelope.Errorf(envelope.CodeUnavailable, "record %d is of a later generation of the log than this router", id)
 	}
-	for helped := false; ; {
+	for tried := false; ; {
 		p.mu.Lock()
 		done, ch, err, gone := p.position.appliedID() >= id, p.applied, p.err, p.gone
 		p.mu.Unlock()
@@ -203,8 +203,8 @@ func (p *partition) wait(ctx context.Context, id uint64) error {
 		case err != nil:
 			return envelope.Errorf(envelope.CodeUnavailable, "partition %d does not go on: %v", p.index, err)
 		}
-		if !helped {
-			if helped = p.help(); helped {
+		if !tried {
+			if tried = p.applyFromMemory(); tried {
 				continue
 			}
 		}
@@ -217,12 +217,13 @@ func (p *partition) wait(ctx context.Context, id uint64) error {
 	}
 }
 
-// help applies what the log has in memory, in place of the goroutine that
-// follows the log. A caller that waits for a record goes on at once then, and
-// the delivery of a kept push with it. Otherwise it would have to wait until
-// that goroutine gets a processor. help reports false if another goroutine is
-// applying records: it may be waiting for the store.
-func (p *partition) help() bool {
+// applyFromMemory applies what the log has in memory, in place of the goroutine
+// that follows the log. A caller that waits for a record goes on at once then,
+// and the delivery of a kept push with it. Otherwise it would have to wait until
+// that goroutine gets a processor. applyFromMemory reports whether another try is
+// useless: it is not while another goroutine applies records, which may wait for
+// the store.
+func (p *partition) applyFromMemory() bool {
 	if p.recent == nil || !p.isUp() {
 		return true
 	}
