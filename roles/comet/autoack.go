@@ -75,7 +75,7 @@ func (u *unacked) removeArrived(end int64, latest time.Duration) []uint64 {
 
 // autoLocked returns the session's autoAck, which it has from now on.
 func (s *session) autoLocked() *autoAck {
-	s.ownExtras()
+	s.ownExtrasLocked()
 	if s.auto == nil {
 		s.auto = &autoAck{session: s, paced: pacer{session: s}}
 	}

@@ -160,7 +160,7 @@ func (c *Comet) newSession(conn transport.Conn, p transport.Packet, auth *authBo
 	clientAcks := gen == genV2 && auth.acks
 	s.out.Init(c.outboxes, conn, !clientAcks)
 	if auth.platform != "" || auth.key != "" || len(auth.accepts) > 0 {
-		s.ownExtras()
+		s.ownExtrasLocked()
 		s.platform, s.key, s.accepts = auth.platform, auth.key, auth.accepts
 	}
 	if c.window != nil {

@@ -78,11 +78,11 @@ func (s *connecting) activate(reply *envelope.ConnectReply) {
 	}
 	s.floor = reply.GetFloor()
 	if expires := reply.GetExpiresMs(); expires != 0 || reply.Access != nil {
-		s.ownExtras()
+		s.ownExtrasLocked()
 		s.expires, s.rooms.access = expires, reply.GetAccess()
 	}
 	if reply.GetGlobalKey() {
-		s.ownExtras()
+		s.ownExtrasLocked()
 		s.globalKey = true
 	}
 	key, rooms := s.key, s.auth.rooms

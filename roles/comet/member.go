@@ -15,9 +15,9 @@ import (
 
 // member is a session as a member of rooms. It changes which rooms the session is in. The
 // client asks for it, or a caller of the API does. The caller's list of rooms comes with
-// the session, or later by Members or by a delivery, from any goroutine. What changes a
-// session's rooms holds the roomsMu of the session's shard, before all other locks, and
-// never waits while it does.
+// the session, or later by Members or by a delivery, from any goroutine. A method that
+// changes the session's rooms takes the roomsMu of the session's shard first, before all
+// other locks, and never waits while it holds it. The suffix RoomsLocked means roomsMu.
 type member struct{ *session }
 
 // join returns true once every message that is pushed to the room from then on
@@ -33,15 +33,15 @@ func (m member) join(room string, until time.Time) bool {
 func (m member) enter(room string) {
 	m.roomsMu().Lock()
 	defer m.roomsMu().Unlock()
-	m.enterLocked(room)
+	m.enterRoomsLocked(room)
 }
 
 // roomsMu returns the lock under which the session's rooms change.
 func (m member) roomsMu() *sync.Mutex { return &m.comet.table.shard(m.id).roomsMu }
 
-// enterLocked puts the session into a room. It does nothing if the session is in the
-// room, or is over. The caller holds roomsMu, not the outbox's lock.
-func (m member) enterLocked(room string) {
+// enterRoomsLocked puts the session into a room. It does nothing if the session is in the
+// room, or is over. It takes the outbox's lock itself.
+func (m member) enterRoomsLocked(room string) {
 	m.out.Lock()
 	skip := m.retired || m.rooms.in.has(room)
 	m.out.Unlock()
@@ -51,7 +51,7 @@ func (m member) enterLocked(room string) {
 	m.comet.table.join(room, m.session)
 	m.out.Lock()
 	m.enqueueBroadcastsLocked()
-	m.ownExtras()
+	m.ownExtrasLocked()
 	m.rooms.in.add(room)
 	m.out.Unlock()
 }
@@ -70,11 +70,11 @@ func (m member) openRoom(room string, until time.Time) bool {
 func (m member) leave(room string) bool {
 	m.roomsMu().Lock()
 	defer m.roomsMu().Unlock()
-	return m.exitLocked(room)
+	return m.exitRoomsLocked(room)
 }
 
-// exitLocked is leave for a caller that holds roomsMu.
-func (m member) exitLocked(room string) bool {
+// exitRoomsLocked takes the session out of a room. It reports whether it was in it.
+func (m member) exitRoomsLocked(room string) bool {
 	m.out.Lock()
 	in := m.rooms.in.has(room)
 	m.out.Unlock()
@@ -94,15 +94,15 @@ func (m member) exitLocked(room string) bool {
 func (m member) leaveUngranted(room string) bool {
 	m.roomsMu().Lock()
 	defer m.roomsMu().Unlock()
-	return m.leaveUngrantedLocked(room)
+	return m.leaveUngrantedRoomsLocked(room)
 }
 
-// leaveUngrantedLocked is leaveUngranted while roomsMu is held.
-func (m member) leaveUngrantedLocked(room string) bool {
+// leaveUngrantedRoomsLocked is leaveUngranted for a caller that has locked roomsMu already.
+func (m member) leaveUngrantedRoomsLocked(room string) bool {
 	m.out.Lock()
 	stay := m.rooms.granted.has(room)
 	m.out.Unlock()
-	return !stay && m.exitLocked(room)
+	return !stay && m.exitRoomsLocked(room)
 }
 
 // exitAll takes a session that is over out of all rooms, for good.
@@ -186,7 +186,7 @@ func (m member) regrant(list *envelope.Memberships) (joined, left []string) {
 		m.out.Unlock()
 		return nil, nil
 	}
-	m.ownExtras()
+	m.ownExtrasLocked()
 	m.rooms.granted = granted{list.GetAt(), list.GetRooms()}
 	early := m.user == ""
 	m.out.Unlock()
@@ -195,12 +195,12 @@ func (m member) regrant(list *envelope.Memberships) (joined, left []string) {
 	}
 	for _, room := range list.GetRooms() {
 		if !old.has(room) {
-			m.enterLocked(room)
+			m.enterRoomsLocked(room)
 			joined = append(joined, room)
 		}
 	}
 	for _, room := range old.rooms {
-		if !slices.Contains(list.GetRooms(), room) && m.exitLocked(room) {
+		if !slices.Contains(list.GetRooms(), room) && m.exitRoomsLocked(room) {
 			left = append(left, room)
 		}
 	}
@@ -216,13 +216,13 @@ func (m member) enterGranted(user string, list *envelope.Memberships) []string {
 	m.out.Lock()
 	m.user = user
 	if list.GetAt() > m.rooms.granted.at {
-		m.ownExtras()
+		m.ownExtrasLocked()
 		m.rooms.granted = granted{list.GetAt(), list.GetRooms()}
 	}
 	rooms := m.rooms.granted.rooms
 	m.out.Unlock()
 	for _, room := range rooms {
-		m.enterLocked(room)
+		m.enterRoomsLocked(room)
 	}
 	return rooms
 }
@@ -236,7 +236,7 @@ func (m member) followLater(list *envelope.Memberships) {
 	if m.state > stateLive || list.GetAt() <= max(m.rooms.granted.at, next.GetAt()) {
 		return
 	}
-	m.ownExtras()
+	m.ownExtrasLocked()
 	m.rooms.next = list
 	if next == nil {
 		m.comet.workers.Run(following{m})

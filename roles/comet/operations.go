@@ -283,7 +283,7 @@ func (r reader) subscribe(p transport.Packet, replyOp int32, change func([]int32
 	}
 	r.out.Lock()
 	r.enqueueBroadcastsLocked()
-	r.ownExtras()
+	r.ownExtrasLocked()
 	r.accepts = accepts
 	r.out.Unlock()
 	r.reply(p, replyOp, p.Body)

@@ -36,7 +36,7 @@ func (r reader) refresh(p transport.Packet) {
 		return
 	}
 	r.out.Lock()
-	r.ownExtras()
+	r.ownExtrasLocked()
 	r.expires, r.rooms.access = reply.GetExpiresMs(), reply.GetAccess()
 	r.out.Unlock()
 	for _, room := range reply.GetLost() {

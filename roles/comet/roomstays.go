@@ -26,14 +26,14 @@ const sameEnd = -1
 func (m member) joinUntil(room string, untilMS int64) bool {
 	mu := m.roomsMu()
 	mu.Lock()
-	m.enterUntilLocked(room, untilMS)
+	m.enterUntilRoomsLocked(room, untilMS)
 	mu.Unlock()
 	return m.openRoom(room, m.comet.joinBy())
 }
 
-// enterUntilLocked is enterLocked with an end time.
-func (m member) enterUntilLocked(room string, untilMS int64) {
-	m.enterLocked(room)
+// enterUntilRoomsLocked is enterRoomsLocked with an end time.
+func (m member) enterUntilRoomsLocked(room string, untilMS int64) {
+	m.enterRoomsLocked(room)
 	m.out.Lock()
 	defer m.out.Unlock()
 	if untilMS != sameEnd && m.rooms.in.has(room) {
@@ -67,7 +67,7 @@ func (m member) endStay(room string, nowMS int64) bool {
 	}
 	granted := m.rooms.granted.has(room)
 	m.out.Unlock()
-	return due && !granted && m.exitLocked(room)
+	return due && !granted && m.exitRoomsLocked(room)
 }
 
 // asking is a worker's task: it asks logic about rooms of a session, one after the other, and tells
@@ -81,7 +81,7 @@ func (m member) askLater(rooms []string, again bool) {
 		return
 	}
 	m.out.Lock()
-	m.ownExtras()
+	m.ownExtrasLocked()
 	first := m.rooms.addAsks(rooms, again)
 	m.out.Unlock()
 	if first {
@@ -142,7 +142,7 @@ func (a asking) askFirst(room string) {
 	wanted := a.rooms.asksNow(room)
 	a.out.Unlock()
 	if wanted {
-		a.enterUntilLocked(room, until)
+		a.enterUntilRoomsLocked(room, until)
 	}
 	mu.Unlock()
 	if wanted && a.openRoom(room, a.comet.joinBy()) {
@@ -164,7 +164,7 @@ func (a asking) askAgain(room string) {
 		a.setEndLocked(room, until)
 	}
 	a.out.Unlock()
-	if wanted && err != nil && a.leaveUngrantedLocked(room) {
+	if wanted && err != nil && a.leaveUngrantedRoomsLocked(room) {
 		a.refused(room, err)
 	}
 }

@@ -71,7 +71,7 @@ const unplaced = ^uint32(0)
 
 // extras has the fields that few sessions need, or need for a short time. Sessions that
 // need none of them share the empty extras of their comet. It is never written: call
-// ownExtras before writing.
+// ownExtrasLocked before writing.
 type extras struct {
 	platform string
 	key      string // as the client chose it. It is empty if the client chose none
@@ -88,9 +88,9 @@ type extras struct {
 	closeBy time.Time // when the connection ends at the latest. It is zero if the server did not close it
 }
 
-// ownExtras gives the session extras of its own. The lock is held, or no other
-// goroutine has the session yet.
-func (s *session) ownExtras() {
+// ownExtrasLocked gives the session extras of its own. It needs no lock while no other
+// goroutine has the session.
+func (s *session) ownExtrasLocked() {
 	if s.extras == &s.comet.noExtras {
 		s.extras = &extras{}
 	}
@@ -159,7 +159,7 @@ func (s *session) close(code protocol.CloseCode, reason string) {
 	}
 	s.enqueueBroadcastsLocked()
 	s.auto.pacer().flushLocked()
-	s.ownExtras()
+	s.ownExtrasLocked()
 	s.state, s.code, s.reason = stateClosing, code, reason
 	var last []byte
 	if s.gen == genV2 {
@@ -222,7 +222,7 @@ func (s *session) AbortLocked(err error) {
 	if s.state <= stateLive {
 		s.state = stateEnded
 		if errors.Is(err, outbox.ErrSlow) && s.code == 0 {
-			s.ownExtras()
+			s.ownExtrasLocked()
 			s.code, s.reason = protocol.CloseSlow, err.Error()
 		}
 	}

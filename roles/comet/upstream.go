@@ -161,7 +161,7 @@ func (r reader) enqueueUpstream(m *upstreamMessage) {
 	c := r.comet
 	c.metrics.upstreamBytes.Add(m.size)
 	r.out.Lock()
-	r.ownExtras()
+	r.ownExtrasLocked()
 	if r.upQueue == nil {
 		r.upQueue = &upstreamQueue{session: r.session, space: wait.NewSignal()}
 	}

@@ -276,7 +276,7 @@ func (t *accountTable) expireLocked(a *account) (messages int) {
 // change of about size bytes.
 func (t *accountTable) touchLocked(a *account, size int) {
 	if a.Dirty() {
-		t.p.writes.add(a, size)
+		t.p.writes.addLocked(a, size)
 	}
 	if len(a.sessions) > 0 && len(a.Messages.All()) > 0 {
 		t.watched[a] = struct{}{}
@@ -309,7 +309,7 @@ func (t *accountTable) evictLocked() {
 func (t *accountTable) dropLocked(a *account) bool {
 	p, user := t.p, a.User()
 	leaving := a.extra != nil && len(a.extra.leaving) > 0 || len(p.dues.expired[user]) > 0
-	if len(a.sessions) > 0 || leaving || a.Dirty() || p.writes.has(a) || p.presence.hasLocked(a) || p.dues.hasStepLocked(a) {
+	if len(a.sessions) > 0 || leaving || a.Dirty() || p.writes.hasLocked(a) || p.presence.hasLocked(a) || p.dues.hasStepLocked(a) {
 		return false
 	}
 	p.cache.release(a)

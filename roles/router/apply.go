@@ -483,7 +483,7 @@ func (ap *applier) claimLocked(key string, id uint64, recordID []byte) error {
 		}
 	}
 	p.claims.add(key, id, recordID)
-	p.writes.owe(64)
+	p.writes.oweLocked(64)
 	return nil
 }
 

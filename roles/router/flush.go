@@ -38,19 +38,19 @@ type writeBehind struct {
 	seenNext, storedNext int64
 }
 
-// add notes that an account has changed, by about size bytes.
-func (w *writeBehind) add(a *account, size int) {
+// addLocked notes that an account has changed, by about size bytes.
+func (w *writeBehind) addLocked(a *account, size int) {
 	w.dirty[a] = struct{}{}
-	w.owe(size)
+	w.oweLocked(size)
 }
 
-func (w *writeBehind) has(a *account) bool {
+func (w *writeBehind) hasLocked(a *account) bool {
 	_, ok := w.dirty[a]
 	return ok
 }
 
-// owe notes that so many bytes more are to be written.
-func (w *writeBehind) owe(bytes int) {
+// oweLocked notes that so many bytes more are to be written.
+func (w *writeBehind) oweLocked(bytes int) {
 	w.bytes += bytes
 	w.p.unflushed.Add(int64(bytes))
 }
@@ -67,10 +67,10 @@ func (w *writeBehind) errLocked() error {
 	return envelope.Errorf(envelope.CodeUnavailable, "mailboxes cannot be written since %s", w.failing.UTC().Format(time.RFC3339))
 }
 
-// drop forgets what is to be written.
-func (w *writeBehind) drop() {
+// dropLocked forgets what is to be written.
+func (w *writeBehind) dropLocked() {
 	w.dirty = nil
-	w.owe(-w.bytes)
+	w.oweLocked(-w.bytes)
 }
 
 // full reports whether more than FlushBytes are to be written, and whether the
@@ -150,7 +150,7 @@ func (w *writeBehind) flush(everything bool) error {
 		}
 		return err
 	}
-	w.owe(-owed)
+	w.oweLocked(-owed)
 	w.failing = time.Time{}
 	w.storedNext = upTo
 	for i := range batch {

@@ -280,7 +280,7 @@ func (p *partition) run(ctx context.Context) error {
 	// A call that still holds the partition must not hold its mailboxes.
 	p.accounts.byUser, p.dues.queue, p.dues.loaded = nil, nil, nil
 	p.rebuild, p.cache, p.claims = rebuild{}, cache{}, claims{}
-	p.writes.drop()
+	p.writes.dropLocked()
 	if err != nil {
 		return fmt.Errorf("router: %w", err)
 	}
