@@ -358,17 +358,53 @@ func TestHints(t *testing.T) {
 	}
 }
 
+var (
+	// indentedCommand matches an indented line that is a command, in a list as well.
+	indentedCommand = regexp.MustCompile(
+		`(?m)^ {4,}((?:curl|docker|export|git|go|\./imgo|imgo|kubectl|make|node|npm|pip|python3?|source|wget)\s.*)$`)
+	// typedIndented matches those that TestIndentedExamples runs.
+	typedIndented = regexp.MustCompile(`^(export IMGO_|imgo -|imgo config )`)
+)
+
+// notTyped has the beginnings of the indented commands that TestIndentedExamples does not run, and why.
+// TestShownCommands checks the names and flags of those of imgo.
+var notTyped = map[string]string{
+	"make ":                "it builds, or runs for minutes, and the tests run by it",
+	"go run ./bench/chaos": "it needs Kafka and minutes",
+	"go build -race -o":    "it runs the benchmark for minutes",
+	"go tool pprof":        "it reads the profiles of the benchmark",
+	"./imgo bench":         "it measures for minutes",
+	"go test ./":           "the tests run it by themselves",
+	"node --test":          "the tests run it by themselves",
+	"kubectl ":             "it needs Kubernetes",
+	"docker ":              "it needs Docker",
+	"imgo partitions ":     "it needs a cluster",
+	"imgo hooks ":          "it needs a hook with dead letters",
+	"imgo verify ":         "it runs for half a minute or longer; TestHelpExamples runs the same for a shorter time",
+}
+
 // TestIndentedExamples runs the indented command lines of the documents that start or check a server, in
-// order. A server that would need other machines is only asked whether its settings are good.
+// order. A server that would need other machines is only asked whether its settings are good. Any other
+// command has to be in a block marked console, which TestExamples runs, or in notTyped.
 func TestIndentedExamples(t *testing.T) {
 	bin := builtImgo(t)
-	ran := 0
+	ran, excepted := 0, map[string]bool{}
 	for _, file := range documents(t) {
 		var lines []string
-		for _, m := range codeLine.FindAllStringSubmatch(fence.ReplaceAllString(read(t, file), ""), -1) {
+		for _, m := range indentedCommand.FindAllStringSubmatch(fence.ReplaceAllString(read(t, file), ""), -1) {
 			line := strings.TrimSpace(shellNote.ReplaceAllString(m[1], ""))
-			if regexp.MustCompile(`^(export IMGO_|imgo -|imgo config )`).MatchString(line) && !strings.HasSuffix(line, `\`) {
+			if typedIndented.MatchString(line) && !strings.HasSuffix(line, `\`) {
 				lines = append(lines, line)
+				continue
+			}
+			known := false
+			for begin := range notTyped {
+				if strings.HasPrefix(line, begin) {
+					known, excepted[begin] = true, true
+				}
+			}
+			if !known {
+				t.Errorf("%s: no test runs the indented command %s", file, line)
 			}
 		}
 		if len(lines) == 0 {
@@ -389,6 +425,11 @@ func TestIndentedExamples(t *testing.T) {
 	}
 	if ran < 4 {
 		t.Errorf("only %d command lines were run", ran)
+	}
+	for begin := range notTyped {
+		if !excepted[begin] {
+			t.Errorf("no document has the command %q", begin)
+		}
 	}
 }
 
