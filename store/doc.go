@@ -6,8 +6,8 @@
 // It guarantees that every change is there after a kill -9 or a power loss once its call
 // has returned: it is synced before. A batch of mailboxes is an exception (see
 // MailboxBatch.Commit). It guarantees that a broken file is an error that says what to do,
-// and never a store with less in it. What was not synced may be missing after a power loss,
-// and is no error. The files are checked before Badger can repair them, because Badger
+// and never a store with less in it. Changes that were not synced may be missing after a power loss,
+// which is no error. The files are checked before Badger can repair them, because Badger
 // repairs by cutting. Every value has a checksum of its own. An entry behind a gap in the
 // offsets of a log says where the gap begins. It refuses pushes while less than a reserve of
 // the disk is free, because a full disk ends the process: a write to a mapped page for which

@@ -34,12 +34,12 @@ type MailboxMeta struct {
 	// previous generation. It is 0 if the mailbox did not move.
 	Moved uint64
 	// Rooms are the rooms that callers of the API have put the user into. It is nil if they
-	// never did. What it points to never changes.
+	// never did. The value behind the pointer never changes.
 	Rooms *MailboxRooms
-	// Reads is what the user has read, or nil for nothing. What it points to never changes.
+	// Reads is what the user has read, or nil for nothing. The value behind the pointer never changes.
 	Reads *MailboxReads
-	// Presence is what was told of the user's coming and going, or nil for nothing. What it points to never
-	// changes.
+	// Presence is what was told of the user's coming and going, or nil for nothing. The value behind the
+	// pointer never changes.
 	Presence *MailboxPresence
 }
 

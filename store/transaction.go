@@ -13,7 +13,7 @@ import (
 )
 
 // errBroken is in the chain of an error after which nothing more is written: a commit
-// failed on its way to the disk, or files were deleted. What is in the files is not known
+// failed on its way to the disk, or files were deleted. The contents of the files are not known
 // then: a sync that failed once may succeed the next time with the data gone. So nothing
 // may be acknowledged until the directory was opened again.
 var errBroken = errors.New("nothing more is written until imgo was restarted")

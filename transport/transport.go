@@ -81,7 +81,7 @@ type Conn interface {
 	// os.ErrDeadlineExceeded after the read deadline. After one of these only Write and
 	// Close are of use.
 	ReadStep() (Packet, error)
-	// Authenticated says that the client has authenticated. What it sends from now
+	// Authenticated says that the client has authenticated. Its input from now
 	// on does not count against ListenConfig.Unauthenticated. It is for the reader.
 	Authenticated()
 	// SetReadDeadline bounds the ReadStep under way and the following ones. Under TLS

@@ -4,7 +4,7 @@
 //
 // Every call is bounded: in time, in calls under way, and in the size of its answer. A redirect is not
 // followed, because the operator named the one address that is trusted. After failures in a row no
-// call is made for a while. What an answer means is left to the caller. The package imports only
+// call is made for a while. The meaning of an answer is left to the caller. The package imports only
 // internal/loopback of imgo.
 package webhook
 

@@ -145,7 +145,7 @@ func fairShare(weights []int, room int) int {
 }
 
 // run sends until stop is closed, and then what is left. It returns at the latest
-// when ctx is done, which bounds the calls too. What is left then is counted as lost.
+// when ctx is done, which bounds the calls too. Acknowledgements that are left then are counted as lost.
 func (b *batcher[T]) run(ctx context.Context, stop <-chan struct{}) {
 	trying, stopTrying := context.WithCancel(ctx)
 	defer stopTrying()

@@ -35,7 +35,7 @@ func (c *Comet) drain() {
 			c.phase.Store(phaseStopped) // whatever comes from now on is refused
 			return
 		case <-deadline:
-			// What is left are clients that logic is being asked about.
+			// The remaining clients are those that logic is being asked about.
 			c.stopCalls()
 			deadline = nil
 		case <-time.After(drainStep):

@@ -16,8 +16,8 @@ const maxWindowBytes = 64 << 20
 
 // flushWindow is what a comet with Config.FlushInterval holds back. A broadcast
 // touches no session: it is queued here once. When the window ends each session
-// gets what was queued for it, in one write. What all sessions of a wire form get
-// alike is put together once, so that a message costs each of them little more
+// gets what was queued for it, in one write. The frames that all sessions of a wire
+// form get are put together once, so that a message costs each of them little more
 // than its bytes.
 //
 // Sequence numbers keep the order. A session first gets the broadcasts that were queued

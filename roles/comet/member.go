@@ -149,7 +149,7 @@ func (c *Comet) Members(ctx context.Context, r *envelope.MembersRequest) (*envel
 	return reply, nil
 }
 
-// What a client is told of a room that it did not ask for.
+// Reasons that a client is told when its rooms change without its asking.
 const (
 	joinedByBackend = "the backend has put the user into the room"
 	leftByBackend   = "the backend has taken the user out of the room"

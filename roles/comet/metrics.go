@@ -64,7 +64,7 @@ type metrics struct {
 	lost        *prometheus.CounterVec // queue
 	callErrors  *prometheus.CounterVec // call
 	push        prometheus.Histogram
-	// What every connect counts is looked up by its labels only once.
+	// The metrics of every connect are looked up by their labels only once.
 	sessionsOf [generations]prometheus.Gauge
 	connected  prometheus.Observer // connects that were accepted
 	waiting    prometheus.Gauge

@@ -159,7 +159,7 @@ func (r reader) refuseAs(p transport.Packet, code, reason string, retryMS uint32
 	r.reply(p, op, body)
 }
 
-// refusalText returns what a client is told of an error. What is not the client's
+// refusalText returns what a client is told of an error. An error that is not the client's
 // fault is told as "try again".
 func refusalText(err error) (code envelope.Code, reason string) {
 	var e *envelope.Error

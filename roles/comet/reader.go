@@ -125,7 +125,7 @@ func (r reader) received(p transport.Packet, err error) (handle bool, delay time
 	return handle, delay
 }
 
-// What a packet counts for in limits.upstream_rate. A packet of a few bytes counts
+// Tokens that a packet takes of limits.upstream_rate. A packet of a few bytes counts
 // once, like a control frame, a fragment, or a read that brings a part of a packet.
 const (
 	bytesPerToken = 4 << 10

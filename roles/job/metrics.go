@@ -27,7 +27,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help: "Deliveries, each of one record to one comet, that were not carried, by reason: the comet is gone, slow or failed."},
 			[]string{"reason"}),
 		unread: f.NewCounterVec(prometheus.CounterOpts{Name: "imgo_job_skipped_records_total",
-			Help: "Records that were not read, by reason: trimmed or unreadable. What they would have delivered is not known."},
+			Help: "Records that were not read, by reason: trimmed or unreadable. The number of their deliveries is not known."},
 			[]string{"reason"}),
 		retries: f.NewCounter(prometheus.CounterOpts{Name: "imgo_job_retries_total",
 			Help: "Batches that could not be carried at once and are tried again."}),

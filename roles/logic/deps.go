@@ -99,7 +99,7 @@ type Comets interface {
 // concurrent use.
 type Authenticator interface {
 	// Authenticate returns the identity of a client that sent a token and mid
-	// (goim's name for the user. Empty means none). What is wrong with a token is an
+	// (goim's name for the user. Empty means none). The error for a bad token is an
 	// *envelope.Error whose message has no part of the token.
 	Authenticate(ctx context.Context, token, mid string) (auth.Identity, error)
 	// Recheck returns an error if the token that an identity comes from was

@@ -284,7 +284,7 @@ func (x *Explanation) AddEvents(found []events.Record, fate func(events.Record) 
 			x.Steps = append(x.Steps, Step{r.Time().UnixMilli(), "hook", text})
 		}
 	}
-	// What is so now stays at the end.
+	// Steps about the present state stay at the end.
 	at := func(s Step) int64 { return cmp.Or(s.TimeMS, math.MaxInt64) }
 	slices.SortStableFunc(x.Steps, func(a, b Step) int { return cmp.Compare(at(a), at(b)) })
 }

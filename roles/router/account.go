@@ -177,8 +177,8 @@ func (t *accountTable) openAndLock(ctx context.Context, user string) (*account, 
 // not in memory. mu is not held meanwhile, so that a slow disk keeps back only
 // the callers that want this user. At most one goroutine reads a user.
 //
-// What was read is the newest state: whatever applies a record to the user, or
-// writes the user to the store, needs the account in memory, and so waits.
+// The state that was read is the newest one. A goroutine that applies a record to
+// the user, or writes the user to the store, needs the account in memory, and so waits.
 func (t *accountTable) openLocked(ctx context.Context, user string) (*account, error) {
 	p := t.p
 	for {

@@ -296,7 +296,7 @@ func (p deviceRecords) repeatRecord(ctx context.Context, user string, rec *envel
 	return err == nil, err
 }
 
-// fading is fadingLocked for a user of the store. What is in memory is newer than what was stored.
+// fading is fadingLocked for a user of the store. The state in memory is newer than the stored one.
 func (p deviceRecords) fading(stored *store.MailboxUser) (list []*envelope.Record, expired bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

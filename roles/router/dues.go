@@ -264,7 +264,7 @@ func (d *dues) decideByClockLocked(steps []*envelope.Due) {
 	p.events.addLocked(derived, events.ID{Record: p.position.appliedID(), N: 1000}, 0)
 }
 
-// append puts steps into the log, until one fails. What is left is proposed again after a while: the owner looks again then
+// append puts steps into the log, until one fails. The others are proposed again after a while: the owner looks again then
 // whether an expired device has come back.
 func (d *dues) append(ctx context.Context, steps []*envelope.Due, removals []*envelope.Removal) error {
 	p := d.p

@@ -58,7 +58,7 @@ type emitter struct {
 	sent chan struct{}
 	// paused, unless nil, keeps records from being applied until it is closed.
 	paused chan struct{}
-	// tail is the highest id in the topic, as far as tailKnown. What is not higher is there.
+	// tail is the highest id in the topic, as far as tailKnown. Events with lower ids are there as well.
 	tail      events.ID
 	tailKnown bool
 }

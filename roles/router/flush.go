@@ -27,8 +27,8 @@ type writeBehind struct {
 	// not be applied again over what later records did, so the stored position may not
 	// be before it.
 	whole bool
-	// bytes is about how much the next flush writes. What is being written counts
-	// until the store has it.
+	// bytes is about how much the next flush writes. Changes that are being written count
+	// until the store has them.
 	bytes int
 	// failing is since when flushes fail. It is zero if the last one did not.
 	failing time.Time
@@ -56,7 +56,7 @@ func (w *writeBehind) oweLocked(bytes int) {
 }
 
 // unreadyAfter is how long flushes may fail until the router says that it is not
-// ready. What was pushed is in the log all the same.
+// ready. Accepted pushes are in the log all the same.
 const unreadyAfter = 30 * time.Second
 
 // errLocked returns an error if the store has taken nothing for too long.
@@ -92,7 +92,7 @@ type taken struct {
 // left for the next one, and the position stays before them, unless everything
 // is asked for.
 //
-// What a record did is written with the entries that it changed, though the
+// The effect of a record is written with the entries that it changed, though the
 // position may still be before that record. After a restart it is applied again
 // and changes nothing (see package mailbox).
 func (w *writeBehind) flush(everything bool) error {

@@ -12,8 +12,8 @@ const sampleTime = 10 * time.Minute
 
 // logClock tells the time by the kept log's clock, which stamps its records. In a cluster the clocks of nodes differ,
 // and the log's is the one that all routers share. So it is the clock of every time that is in a record or a mailbox,
-// or is compared with one. Examples are a message's ttl, when a device was seen, and when a user has gone. What a
-// router only measures for itself, such as a pause, and what the store expires, goes by the node's clock.
+// or is compared with one. Examples are a message's ttl, when a device was seen, and when a user has gone. A time
+// that a router only measures for itself, such as a pause, and the expiry in the store go by the node's clock.
 //
 // A record is read at some time after its stamp. logClock keeps the least difference between this node's clock and a
 // stamp over the last minutes. That is how far this clock is ahead, plus the shortest delay between a stamp and its

@@ -77,7 +77,7 @@ func (p *partition) remindRoomsLocked(a *account) {
 	p.accounts.reminders[a] = &roomReminder{at: p.now().Add(p.cfg.WatchInterval), pause: p.cfg.WatchInterval}
 }
 
-// roomsToNotify is what the sessions of an account on one comet are to be told. Whoever knows it already takes no notice.
+// roomsToNotify is what the sessions of an account on one comet are to be told. A session that knows it already ignores it.
 type roomsToNotify struct {
 	p       *partition
 	account *account

@@ -300,8 +300,8 @@ func (p *partition) leave() {
 	p.sessions, p.accounts.watched, p.accounts.reminders = sessionTable{}, nil, nil
 }
 
-// expire drops what is over from the mailboxes in memory. What is only in the
-// store expires there.
+// expire drops what is over from the mailboxes in memory. Entries that are only in the
+// store expire there.
 func (p *partition) expire() (n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -182,8 +182,8 @@ func (e *pastEndError) Error() string {
 		"restore it, or move the data directory away to rebuild the mailboxes from the log", e.partition, e.next, e.end)
 }
 
-// readSlot waits until few enough other partitions are being read back. What it
-// returns gives the place to the next one; it may be called twice.
+// readSlot waits until few enough other partitions are being read back. The
+// function that it returns gives the place to the next one, and may be called twice.
 func (f follower) readSlot(ctx context.Context) (release func(), err error) {
 	select {
 	case f.readSlots <- struct{}{}:

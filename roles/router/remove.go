@@ -8,8 +8,8 @@ import (
 )
 
 // Remove takes away what is known of a user, as a caller of the API asks: devices,
-// the messages that wait, or everything. What is removed is what every push that
-// was accepted before the call, and every device until then, has led to. Remove
+// the messages that wait, or everything. It removes the effects of every push that was
+// accepted before the call, and of every device that was known then. Remove
 // answers once the removal is in the log and applied. It returns
 // envelope.ErrNotFound if the user has none of the named devices.
 func (r *Router) Remove(ctx context.Context, req *envelope.RemoveRequest) (*envelope.RemoveReply, error) {

@@ -29,7 +29,7 @@ const (
 //   - a write-ahead log that has less than was synced: Badger cuts it off there;
 //   - a write-ahead log that is missing, and that no table has.
 //
-// What was not synced need not be there. A power cut may leave any part of it. Badger
+// Bytes that were not synced need not be there. A power cut may leave any part of it. Badger
 // cuts off what it cannot read, and Check logs that.
 //
 // An empty directory is not an error, unless complete says that there was a

@@ -121,7 +121,7 @@ func (s *Syncer) syncLocked() error {
 		return errors.New("there is none")
 	}
 	logs := s.positions.logs
-	// What the scan finds was written before the sync, so the sync makes it durable.
+	// The entries that the scan finds were written before the sync, so the sync makes it durable.
 	end := s.newest.end
 	if err := errors.Join(s.newest.scan(), fdatasync(s.newest.file)); err != nil {
 		return err

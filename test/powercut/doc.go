@@ -14,7 +14,7 @@
 //
 // # The model of a disk
 //
-// A cut may come at any stop. What the disk has then follows these rules, which hold for ext4
+// A cut may come at any stop. The disk then has a state that follows these rules, which hold for ext4
 // and xfs with their default options:
 //
 //   - A sector of 512 bytes is written as a whole or not at all.
@@ -28,7 +28,7 @@
 //   - The bytes by which a write extends a file are there if the new size is. (A mapped
 //     file is extended beforehand, with zeros.)
 //
-// What was missed at a stop cannot be replayed: contents that a sector had only between two
+// Two things are missed at a stop and cannot be replayed: contents that a sector had only between two
 // stops, and a disk that acknowledges a flush without doing it.
 //
 // # The judgement

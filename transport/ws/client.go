@@ -15,7 +15,7 @@ const (
 // clientAddress returns the address of the client that a request comes from. peer
 // is the other end of the connection. Each proxy appends the address that it sees,
 // so the list is read from its end, for as long as the address that tells is that
-// of a trusted proxy. What a client has put into the list itself is never reached.
+// of a trusted proxy. Entries that a client has put into the list itself are never reached.
 // Only one header is read, because a proxy passes on the other one as it came.
 func (l *Listener) clientAddress(r *http.Request, peer netip.AddrPort) netip.AddrPort {
 	if !l.acceptor.Trusts(peer.Addr()) {

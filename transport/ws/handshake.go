@@ -61,7 +61,7 @@ func (h *handshake) upgrade() error {
 var errHeadTooLong = errors.New("the request is too long")
 
 // requestHead reads up to the empty line that ends a request's header, at most
-// once. What follows stays in the connection's buffer.
+// once. The bytes behind it stay in the connection's buffer.
 func (h *handshake) requestHead() ([]byte, error) {
 	for filled := false; ; filled = true {
 		b := h.in.Buffered()

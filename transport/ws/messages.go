@@ -183,8 +183,8 @@ func (m *messages) data(in socket.Input, f frame, payload []byte) (p transport.P
 	return p, err
 }
 
-// decode decodes a whole message, whose frame was of type text or binary. What the
-// first message is decides what the client speaks.
+// decode decodes a whole message, whose frame was of type text or binary. The type of
+// the first message decides what the client speaks.
 func (m *messages) decode(b []byte, text bool, maxBody int) (transport.Packet, error) {
 	p, text, err := transport.DecodeMessage(b, text, maxBody)
 	form := formBinary

@@ -254,7 +254,7 @@ func NumberOf(ref string) (number uint64, ok bool) {
 func (j *Judge) orderLocked(stream int, u *user, id events.ID, e Event) (fresh bool) {
 	s := &u.streams[stream]
 	_, again := s.seen[id]
-	// What is older than everything that is remembered is taken for a repetition.
+	// An event that is older than all remembered ones is taken for a repetition.
 	again = again || len(s.order) == remembered && s.order[0].After(id)
 	switch {
 	case again && j.streams[stream].Repeats:

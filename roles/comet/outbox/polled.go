@@ -3,8 +3,8 @@ package outbox
 import "imgo/transport"
 
 // A polled connection takes what the kernel has room for and never waits.
-// Whoever has a frame for it writes it, under the lock. What the socket has no
-// room for stays in the queue until the connection calls Writable.
+// The goroutine that has a frame for it writes it, under the lock. Bytes that the socket
+// has no room for stay in the queue until the connection calls Writable.
 
 // triedOneLocked goes on after a frame was given to a connection with nothing
 // queued: taken, left and err are what TryWriteOne returned.

@@ -11,10 +11,10 @@
 // as the topic keeps it. Replaying reads it again. Events that leave the topic before they are read are
 // logged and counted.
 //
-// What a hook has yet to post of a partition is one entry of a table: where to read on, and which events before that
-// place wait or were set aside. A job goes on from the newest entry alone. The position of the consumer group is for
-// people, and for the case that the table is lost. No order of the writes of two jobs can lose an event by that: each
-// entry is complete, and an older one only repeats events.
+// One entry of a table has the events of a partition that a hook has yet to post: where to read on, and which events
+// before that place wait or were set aside. A job goes on from the newest entry alone. The position of the consumer
+// group is for people, and for the case that the table is lost. No order of the writes of two jobs can lose an event by
+// that: each entry is complete, and an older one only repeats events.
 //
 // The package does not derive events (roles/router does), and does not open
 // topics (roles does).

@@ -73,7 +73,7 @@ func CheckRooms(field string, rooms []string) error {
 // Hash returns the key of a token in the token store.
 func Hash(token string) [sha256.Size]byte { return sha256.Sum256([]byte(token)) }
 
-// What a client is told of a token that is not good.
+// Errors that a client is told about a token that is not good.
 var (
 	errTokenUnknown = envelope.Errorf(envelope.CodeUnauthorized, "the token is unknown")
 	errTokenExpired = envelope.Errorf(envelope.CodeExpired, "the token has expired")

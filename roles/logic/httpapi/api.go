@@ -210,7 +210,7 @@ func (rt *route) fail(c *call, err error) {
 	rt.form.Problem(c.Call, p)
 }
 
-// report counts a problem. What is the server's fault is logged here and nowhere
+// report counts a problem. A fault of the server is logged here and nowhere
 // else.
 func (a *API) report(c *httpcall.Call, err error) httpcall.Problem {
 	p := httpcall.Explain(err)

@@ -45,7 +45,7 @@ type pushRequest struct {
 	maxUsers int
 }
 
-// parsePush reads one push. What it returns refers to data's bytes.
+// parsePush reads one push. The result refers to data's bytes.
 func parsePush(data []byte, maxUsers int) (*pushRequest, error) {
 	p := &pushRequest{op: protocol.OpMessage, maxUsers: maxUsers}
 	if err := jsonread.Object(data, p); err != nil {

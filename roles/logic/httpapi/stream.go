@@ -313,7 +313,7 @@ func (s *pushStream) accept(item streamItem, line []byte) {
 // lasts. Items are handed to workers in order, so the ones that an item waits
 // for are with a worker already.
 func (s *pushStream) push(item streamItem) {
-	// What was read is pushed, also when its caller has gone away.
+	// Lines that were read are pushed, also when their caller has gone away.
 	ctx := context.WithoutCancel(s.call.R.Context())
 	for more := true; more; item, more = <-s.work {
 		item.wait()

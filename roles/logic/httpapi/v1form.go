@@ -50,7 +50,7 @@ func appendProblem(b []byte, p *httpcall.Problem) []byte {
 	return append(b, '}')
 }
 
-// appendString appends s as a JSON string. What is not UTF-8 becomes U+FFFD.
+// appendString appends s as a JSON string. Bytes that are not UTF-8 become U+FFFD.
 func appendString(b []byte, s string) []byte {
 	b, _ = jsontext.AppendQuote(b, s) // its error only tells of that
 	return b

@@ -203,7 +203,7 @@ func (f *follower) follow(parent context.Context) error {
 			return ctx.Err()
 		}
 	})
-	// What was read is applied although the topic has failed: a topic that fails
+	// The entries that were read are applied although the topic has failed: a topic that fails
 	// after every few entries must not keep the node where it is.
 	close(entries)
 	applying.Wait()
@@ -235,7 +235,7 @@ func (f *follower) begin(ctx context.Context, restart func()) (int64, error) {
 	recreated, old := f.progress.wasRecreated(), ok && age > store.TokenMemory
 	switch {
 	case old:
-		// What is known is better than nothing while the topic cannot be read.
+		// The known tokens are better than none while the topic cannot be read.
 		if _, err := f.topicEnd(ctx); err != nil {
 			return 0, err
 		}

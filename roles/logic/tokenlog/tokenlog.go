@@ -1,6 +1,6 @@
 // Package tokenlog keeps the opaque tokens of clients. In a cluster every logic follows
 // the tokens topic into a view of its own on disk, so that a token is checked
-// without a call to another node. What one logic makes or revokes counts on another
+// without a call to another node. A token that one logic makes or revokes counts on another
 // logic once that one has read the entry. A node that runs alone
 // writes the same changes to its store.
 //
@@ -299,7 +299,7 @@ const maxDue = 500
 
 // housekeep removes what has been dead for a day, and revokes again what a late copy
 // of an entry would make valid for a node that reads the whole topic. Every node does
-// so, at random times. What one node has done the others find done.
+// so, at random times. A node has nothing to do if another one has done it.
 func (t *Tokens) housekeep(ctx context.Context) {
 	for wait.Sleep(ctx, rand.N(2*t.cfg.Housekeep)) == nil {
 		if t.Ready() != nil {

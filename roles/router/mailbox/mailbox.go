@@ -131,7 +131,7 @@ func LastPart(user string, meta *store.MailboxMeta) *envelope.MovedMailbox {
 
 // Merge takes a part of the mailbox as the log's generation before had it, by
 // the record id, which was appended at notedMS. Times are Unix milliseconds.
-// What is there stays: the parts of two owners that moved the mailbox without
+// The entries that are there stay: the parts of two owners that moved the mailbox without
 // knowing of each other may be mixed in the log, and each says the same. Merge
 // reports whether the part counts: behind a complete mailbox it does not.
 func (m *Mailbox) Merge(id uint64, part *envelope.MovedMailbox, notedMS, nowMS int64) bool {
@@ -210,7 +210,7 @@ func (m *Mailbox) NoteDevice(id uint64, name string, seenMS, notedMS int64) bool
 }
 
 // Forget makes a device unknown, by the given record: no message waits for it any
-// more. What no device has acknowledged waits for the next device instead, if
+// more. A message that no device has acknowledged waits for the next device instead, if
 // there is no other one. A device that became known only after the record stays.
 // Forget returns how many messages waited for the device, and whether it was known.
 func (m *Mailbox) Forget(recordID uint64, device string, out *Events) (waiting int, known bool) {

@@ -15,8 +15,8 @@ type peer struct {
 	in       readBuffer   // reader's
 	lastSign atomic.Int64 // nanoseconds since the acceptor's epoch
 
-	// What the connection holds of an incomplete request or packet before its client
-	// has authenticated. It belongs to the reader.
+	// The part of an incomplete request or packet that the connection holds before its
+	// client has authenticated. It belongs to the reader.
 	slot *transport.InputSlot // nil: nothing was held yet
 	more int32                // bytes that the transport holds, beside the buffer
 	over bool                 // the client has authenticated, or the connection ends

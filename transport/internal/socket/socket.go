@@ -29,7 +29,7 @@ import (
 
 const (
 	// closeGrace bounds a write that is under way when the connection is closed.
-	// What has not gone out by then is given up.
+	// Bytes that have not gone out by then are given up.
 	closeGrace = 250 * time.Millisecond
 	// urgentTimeout bounds the write of urgent bytes that no Send carries.
 	urgentTimeout = 5 * time.Second
@@ -315,7 +315,7 @@ func (s *Socket) boundAnswers(t time.Time) {
 }
 
 // CloseWith ends the connection without blocking. It sends last, which may be nil,
-// then TLS's close_notify and a FIN. What the kernel has no room for is left to
+// then TLS's close_notify and a FIN. Bytes that the kernel has no room for are left to
 // Release. A Write under way has closeGrace to finish, and sends these itself. A
 // Read under way returns. Only the first call has an effect. It reports whether this was it.
 func (s *Socket) CloseWith(last []byte) bool {

@@ -8,7 +8,7 @@ import (
 	"imgo/roles/logic/httpapi/internal/httpcall"
 )
 
-// What "code" says.
+// Values of "code".
 const (
 	codeOK         = 0
 	codeRequestErr = -400
@@ -26,7 +26,7 @@ type reply struct {
 }
 
 // Form answers errors as goim v2 did, with status 200. A malformed query has 400.
-// What goim did not have are API keys (401), their rates (429) and origins (403).
+// goim did not have API keys (401), their rates (429) and origins (403).
 func Form() *httpcall.Form {
 	return &httpcall.Form{
 		Problem: func(c *httpcall.Call, p httpcall.Problem) {
