@@ -92,7 +92,7 @@ func (s service) Explain(ctx context.Context, user string, id uint64) (*logic.Ex
 		if s.n.hooks == nil {
 			return nil
 		}
-		return s.n.hooks.Fate(topic.Generation(), r)
+		return s.n.hooks.Outcome(topic.Generation(), r)
 	})
 	return x, nil
 }

@@ -276,11 +276,11 @@ func deviceText(device string) string {
 // stamp returns a time for people.
 func stamp(ms int64) string { return time.UnixMilli(ms).UTC().Format("2006-01-02T15:04:05.000Z") }
 
-// AddEvents adds the events of a message, which the events topic has, and what fate says of each.
-func (x *Explanation) AddEvents(found []events.Record, fate func(events.Record) []string) {
+// AddEvents adds the events of a message, which the events topic has, and what outcome says of each.
+func (x *Explanation) AddEvents(found []events.Record, outcome func(events.Record) []string) {
 	for _, r := range found {
 		x.Steps = append(x.Steps, Step{r.Time().UnixMilli(), "event", fmt.Sprintf("event %s, %s", r.Type, events.TextID(r.Partition, r.ID))})
-		for _, text := range fate(r) {
+		for _, text := range outcome(r) {
 			x.Steps = append(x.Steps, Step{r.Time().UnixMilli(), "hook", text})
 		}
 	}

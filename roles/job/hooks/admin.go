@@ -50,7 +50,7 @@ func (a *Admin) status(ctx context.Context, name string, ends map[place]int64) (
 			positions[at] = s.Position
 		}
 	})
-	c, _ := loadControl(a.mirror, name) // one that cannot be read wants nothing
+	c, _ := loadControl(a.mirror, name) // an unreadable control entry counts as empty
 	h.Paused, h.PausedMS = c.Paused, c.PausedMS
 	slices.SortFunc(h.Letters, func(a, b events.DeadLetter) int { return cmp.Compare(b.TimeMS, a.TimeMS) })
 	h.Letters = h.Letters[:min(len(h.Letters), maxLetters)]
@@ -85,8 +85,8 @@ func (a *Admin) names() []string {
 	return names
 }
 
-// Fate says of each hook that gets an event what became of it. The stored states are up to ten seconds old.
-func (a *Admin) Fate(generation uint16, r events.Record) (texts []string) {
+// Outcome says of each hook that gets an event what became of it. The stored states are up to ten seconds old.
+func (a *Admin) Outcome(generation uint16, r events.Record) (texts []string) {
 	for _, c := range a.hooks {
 		if len(c.Types) > 0 && !events.Matches(c.Types, r.Type) {
 			continue
@@ -95,14 +95,14 @@ func (a *Admin) Fate(generation uint16, r events.Record) (texts []string) {
 		if !stored || err != nil {
 			s.Position = -1
 		}
-		texts = append(texts, fmt.Sprintf("hook %q %s", c.Name, s.fate(r.Offset)))
+		texts = append(texts, fmt.Sprintf("hook %q %s", c.Name, s.outcome(r.Offset)))
 	}
 	return texts
 }
 
-// fate says what became of the event at an offset.
-func (s *State) fate(offset int64) string {
-	is := func(l Letter) bool { return l.Offset == offset }
+// outcome says what became of the event at an offset.
+func (s *State) outcome(offset int64) string {
+	is := func(l heldEvent) bool { return l.Offset == offset }
 	if i := slices.IndexFunc(s.Open, is); i >= 0 {
 		return fmt.Sprintf("has tried it %d times; %s; the next try is at %s", s.Open[i].Tries, s.Failing,
 			time.UnixMilli(s.Open[i].DueMS).UTC().Format(time.RFC3339))
@@ -156,11 +156,11 @@ func (a *Admin) checkFrom(ctx context.Context, name string, from time.Time) erro
 	generations := map[uint16]bool{a.deps.Topics.Current(): true}
 	a.mirror.states(name, func(at place, _ State) { generations[at.generation] = true })
 	for generation := range generations {
-		whole, err := a.whole(ctx, generation)
+		complete, err := a.nothingTrimmed(ctx, generation)
 		if err != nil {
 			return err
 		}
-		if !whole {
+		if !complete {
 			return envelope.Invalid("from_ms", fmt.Sprintf("is %d, but events from before %d (%s) have left the topic: "+
 				"begin no earlier, or replay less (events.retention)", from.UnixMilli(), kept.UnixMilli(), kept.UTC().Format(time.RFC3339)))
 		}
@@ -168,8 +168,8 @@ func (a *Admin) checkFrom(ctx context.Context, name string, from time.Time) erro
 	return nil
 }
 
-// whole reports whether no event has left the topic of a generation.
-func (a *Admin) whole(ctx context.Context, generation uint16) (bool, error) {
+// nothingTrimmed reports whether no event has left the topic of a generation.
+func (a *Admin) nothingTrimmed(ctx context.Context, generation uint16) (bool, error) {
 	log, err := a.deps.Topics.Open(ctx, generation)
 	switch {
 	case errors.Is(err, envelope.ErrNotFound):

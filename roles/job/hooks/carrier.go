@@ -135,7 +135,7 @@ func (c *carrier) begin(ctx context.Context, from int64) error {
 	c.reader, c.next, c.committed = reader, from, -1
 	now := c.h.now()
 	for _, l := range c.state.Open {
-		c.lanes.add(&item{Letter: l}, now)
+		c.lanes.add(&item{heldEvent: l}, now)
 	}
 	for _, l := range slices.Concat(c.state.Open, c.state.Dead) {
 		c.known[l.Offset] = struct{}{}
@@ -239,7 +239,7 @@ func (c *carrier) open() {
 			continue
 		}
 		c.bytes += len(r.Value)
-		c.lanes.add(&item{Letter{Offset: r.Offset, ID: events.TextID(c.partition, r.ID), User: r.User}, r.Value}, now)
+		c.lanes.add(&item{heldEvent{Offset: r.Offset, ID: events.TextID(c.partition, r.ID), User: r.User}, r.Value}, now)
 	}
 	if len(c.unread) == 0 {
 		c.unread = nil
@@ -258,7 +258,7 @@ func (c *carrier) start(ctx context.Context, workers *sync.WaitGroup, paused boo
 			return wake
 		}
 		if c.h.health.view().down {
-			c.lanes.preferHopeful()
+			c.lanes.preferLikeliest()
 		}
 		taken, items := c.lanes.dequeue(c.h.cfg.Batch)
 		c.calls++
@@ -399,7 +399,7 @@ func (c *carrier) setAside(r callResult, why string, now time.Time) {
 }
 
 func (c *carrier) addDeadLetter(it *item, why string, now time.Time) {
-	l := it.Letter
+	l := it.heldEvent
 	c.state.addDead(l, why, now)
 	c.changed = true
 	c.h.metrics.events.WithLabelValues(c.h.cfg.Name, "dead").Inc()
@@ -550,10 +550,10 @@ func (c *carrier) store(ctx context.Context) error {
 	c.state.Open, c.state.Position = nil, c.position()
 	c.lanes.all(func(it *item) {
 		if it.Tries > 0 {
-			c.state.Open = append(c.state.Open, it.Letter)
+			c.state.Open = append(c.state.Open, it.heldEvent)
 		}
 	})
-	slices.SortFunc(c.state.Open, func(a, b Letter) int { return cmp.Compare(a.Offset, b.Offset) })
+	slices.SortFunc(c.state.Open, func(a, b heldEvent) int { return cmp.Compare(a.Offset, b.Offset) })
 	entry := encode(c.state)
 	if err := c.h.put(ctx, c.key(), entry); err != nil {
 		return err

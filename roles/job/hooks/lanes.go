@@ -15,12 +15,12 @@ type lane struct {
 	answered bool
 }
 
-// hope says how likely the first event of the lane is to be taken.
-func (u *lane) hope() int {
+// likelihood says how likely the first event of the lane is to be taken. A higher number is likelier.
+func (l *lane) likelihood() int {
 	switch {
-	case u.answered && u.items[0].Tries == 0:
+	case l.answered && l.items[0].Tries == 0:
 		return 2
-	case u.items[0].Tries == 0:
+	case l.items[0].Tries == 0:
 		return 1
 	}
 	return 0
@@ -110,12 +110,12 @@ func (l *lanes) dequeue(n int) (taken []*lane, items []*item) {
 	return taken, items
 }
 
-// preferHopeful puts the lane that is most likely to succeed first among the ready ones. A call that finds
+// preferLikeliest puts the lane that is most likely to succeed first among the ready ones. A call that finds
 // out whether the address is back must not be spent on an event that fails anyway.
-func (l *lanes) preferHopeful() {
+func (l *lanes) preferLikeliest() {
 	best := 0
 	for i, u := range l.ready {
-		if u.hope() > l.ready[best].hope() {
+		if u.likelihood() > l.ready[best].likelihood() {
 			best = i
 		}
 	}

@@ -22,14 +22,14 @@ func (h *hook) replay(ctx context.Context, c *carrier) error {
 			state.Open = append(state.Open, l)
 		}
 		state.Dead = nil
-		slices.SortFunc(state.Open, func(a, b Letter) int { return cmp.Compare(a.Offset, b.Offset) })
+		slices.SortFunc(state.Open, func(a, b heldEvent) int { return cmp.Compare(a.Offset, b.Offset) })
 	} else {
 		from, err := events.OffsetAt(ctx, c.log, c.partition, control.FromMS)
 		if err != nil {
 			return fmt.Errorf("find where the replay begins: %w", err)
 		}
 		position = min(position, from) // the hook may not have reached that time yet
-		again := func(l Letter) bool { return l.Offset >= from }
+		again := func(l heldEvent) bool { return l.Offset >= from }
 		state.Open = slices.DeleteFunc(slices.Clone(state.Open), again)
 		state.Dead = slices.DeleteFunc(slices.Clone(state.Dead), again)
 	}

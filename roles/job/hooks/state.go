@@ -14,14 +14,15 @@ import (
 // loses no event.
 type State struct {
 	// Open has the events before the position that were not answered, oldest first.
-	Open []Letter `json:"open,omitempty"`
+	Open []heldEvent `json:"open,omitempty"`
 	// Dead has the events that were set aside, oldest first.
-	Dead []Letter `json:"dead,omitempty"`
+	Dead []heldEvent `json:"dead,omitempty"`
 	// DeadTotal counts all of them since the hook began.
 	DeadTotal uint64 `json:"dead_total,omitempty"`
 	// Replayed is the number of the last replay that this partition has taken up.
 	Replayed uint64 `json:"replayed,omitempty"`
-	// Ended is set if all events of an older generation are posted. A replay begins it anew.
+	// Ended is set if all events of an older generation are posted. A replay clears it, and the hook goes on with the
+	// generation.
 	Ended bool `json:"ended,omitempty"`
 	// Position is up to where everything is answered, or in Open or Dead. The next job reads from there.
 	Position int64 `json:"position"`
@@ -30,11 +31,11 @@ type State struct {
 	FailingMS int64  `json:"failing_ms,omitempty"`
 }
 
-// gone is the offset of a letter whose event is no longer in the topic. No entry has it.
+// gone is the offset of a dead letter whose event is no longer in the topic. No entry has it.
 const gone = -1
 
-// Letter is an event that waits or was set aside.
-type Letter struct {
+// heldEvent is an event that waits or was set aside.
+type heldEvent struct {
 	Offset int64  `json:"offset"`
 	ID     string `json:"id"`
 	User   string `json:"user"`
@@ -49,13 +50,13 @@ type Letter struct {
 
 // correct bounds the times that were set while a clock was ahead: of this job before its clock was set right, or of an
 // earlier one. They would stop the events of the user for as long as the clock was ahead.
-func (l *Letter) correct(now time.Time) {
+func (l *heldEvent) correct(now time.Time) {
 	l.FirstMS = min(l.FirstMS, now.UnixMilli())
 	l.DueMS = min(l.DueMS, now.Add(longestPause).UnixMilli())
 }
 
 // addDead adds a dead letter.
-func (s *State) addDead(l Letter, why string, now time.Time) {
+func (s *State) addDead(l heldEvent, why string, now time.Time) {
 	l.DueMS, l.Why, l.At = 0, why, now.UnixMilli()
 	s.Dead = append(s.Dead, l)
 	s.DeadTotal++
@@ -122,7 +123,7 @@ func parseStateKey(key string) (hook string, at place, ok bool) {
 
 // item is an open event in memory. It is due at once if it was never tried.
 type item struct {
-	Letter
+	heldEvent
 	value []byte // nil: to be read again
 }
 
