@@ -38,8 +38,8 @@ const (
 	RecordVersionClients = 3
 )
 
-// GenerationV2 is SessionInfo.generation of a client that knows the operations of version 2.
-const GenerationV2 = "v2"
+// ClientProtocolV2 is SessionInfo.generation of a client that knows the operations of version 2.
+const ClientProtocolV2 = "v2"
 
 // MaxOffset is the largest offset that an id has room for.
 const MaxOffset = int64(1)<<OffsetBits - 1

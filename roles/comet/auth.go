@@ -18,23 +18,23 @@ import (
 	"imgo/transport"
 )
 
-// generation says for which server a client was written. Where those servers
+// clientProtocol says for which server a client was written. Where those servers
 // differed, each client gets what its own server gave it (docs/reference/protocol.md).
-type generation uint8
+type clientProtocol uint8
 
 const (
-	genImgo generation = iota // imgo 2016
-	genGoim                   // goim v2
-	genV2                     // imgo's own protocol, version 2
-	generations
+	protocolImgo clientProtocol = iota // imgo 2016
+	protocolGoim                       // goim v2
+	protocolV2                         // imgo's own protocol, version 2
+	clientProtocols
 )
 
-func (g generation) String() string {
-	switch g {
-	case genGoim:
+func (p clientProtocol) String() string {
+	switch p {
+	case protocolGoim:
 		return "goim"
-	case genV2:
-		return envelope.GenerationV2
+	case protocolV2:
+		return envelope.ClientProtocolV2
 	}
 	return "imgo"
 }
@@ -68,24 +68,24 @@ func isV2(p transport.Packet) bool {
 // maxRefused bounds the rooms that a client is told of because they are too many.
 const maxRefused = 32
 
-// identify returns the generation of the client that sent the auth packet p, and
+// identify returns the protocol of the client that sent the auth packet p, and
 // the form of frames to it. No goim client ever spoke JSON frames, so a mid in one
 // is a name like any other.
-func identify(p transport.Packet, conn transport.Conn, auth *authBody) (generation, transport.Form) {
+func identify(p transport.Packet, conn transport.Conn, auth *authBody) (clientProtocol, transport.Form) {
 	text := conn.Text()
 	switch {
 	case isV2(p) && text:
-		return genV2, transport.FormV2JSON
+		return protocolV2, transport.FormV2JSON
 	case isV2(p):
-		return genV2, transport.FormV2
+		return protocolV2, transport.FormV2
 	case text:
-		return genImgo, transport.FormImgoJSON
+		return protocolImgo, transport.FormImgoJSON
 	case auth.hasMid && conn.Traits().ClientPicksForm:
-		return genGoim, transport.FormGoimWS
+		return protocolGoim, transport.FormGoimWS
 	case auth.hasMid:
-		return genGoim, transport.FormGoim
+		return protocolGoim, transport.FormGoim
 	}
-	return genImgo, transport.FormImgo
+	return protocolImgo, transport.FormImgo
 }
 
 // authReaders has readers of auth bodies that are not in use. A new reader costs more

@@ -1,7 +1,7 @@
 // Package comet is the role that holds client connections, over TCP and
 // WebSocket, and writes to them.
 //
-// It owns each connection from accept to close: the protocol of every generation
+// It owns each connection from accept to close: the protocol of every kind
 // of client, heartbeats, rooms, limits, and comet's rule of the delivery design
 // (deliver.go). By that rule a session sees each kept message once and in order,
 // whatever happens between the log and comet, and asks for what it misses. Package

@@ -54,7 +54,7 @@ func (c *Comet) admit(ctx context.Context, p *admission.PendingConnect) error {
 		c.refuse(p, refusedAuthBody, protocol.CloseBadPacket, err.Error())
 		return nil
 	}
-	if gen, _ := identify(p.Packet, p.Conn, &auth); gen != genGoim && p.Ignored > 0 { // goim alone ignored packets before auth
+	if speaks, _ := identify(p.Packet, p.Conn, &auth); speaks != protocolGoim && p.Ignored > 0 { // goim alone ignored packets before auth
 		c.metrics.badPackets.WithLabelValues("before_auth").Inc()
 		c.refuse(p, refusedFirst, protocol.CloseBadPacket, "the first packet must be auth")
 		return nil
@@ -151,13 +151,13 @@ func wireForm(conn transport.Conn, form transport.Form) transport.Form {
 }
 
 func (c *Comet) newSession(conn transport.Conn, p transport.Packet, auth *authBody) *session {
-	gen, form := identify(p, conn, auth)
+	speaks, form := identify(p, conn, auth)
 	s := &session{
 		comet: c, id: c.newSessionID(), since: time.Now().UnixMilli(),
-		gen: gen, form: wireForm(conn, form), version: p.Version, partition: unplaced,
+		speaks: speaks, form: wireForm(conn, form), version: p.Version, partition: unplaced,
 		device: auth.device, extras: &c.noExtras,
 	}
-	clientAcks := gen == genV2 && auth.acks
+	clientAcks := speaks == protocolV2 && auth.acks
 	s.out.Init(c.outboxes, conn, !clientAcks)
 	if auth.platform != "" || auth.key != "" || len(auth.accepts) > 0 {
 		s.ownExtrasLocked()

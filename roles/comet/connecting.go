@@ -90,7 +90,7 @@ func (s *connecting) activate(reply *envelope.ConnectReply) {
 
 	c.table.live.Add(1)
 	c.table.place(s.session, reply.GetPartition())
-	c.metrics.sessionsOf[s.gen].Inc()
+	c.metrics.sessionsOf[s.speaks].Inc()
 	if reply.GetAccess().GetRuled() {
 		rooms = reply.GetJoined()
 	}
@@ -166,7 +166,7 @@ func (s *connecting) goLive(reply *envelope.ConnectReply) bool {
 	s.askIfDueLocked()
 	if e := c.log.Debug(); e.Enabled() { // else the address is not formatted
 		e.Str("user", s.user).Str("device", s.device).Uint64("session", s.id).
-			Str("generation", s.gen.String()).Str("remote", remoteString(s.out.Conn())).Msg("session connected")
+			Str("generation", s.speaks.String()).Str("remote", remoteString(s.out.Conn())).Msg("session connected")
 	}
 	return true
 }
@@ -182,7 +182,7 @@ func (s *connecting) goLive(reply *envelope.ConnectReply) bool {
 // sent messages with ids.
 func (s *connecting) encodeAuthReplyLocked(reply *envelope.ConnectReply) []byte {
 	seq := s.pending.Packet.Seq
-	if s.gen != genV2 {
+	if s.speaks != protocolV2 {
 		return transport.EncodeReply(s.form, s.version, protocol.OpAuthReply, seq, 0, nil)
 	}
 	body := append(s.appendAuthReply(reply.GetExpiresMs()), `,"pending":`...)

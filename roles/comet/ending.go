@@ -22,7 +22,7 @@ func (r reader) retire(grace time.Duration) ending {
 	authenticated := s.user != "" // written by this goroutine only
 	if authenticated {
 		c.table.live.Add(-1)
-		c.metrics.sessionsOf[s.gen].Dec()
+		c.metrics.sessionsOf[s.speaks].Dec()
 		member{s}.exitAll()
 		s.out.Lock()
 		key := s.key

@@ -270,7 +270,7 @@ func (f following) nextList() *envelope.Memberships {
 func (m member) notifyRoom(room string, joined bool, code envelope.Code, reason string) {
 	m.out.Lock()
 	defer m.out.Unlock()
-	if m.gen != genV2 || m.state != stateLive || m.rooms.in.has(room) != joined {
+	if m.speaks != protocolV2 || m.state != stateLive || m.rooms.in.has(room) != joined {
 		return
 	}
 	body := append(make([]byte, 0, 128), `{"room":`...)

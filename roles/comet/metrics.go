@@ -65,7 +65,7 @@ type metrics struct {
 	callErrors  *prometheus.CounterVec // call
 	push        prometheus.Histogram
 	// The metrics of every connect are looked up by their labels only once.
-	sessionsOf [generations]prometheus.Gauge
+	sessionsOf [clientProtocols]prometheus.Gauge
 	connected  prometheus.Observer // connects that were accepted
 	waiting    prometheus.Gauge
 	delivery   prometheus.Histogram
@@ -134,8 +134,8 @@ func newMetrics(
 			Help: "Packets that were read late because their session sends too many.",
 		}),
 	}
-	for gen := range generations {
-		m.sessionsOf[gen] = m.sessions.WithLabelValues(gen.String())
+	for p := range clientProtocols {
+		m.sessionsOf[p] = m.sessions.WithLabelValues(p.String())
 	}
 	m.connected = m.connects.WithLabelValues("accepted")
 	messages := counter("messages_total", "Messages for sessions, by kind and outcome.", "kind", "outcome")

@@ -16,8 +16,8 @@ import (
 // testReply is what imgo 2016 answered op 254.
 const testReply = `{"test":"come on"}`
 
-// handle acts on one packet of an authenticated session, as the server of its
-// client's generation did. m is the message for the backend in the packet, or nil.
+// handle acts on one packet of an authenticated session, as the server that
+// its client was written for did. m is the message for the backend in the packet, or nil.
 func (r reader) handle(p transport.Packet, m *upstreamMessage) {
 	switch p.Op {
 	case protocol.OpHeartbeat:
@@ -25,20 +25,20 @@ func (r reader) handle(p transport.Packet, m *upstreamMessage) {
 		r.reply(p, protocol.OpHeartbeatReply, r.heartbeatBody())
 		return
 	case protocol.OpAuth:
-		if r.gen == genV2 {
+		if r.speaks == protocolV2 {
 			r.refresh(p)
 			return
 		}
-		if r.gen != genGoim { // goim had no use for it and answered it as it answered any other
+		if r.speaks != protocolGoim { // goim had no use for it and answered it as it answered any other
 			r.bad("second_auth", "auth was sent twice")
 			return
 		}
 	}
-	if r.gen == genImgo {
+	if r.speaks == protocolImgo {
 		r.handleImgo(p, m)
 		return
 	}
-	switch v2 := r.gen == genV2; {
+	switch v2 := r.speaks == protocolV2; {
 	case p.Op == protocol.OpChangeRoom:
 		r.changeRoom(p)
 	case p.Op == protocol.OpSubscribe:
@@ -94,11 +94,11 @@ func (r reader) upstream(p transport.Packet, m *upstreamMessage) {
 	r.countPacket(op)
 	r.enqueueUpstream(m)
 	switch {
-	case m != nil && r.gen == genV2: // a worker answers
-	case r.gen == genV2:
+	case m != nil && r.speaks == protocolV2: // a worker answers
+	case r.speaks == protocolV2:
 		r.refuse(p, errNoUpstream)
-	case r.gen == genGoim && p.Op == protocol.OpRaw: // goim wrote only the body of its answer, which is empty
-	case r.gen == genGoim && p.Op == protocol.OpHeartbeatReply:
+	case r.speaks == protocolGoim && p.Op == protocol.OpRaw: // goim wrote only the body of its answer, which is empty
+	case r.speaks == protocolGoim && p.Op == protocol.OpHeartbeatReply:
 		r.reply(p, p.Op, r.heartbeatBody())
 	default:
 		r.reply(p, p.Op, nil)
@@ -110,7 +110,7 @@ func (r reader) upstream(p transport.Packet, m *upstreamMessage) {
 func (r reader) reply(p transport.Packet, op int32, body []byte) {
 	version := p.Version
 	switch {
-	case r.gen == genV2:
+	case r.speaks == protocolV2:
 		version = protocol.Version2
 	case version == 0 && r.form.JSON():
 		version = r.version // as for the server of 2016, which kept what it had read before
@@ -153,7 +153,7 @@ func (r reader) refuseAs(p transport.Packet, code, reason string, retryMS uint32
 	}
 	body = append(body, '}')
 	op := protocol.OpError
-	if r.gen != genV2 {
+	if r.speaks != protocolV2 {
 		op = p.Op + 1 // every reply of goim's has the number after its operation's
 	}
 	r.reply(p, op, body)
@@ -185,7 +185,7 @@ func (r reader) bad(kind, reason string) {
 // heartbeatBody returns the number of sessions in the room for a goim client, and
 // nothing for the others.
 func (r reader) heartbeatBody() []byte {
-	if r.gen != genGoim {
+	if r.speaks != protocolGoim {
 		return nil
 	}
 	online := uint32(0)
@@ -268,7 +268,7 @@ func (r reader) leaveRoom(p transport.Packet) {
 func (r reader) subscribe(p transport.Packet, replyOp int32, change func([]int32, int32) []int32) {
 	r.countPacket("subscribe")
 	ops, err := bodyOperations(r.form, p.Body)
-	if err != nil && r.gen == genV2 {
+	if err != nil && r.speaks == protocolV2 {
 		r.bad("bad_operations", err.Error())
 		return
 	}

@@ -42,7 +42,7 @@ type pacedFrame struct {
 }
 
 // pacedLocked reports whether the session's kept messages are paced.
-func (s *session) pacedLocked() bool { return s.gen != genV2 && s.out.Conn().Traits().Stream }
+func (s *session) pacedLocked() bool { return s.speaks != protocolV2 && s.out.Conn().Traits().Stream }
 
 // waitsLocked reports whether kept messages wait for their pause.
 func (p *pacer) waitsLocked() bool { return p != nil && len(p.waiting) > 0 }

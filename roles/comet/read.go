@@ -56,7 +56,7 @@ func (c *Comet) dismiss(d *envelope.Dismiss) {
 			continue
 		}
 		s.out.Lock()
-		if s.gen == genV2 && s.state == stateLive {
+		if s.speaks == protocolV2 && s.state == stateLive {
 			body := appendIDs(nil, s.form, d.GetIds())
 			s.sendReplyLocked(transport.EncodeReply(s.form, protocol.Version2, protocol.OpDismiss, 0, d.GetUpTo(), body))
 		}

@@ -120,7 +120,7 @@ func TestRoomsOfTheAuthPacket(t *testing.T) {
 	if got := s.members(); got != "map[granted:1 open1:1]" {
 		t.Errorf("the rooms are %s", got)
 	}
-	// A client of an older generation is in what it may be in, and is told nothing new.
+	// A client of an older protocol is in what it may be in, and is told nothing new.
 	old := s.dialPipe(pipe.Options{})
 	old.send(1, protocol.OpAuth, 1, `{"mid":"7","room_id":"private/bob","accepts":[1000]}`)
 	old.expect(protocol.OpAuthReply, 0, "")

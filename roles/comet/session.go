@@ -42,7 +42,7 @@ type session struct {
 	since   int64 // Unix milliseconds
 	at      int32 // place in its shard's list, guarded by the shard's lock
 	version int16 // of the auth packet
-	gen     generation
+	speaks  clientProtocol
 	form    transport.Form // framed where the connection wants that
 
 	partition uint32 // unplaced: none yet. Guarded by the table's partitionsMu
@@ -104,7 +104,7 @@ func (s *session) addressKey() envelope.AddressKey {
 func (s *session) describeLocked() *envelope.SessionInfo {
 	return &envelope.SessionInfo{
 		Address: s.addressKey().Address(), User: s.user, Device: s.device, Key: s.key, Platform: s.platform,
-		Remote: remoteString(s.out.Conn()), Generation: s.gen.String(), Transport: s.out.Conn().Traits().Scheme,
+		Remote: remoteString(s.out.Conn()), Generation: s.speaks.String(), Transport: s.out.Conn().Traits().Scheme,
 		SinceMs: s.since, Accepts: slices.Clone(s.accepts), Rooms: slices.Clone(s.rooms.in), RoomsAt: s.rooms.granted.at,
 		Incarnation: s.comet.incarnation, GlobalKey: s.globalKey,
 	}
@@ -127,13 +127,13 @@ func remoteString(conn transport.Conn) string {
 // are the protocol's own. goim sent a room's messages to every member.
 func (s *session) wantsLocked(op int32, room bool) bool {
 	switch {
-	case op == protocol.OpMessage, op == protocol.OpIfAccepted && s.gen != genGoim:
+	case op == protocol.OpMessage, op == protocol.OpIfAccepted && s.speaks != protocolGoim:
 		return true
 	case op == protocol.OpIfAccepted:
 		op = protocol.OpMessage
-	case room && s.gen == genGoim:
+	case room && s.speaks == protocolGoim:
 		return true
-	case op < protocol.FirstAcceptedOp && s.gen == genV2:
+	case op < protocol.FirstAcceptedOp && s.speaks == protocolV2:
 		return false
 	}
 	_, ok := slices.BinarySearch(s.accepts, op)
@@ -162,7 +162,7 @@ func (s *session) close(code protocol.CloseCode, reason string) {
 	s.ownExtrasLocked()
 	s.state, s.code, s.reason = stateClosing, code, reason
 	var last []byte
-	if s.gen == genV2 {
+	if s.speaks == protocolV2 {
 		last = encodeDisconnect(s.form, code, reason, s.comet.others(code, s.out.Conn().Traits().Scheme))
 	}
 	s.out.CloseLocked(s, last)

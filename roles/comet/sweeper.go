@@ -72,12 +72,12 @@ func (w *sweeper) checkBusy(s *session) {
 func (w *sweeper) checkAlive(s *session) {
 	c := w.comet
 	limit := c.cfg.HeartbeatV1
-	if s.gen == genV2 {
+	if s.speaks == protocolV2 {
 		limit = c.cfg.Heartbeat * 5 / 2
 	}
 	// Pings count for clients of version 2. Asking for them touches one more object
 	// in memory, so only a session that is silent otherwise is asked.
-	if c.now()-time.Duration(s.heard.Load()) > limit && (s.gen != genV2 || time.Since(s.out.Conn().LastSign()) > limit) {
+	if c.now()-time.Duration(s.heard.Load()) > limit && (s.speaks != protocolV2 || time.Since(s.out.Conn().LastSign()) > limit) {
 		s.close(protocol.CloseStaleHeartbeat, "no heartbeat for too long")
 		return
 	}

@@ -18,7 +18,7 @@ import (
 // queue is full: then the client is read more slowly.
 //
 // A client of version 2 gets the answer of logic and repeats by itself what was not taken. It is told to do so, too, if the
-// queues of all sessions are full together. A client of an older generation has got its answer from comet. So comet repeats
+// queues of all sessions are full together. A client of an older protocol has got its answer from comet. So comet repeats
 // such a message, until logic takes or refuses it. While the queues are full, the client is read more slowly.
 
 const (
@@ -90,7 +90,7 @@ type upstreamQueue struct {
 // upstreamMessage returns the message in a packet of a client. It returns nil if no rule takes it, if the packet has none,
 // or if it is not to be handled.
 func (r reader) upstreamMessage(p transport.Packet, handle bool) *upstreamMessage {
-	if !handle || r.gen == genImgo && p.Op != protocol.OpSend {
+	if !handle || r.speaks == protocolImgo && p.Op != protocol.OpSend {
 		return nil
 	}
 	_, rule := r.comet.upstream.rules.Find(p.Op)
@@ -105,7 +105,7 @@ func (r reader) upstreamFull(m *upstreamMessage) bool {
 	if m == nil {
 		return false
 	}
-	if r.gen != genV2 && r.comet.upstreamFull(m) {
+	if r.speaks != protocolV2 && r.comet.upstreamFull(m) {
 		return true
 	}
 	r.out.Lock()
@@ -150,7 +150,7 @@ func (r reader) enqueueUpstream(m *upstreamMessage) {
 	if m == nil {
 		return
 	}
-	if r.gen == genV2 && r.comet.upstreamFull(m) {
+	if r.speaks == protocolV2 && r.comet.upstreamFull(m) {
 		r.comet.metrics.upstream.WithLabelValues(upstreamFailed).Inc()
 		r.answerUpstream(m.packet, nil, envelope.ErrUnavailable)
 		return
@@ -224,14 +224,14 @@ func (b *upstreamQueue) carry(m *upstreamMessage) {
 	var err error = envelope.ErrUnavailable
 	switch {
 	case b.late():
-	case b.gen == genV2:
+	case b.speaks == protocolV2:
 		reply, err = b.call(m, b.upstreamRequest(m))
 	default:
 		reply, err = b.repeat(m, b.upstreamRequest(m))
 	}
 	outcome := upstreamTaken
 	switch {
-	case err != nil && b.gen != genV2:
+	case err != nil && b.speaks != protocolV2:
 		outcome = upstreamLost
 		b.comet.log.Debug().Err(err).Str("user", b.user).Int32("op", m.packet.Op).
 			Msg("a message of an old client for the backend is lost: logic did not take it in time")
@@ -241,7 +241,7 @@ func (b *upstreamQueue) carry(m *upstreamMessage) {
 		outcome = upstreamRefused
 	}
 	b.comet.metrics.upstream.WithLabelValues(outcome).Inc()
-	if b.gen == genV2 {
+	if b.speaks == protocolV2 {
 		reader{b.session}.answerUpstream(m.packet, reply, err)
 	}
 }
@@ -252,7 +252,7 @@ func (b *upstreamQueue) upstreamRequest(m *upstreamMessage) *envelope.UpstreamRe
 	request := &envelope.UpstreamRequest{
 		Id: envelope.NewRecordID(), Session: b.describeLocked(), Op: m.packet.Op, Body: m.packet.Body,
 	}
-	if b.gen == genV2 {
+	if b.speaks == protocolV2 {
 		request.ClientId = m.packet.ID
 	}
 	return request

@@ -136,7 +136,7 @@ func TestVectorsAuthReplies(t *testing.T) {
 	vectors.Read(t, "auth_replies.json", &file)
 	written := 0
 	for _, test := range file.Replies {
-		s := &session{comet: &Comet{}, extras: &extras{}, id: 1, gen: genV2, form: transport.FormV2, user: test.User}
+		s := &session{comet: &Comet{}, extras: &extras{}, id: 1, speaks: protocolV2, form: transport.FormV2, user: test.User}
 		s.comet.cfg.Heartbeat, s.comet.cfg.MaxBody = time.Duration(test.HeartbeatMS)*time.Millisecond, test.MaxBody
 		s.rooms.granted.rooms = test.Rooms
 		reply := &envelope.ConnectReply{Pending: test.Pending}

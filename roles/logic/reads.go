@@ -76,7 +76,7 @@ func (h *readHandler) dismiss(ctx context.Context, read *envelope.Read, from *en
 	}
 	var to []*envelope.Address
 	for _, s := range found[read.User].GetFull() {
-		if s.GetGeneration() == envelope.GenerationV2 && (from == nil || s.GetAddress().AsKey() != from.AsKey()) {
+		if s.GetGeneration() == envelope.ClientProtocolV2 && (from == nil || s.GetAddress().AsKey() != from.AsKey()) {
 			to = append(to, s.GetAddress())
 		}
 	}

@@ -33,7 +33,7 @@ func (w *world) connectV2(user, device, comet string, session uint64) *envelope.
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.sessions[user][len(r.sessions[user])-1]
-	s.Generation = envelope.GenerationV2
+	s.Generation = envelope.ClientProtocolV2
 	return s.Address
 }
 

@@ -84,7 +84,7 @@ func (p *partition) attach(ctx context.Context, info *envelope.SessionInfo) (kic
 		if p.cfg.SessionsPolicy == RefuseSession {
 			return nil, nil, envelope.Errorf(envelope.CodeTooMany, "user has %d sessions, %d are allowed", len(others), limit)
 		}
-		if info.Generation != envelope.GenerationV2 && !a.mayReplace(now) {
+		if info.Generation != envelope.ClientProtocolV2 && !a.mayReplace(now) {
 			return nil, nil, envelope.Errorf(envelope.CodeTooMany, "user has %d sessions, %d are allowed, and one was closed for another lately",
 				len(others), limit)
 		}

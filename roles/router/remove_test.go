@@ -296,7 +296,7 @@ func TestRefusedSessionReplacesNone(t *testing.T) {
 			device := &envelope.Device{User: u, Device: "d2", SeenMs: w.clock.now().UnixMilli()}
 			w.applied(u, w.append(u, &envelope.Record{Device: device}))
 			refused := session("c", 3, u, "d1")
-			refused.Generation = envelope.GenerationV2
+			refused.Generation = envelope.ClientProtocolV2
 			c.session(refused)
 			if err := w.tryAttach(refused); !errors.Is(err, envelope.ErrTooMany) && !errors.Is(err, envelope.ErrTooManyDevices) {
 				t.Fatalf("got %v", err)

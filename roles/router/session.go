@@ -34,8 +34,8 @@ type session struct {
 
 // sessionKind is what many sessions of a comet have in common.
 type sessionKind struct {
-	comet, generation, transport string
-	incarnation                  uint64 // of the comet
+	comet, clientProtocol, transport string
+	incarnation                      uint64 // of the comet
 }
 
 // sessionExtra is what few sessions have.
@@ -64,7 +64,7 @@ func (ks *sessionKinds) get(k sessionKind) *sessionKind {
 		if ks.all == nil {
 			ks.all = make(map[sessionKind]*sessionKind)
 		}
-		shared = &sessionKind{strings.Clone(k.comet), strings.Clone(k.generation), strings.Clone(k.transport), k.incarnation}
+		shared = &sessionKind{strings.Clone(k.comet), strings.Clone(k.clientProtocol), strings.Clone(k.transport), k.incarnation}
 		ks.all[*shared] = shared
 	}
 	return shared
@@ -97,7 +97,7 @@ func (ks *sessionKinds) newSession(info *envelope.SessionInfo) *session {
 func (s *session) describe(user string) *envelope.SessionInfo {
 	info := &envelope.SessionInfo{
 		Address: s.address().Address(), User: user, Device: s.device, Remote: s.remote,
-		Generation: s.kind.generation, Transport: s.kind.transport, SinceMs: s.since, Incarnation: s.kind.incarnation,
+		Generation: s.kind.clientProtocol, Transport: s.kind.transport, SinceMs: s.since, Incarnation: s.kind.incarnation,
 	}
 	if x := s.extra; x != nil {
 		info.Key, info.GlobalKey, info.Platform, info.RoomsAt = x.key, x.globalKey, x.platform, x.roomsAt
