@@ -98,7 +98,7 @@ type verdict struct {
 	of      *target     // the judged target
 	// Slowdown is the cost of the limit relative to its usual cost, if that is known. On a
 	// machine that is slow at the time, an absolute figure is worse by about this factor.
-	Slowdown float64 `json:"pace,omitempty"`
+	Slowdown float64 `json:"slowdown,omitempty"`
 	// Share is how well the target is met. It is 1 at the bound and greater if the result
 	// is better.
 	Share float64 `json:"share"`

@@ -10,7 +10,7 @@ const (
 	CloseShutdown         CloseCode = 3001 // the server drains
 	CloseSlow             CloseCode = 3002 // the client does not take a write within limits.slow_timeout
 	CloseStaleHeartbeat   CloseCode = 3004 // no heartbeat in time
-	CloseOverload         CloseCode = 3005 // the server cannot take the connection now
+	CloseOverload         CloseCode = 3005 // the server cannot serve the connection now
 	CloseBadPacket        CloseCode = 3500 // a packet that cannot be read, or is not allowed
 	CloseAuthFailed       CloseCode = 3501 // the token is not valid
 	CloseTokenExpired     CloseCode = 3502 // the token has expired

@@ -19,11 +19,11 @@ import (
 	"imgo/verify/history"
 )
 
-// TestFindsSeededFaults runs against nodes that each have one fault. The run must report it as the
+// TestFindsFaults runs against nodes that each have one fault. The run must report it as the
 // right kind of violation. The disturbances that make the fault visible are dropped, doubled and
 // reordered deliveries, retried appends and reconnecting devices. Without the fault they must cause
 // no violation.
-func TestFindsSeededFaults(t *testing.T) {
+func TestFindsFaults(t *testing.T) {
 	t.Parallel()
 	lost, again, order, twoIDs := history.KindLost, history.KindAgain, history.KindOrder, history.KindTwoIDs
 	for name, c := range map[string]struct {

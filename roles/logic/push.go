@@ -131,7 +131,7 @@ func (h *pushHandler) push(ctx context.Context, kind string, c *PushCommand) (*P
 		return nil, err
 	}
 	defer release()
-	ctx, end, err := h.life.beginWithin(ctx, scaled(h.cfg.CallTimeout, len(c.Users)))
+	ctx, end, err := h.life.beginWithin(ctx, timeoutFor(h.cfg.CallTimeout, len(c.Users)))
 	if err != nil {
 		return nil, err
 	}

@@ -113,7 +113,7 @@ func (h *pushHandler) lookupKept(ctx context.Context, t targets, key string) (ma
 	if key != "" {
 		return h.owners.lookup(ctx, t, want{key: key, kept: true})
 	}
-	short, cancel := lazyctx.Timeout(ctx, scaled(h.cfg.LookupTimeout, len(t.users)))
+	short, cancel := lazyctx.Timeout(ctx, timeoutFor(h.cfg.LookupTimeout, len(t.users)))
 	defer cancel()
 	found, err := h.owners.lookup(short, t, want{kept: true})
 	if err == nil {

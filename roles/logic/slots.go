@@ -51,7 +51,7 @@ func (s *slots) acquire(ctx context.Context, users int) (release func(), err err
 	return func() { s.free.Release(n) }, nil
 }
 
-// scaled returns a timeout for a number of users.
-func scaled(timeout time.Duration, users int) time.Duration {
+// timeoutFor returns a timeout that grows with the number of users: by itself once for each usersPerTimeout of them.
+func timeoutFor(timeout time.Duration, users int) time.Duration {
 	return timeout + timeout/usersPerTimeout*time.Duration(users)
 }

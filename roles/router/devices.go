@@ -74,7 +74,7 @@ func (p deviceRecords) ensure(ctx context.Context, user, device string) error {
 	case err != nil:
 		return err
 	case len(replaced) > 0:
-		defer p.unmark(a, replaced)
+		defer p.unmarkLeaving(a, replaced)
 	case !known:
 		defer p.unmarkComing(a, device)
 	}
@@ -88,7 +88,7 @@ func (p deviceRecords) ensure(ctx context.Context, user, device string) error {
 }
 
 // makeRoomLocked returns the device that has to go so that a user gets another one,
-// if any has to. Until unmark, nobody may use that device. If none has to go, the
+// if any has to. Until unmarkLeaving, nobody may use that device. If none has to go, the
 // place is the new device's until unmarkComing.
 func (p deviceRecords) makeRoomLocked(a *account, device string) (replaced []string, err error) {
 	n := p.knownOrComingLocked(a, device)
@@ -137,7 +137,7 @@ func (p deviceRecords) unmarkComing(a *account, device string) {
 	}
 }
 
-func (p deviceRecords) unmark(a *account, devices []string) {
+func (p deviceRecords) unmarkLeaving(a *account, devices []string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	a.unmarkLeaving(devices)

@@ -29,7 +29,7 @@ func (r *Router) Remove(ctx context.Context, req *envelope.RemoveRequest) (*enve
 	}
 	a.markLeaving(devices)
 	p.mu.Unlock()
-	defer p.devices().unmark(a, devices)
+	defer p.devices().unmarkLeaving(a, devices)
 
 	what := fmt.Sprintf("removal of user %q", removal.User)
 	if err := r.appendAndApply(ctx, p, &envelope.Record{Removal: removal}, what); err != nil {

@@ -49,7 +49,7 @@ func Listen(transport, address string, config *tls.Config) (*Server, error) {
 	return &Server{listener: l.(*net.TCPListener), transport: transport, tls: config}, nil
 }
 
-// Slow makes the connections from now on take slowRate bytes a second, like a slow network.
+// Slow makes later connections read at slowRate bytes a second, like a slow network.
 func (s *Server) Slow() error {
 	s.slow = true
 	return smallSegments(s.listener)

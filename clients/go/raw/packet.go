@@ -41,7 +41,7 @@ type header struct {
 
 // parseHeader parses the first HeaderV1 bytes of a packet, which b must have.
 func parseHeader(b []byte, maxBody int) (h header, err error) {
-	_ = b[HeaderV1-1]
+	_ = b[HeaderV1-1] // one bounds check for all reads below
 	total := int64(int32(binary.BigEndian.Uint32(b)))
 	h.length = int(int16(binary.BigEndian.Uint16(b[4:])))
 	h.packet = Packet{

@@ -45,7 +45,7 @@ func (a *API) onlineTop(c *httpcall.Call) error {
 	return replyData(c, tops)
 }
 
-func count32(n uint32) int32 { return int32(min(n, math.MaxInt32)) } // min
+func count32(n uint32) int32 { return int32(min(n, math.MaxInt32)) }
 
 // onlineRoom answers GET /goim/online/room?type=&rooms=&rooms=.
 func (a *API) onlineRoom(c *httpcall.Call) error {

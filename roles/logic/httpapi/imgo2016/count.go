@@ -47,7 +47,7 @@ func (a *API) count(c *httpcall.Call) error {
 		}
 		list := make([]serverCount, 0, len(comets))
 		for name, n := range comets {
-			list = append(list, serverCount{Server: serverNumber(name), Count: int32(min(n, math.MaxInt32))}) // min
+			list = append(list, serverCount{Server: serverNumber(name), Count: int32(min(n, math.MaxInt32))})
 		}
 		slices.SortFunc(list, func(x, y serverCount) int { return cmp.Compare(x.Server, y.Server) })
 		reply.Data = list
@@ -80,9 +80,9 @@ func (a *API) roomCounts(c *httpcall.Call) ([]roomCount, error) {
 		if err != nil || id == noRoom || strconv.FormatInt(id, 10) != name {
 			continue
 		}
-		list = append(list, roomCount{RoomID: int32(id), Count: int32(min(n, math.MaxInt32))}) // min
+		list = append(list, roomCount{RoomID: int32(id), Count: int32(min(n, math.MaxInt32))})
 	}
-	list = append(list, roomCount{RoomID: noRoom, Count: int32(min(max(roomless, 0), math.MaxInt32))}) // min
+	list = append(list, roomCount{RoomID: noRoom, Count: int32(min(max(roomless, 0), math.MaxInt32))})
 	slices.SortFunc(list, func(x, y roomCount) int { return cmp.Compare(x.RoomID, y.RoomID) })
 	return list, nil
 }
