@@ -104,6 +104,7 @@ func TestSmoke(t *testing.T) {
 		"throughput/not kept, accepted", "throughput/kept, accepted", "throughput/bare HTTP server, accepted",
 		"idle-tcp/server CPU a connect, with auth", "idle-ws/connected a second, with auth", "idle-tls/connected a second, with auth",
 		"idle-wss/connected a second, with auth", "broadcast-tcp/deliveries", "broadcast-ws/deliveries", "broadcast-tls/deliveries",
+		"broadcast-no-uring/server CPU a delivery",
 		"broadcast-wss/deliveries", "broadcast-tcp/plain write(2), CPU a delivery", "broadcast-tcp/GC pause, p99.9", "broadcast-tcp/a bare Go " +
 			"process, GC pause, p99.9", "broadcast-tcp/GC pause with GOMAXPROCS=1, p99.9",
 		"max/deliveries without a loss", "max/two raw writer threads, deliveries", "sizes/the dearest over the cheapest", "sizes/the dearest " +
@@ -194,8 +195,8 @@ func TestScaleSmoke(t *testing.T) {
 }
 
 var allScenarios = []string{
-	"idle-tcp", "idle-ws", "broadcast-tcp", "broadcast-ws", "window", "max", "max-window", "sizes", "room", "latency", "throughput",
-	"events", "replay", "storm", "start", "stalled", "idle-tls", "idle-wss", "broadcast-tls", "broadcast-wss",
+	"idle-tcp", "idle-ws", "broadcast-tcp", "broadcast-ws", "broadcast-no-uring", "window", "max", "max-window", "sizes", "room", "latency",
+	"throughput", "events", "replay", "storm", "start", "stalled", "idle-tls", "idle-wss", "broadcast-tls", "broadcast-wss",
 }
 
 // TestHelpNamesAll checks that TestSmoke runs every scenario that the help lists.

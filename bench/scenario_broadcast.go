@@ -124,6 +124,20 @@ func broadcast(ctx context.Context, t *trial, kind string) error {
 	return nil
 }
 
+// withoutRing measures broadcasts like broadcast-tcp, but without io_uring, which most containers forbid.
+func withoutRing(ctx context.Context, t *trial) error {
+	o := serverOptions{env: []string{"IMGO_COMET_IO_URING=false"}}
+	return t.broadcastTo(ctx, load.TCP, t.conns, o, func(f *fleet) error {
+		sp, err := f.measured(ctx, "no-uring", float64(t.broadcasts), t.times(float64(t.broadcasts)))
+		if err != nil {
+			return err
+		}
+		t.add("deliveries", "1/s", float64(sp.delivered)/sp.took.Seconds())
+		t.add("server CPU a delivery", "µs", us(sp.cpu)/float64(sp.delivered))
+		return nil
+	})
+}
+
 // measured sends warm-up broadcasts and then the measured ones, with a CPU profile if
 // one is wanted. It records the losses.
 func (f *fleet) measured(ctx context.Context, name string, rate float64, times int) (broadcastResult, error) {
