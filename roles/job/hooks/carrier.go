@@ -411,7 +411,7 @@ func (c *carrier) addDeadLetter(it *item, why string, now time.Time) {
 func (c *carrier) again(r callResult, now time.Time) {
 	it := r.items[0]
 	it.Tries++
-	if it.FirstMS == 0 {
+	if it.FirstMS == 0 || it.FirstMS > now.UnixMilli() { // a clock was ahead at the first call
 		it.FirstMS = now.UnixMilli()
 	}
 	r.lanes[0].single = true

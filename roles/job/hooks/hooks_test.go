@@ -148,7 +148,10 @@ func TestClockSetRight(t *testing.T) {
 			w.cfg.RetryFor = time.Hour
 			poison := ""
 			w.to.answer = func(c call) (int, http.Header) {
-				if c.events[0].ID == poison || len(w.to.calls) == 1 {
+				switch {
+				case c.events[0].ID == poison: // seldom, so that the address is not taken for down
+					return http.StatusInternalServerError, http.Header{"Retry-After": {"600"}}
+				case len(w.to.calls) == 1:
 					return http.StatusInternalServerError, nil
 				}
 				return http.StatusOK, nil
@@ -178,6 +181,51 @@ func TestClockSetRight(t *testing.T) {
 			}
 			if s := w.status(); s.DeadLetters != 1 {
 				t.Errorf("restarted: %t, after three hours %+v", restarted, s)
+			}
+		})
+	}
+}
+
+// TestClockBehindForAMoment sets a clock back and forth while an event waits for its next try. The event is not set aside before
+// the end of retry_for.
+func TestClockBehindForAMoment(t *testing.T) {
+	for _, restarted := range []bool{false, true} {
+		inWorld(t, func(w *world) {
+			w.cfg.RetryFor = 2 * time.Hour
+			poison := ""
+			w.to.answer = func(c call) (int, http.Header) {
+				if c.events[0].ID == poison {
+					return http.StatusInternalServerError, http.Header{"Retry-After": {"600"}}
+				}
+				return http.StatusOK, nil
+			}
+			w.start()
+			w.add(1, "poisoned")
+			w.to.change(func() { poison = w.sent["poisoned"][0] })
+			w.after(time.Minute)
+			if restarted {
+				w.stop()
+			}
+			w.ahead.Store(int64(-48 * time.Hour))
+			if restarted {
+				w.start()
+			}
+			w.add(1, "1") // the job looks at what waits
+			w.after(time.Minute)
+			w.ahead.Store(0)
+			for range 60 { // others succeed meanwhile
+				w.add(1, "1")
+				w.after(time.Minute)
+			}
+			if s := w.status(); s.DeadLetters != 0 || s.Waiting != 1 {
+				t.Errorf("restarted: %t, after an hour %+v", restarted, s)
+			}
+			for range 90 {
+				w.add(1, "1")
+				w.after(time.Minute)
+			}
+			if s := w.status(); s.DeadLetters != 1 {
+				t.Errorf("restarted: %t, after retry_for %+v", restarted, s)
 			}
 		})
 	}

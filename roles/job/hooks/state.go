@@ -48,10 +48,9 @@ type heldEvent struct {
 	At int64 `json:"at,omitempty"`
 }
 
-// correct bounds the times that were set while a clock was ahead: of this job before its clock was set right, or of an
-// earlier one. They would stop the events of the user for as long as the clock was ahead.
+// correct bounds a DueMS that was set while a clock was ahead: of this job before its clock was set right, or of an
+// earlier one. It would stop the events of the user for as long as the clock was ahead.
 func (l *heldEvent) correct(now time.Time) {
-	l.FirstMS = min(l.FirstMS, now.UnixMilli())
 	l.DueMS = min(l.DueMS, now.Add(longestPause).UnixMilli())
 }
 
