@@ -174,12 +174,12 @@ func (s *session) ended(what string) error {
 // Join makes the client a member of the room, now and after every reconnect. With a connection it
 // waits for the reply of the server. Without one it returns at once and takes effect with the next
 // connection. The error is ErrDenied if the server does not let the client in. The client is then
-// not a member, and does not ask again.
+// not a member, and does not ask again. The end of ctx does not take the change back.
 func (c *Client) Join(ctx context.Context, room string) error {
 	return c.changeRoom(ctx, "join", raw.OpJoinRoom, room)
 }
 
-// Leave removes the client from a room of Join or Config.Rooms.
+// Leave removes the client from a room of Join or Config.Rooms. The end of ctx does not take the change back.
 func (c *Client) Leave(ctx context.Context, room string) error {
 	return c.changeRoom(ctx, "leave", raw.OpLeaveRoom, room)
 }
@@ -201,21 +201,16 @@ func (c *Client) changeRoom(ctx context.Context, verb string, op int32, room str
 }
 
 // sendRoom changes a room, and sends the change if there is a session. Changes reach the server in the order in which
-// they change c.rooms. A change that waits too long for earlier packets ends the session: the next auth packet has it. The end of
-// ctx does not end this wait, since it must not end the session.
+// they change c.rooms. A change that waits too long for earlier changes or packets ends the session: the next auth packet has it.
+// The end of ctx does not end this wait, since it must not end the session.
 func (c *Client) sendRoom(ctx context.Context, what string, op int32, room string) (*session, int32, chan raw.Packet, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.cfg.RequestTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.cfg.RequestTimeout)
 	defer cancel()
 	select {
 	case c.changing <- struct{}{}:
-	default:
-		select {
-		case c.changing <- struct{}{}:
-		case <-ctx.Done():
-			return nil, 0, nil, &Error{Code: CodeTimeout, Text: what + ": wait for an earlier change", Err: ctx.Err()}
-		}
+		defer func() { <-c.changing }()
+	case <-ctx.Done(): // ask fails, so the session ends
 	}
-	defer func() { <-c.changing }()
 	c.mu.Lock()
 	if op == raw.OpJoinRoom {
 		c.rooms[room] = struct{}{}
@@ -227,7 +222,7 @@ func (c *Client) sendRoom(ctx context.Context, what string, op int32, room strin
 	if s == nil {
 		return nil, 0, nil, nil
 	}
-	seq, answer, err := s.ask(context.WithoutCancel(ctx), what, raw.Packet{Op: op, Body: []byte(room)})
+	seq, answer, err := s.ask(ctx, what, raw.Packet{Op: op, Body: []byte(room)})
 	if errors.Is(err, ErrTimeout) {
 		s.fail(&Error{Code: CodeLost, Text: what + ": earlier packets took all of RequestTimeout", Err: err})
 	}

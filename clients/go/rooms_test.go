@@ -180,14 +180,15 @@ func TestRoomChangesOfTheApplicationComeLast(t *testing.T) {
 	r.stop()
 }
 
-// TestRoomChangeBehindALongPacket checks that a change of a room reaches the server with the next session if it cannot be sent in
-// time, because a long packet leaves slowly.
+// TestRoomChangeBehindALongPacket checks that changes of rooms reach the server with the next session if they cannot be sent in
+// time, because a long packet leaves slowly. One change waits for the packet, and the other for that change.
 func TestRoomChangeBehindALongPacket(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
 	defer listener.Close()
 	r := start(t, &server{t: t, address: "tcp://" + listener.Addr().String()}, func(cfg *imgoclient.Config) {
 		cfg.RequestTimeout = 300 * time.Millisecond
+		cfg.Rooms = []string{"left"}
 	})
 	authenticate := func() (net.Conn, raw.Packet) {
 		conn, err := listener.Accept()
@@ -202,7 +203,7 @@ func TestRoomChangeBehindALongPacket(t *testing.T) {
 	conn, _ := authenticate()
 	defer conn.Close()
 	<-r.live
-	sent, joined := make(chan error, 1), make(chan error, 1)
+	sent, joined, left := make(chan error, 1), make(chan error, 1), make(chan error, 1)
 	go func() {
 		_, err := r.Send(t.Context(), raw.OpSend, make([]byte, 32<<20))
 		sent <- err
@@ -210,7 +211,10 @@ func TestRoomChangeBehindALongPacket(t *testing.T) {
 	piece := make([]byte, 32<<10)
 	_, err = conn.Read(piece) // the long packet is being written
 	must(t, err)
-	go func() { joined <- r.Join(t.Context(), "room") }()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel() // the end of the callers does not take the changes back
+	go func() { joined <- r.Join(ctx, "room") }()
+	go func() { left <- r.Leave(ctx, "left") }()
 	for err == nil {
 		_, err = conn.Read(piece)
 		<-time.After(time.Millisecond) // a slow network
@@ -218,7 +222,7 @@ func TestRoomChangeBehindALongPacket(t *testing.T) {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Fatal("the session goes on without the change")
 	}
-	for name, err := range map[string]error{"send": <-sent, "join": <-joined} {
+	for name, err := range map[string]error{"send": <-sent, "join": <-joined, "leave": <-left} {
 		if err == nil {
 			t.Errorf("%s succeeded", name)
 		}
