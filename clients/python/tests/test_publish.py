@@ -9,12 +9,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from fake import Peer, Server, Watched, serving, until, watching, within
 from imgo_client import Client, Dismiss, FileOutbox, ImgoError, OutboxContent, OutboxMessage, Published, _publish, _wire
+from imgo_client._session import Owner, Session
 from imgo_client._wire import Packet
 from vectors import cases
 
@@ -144,6 +145,39 @@ async def test_a_message_is_sent_again_with_its_id() -> None:
             answer(peer, packet, b"r")
         assert (packet.id, packet.body) == (2, b"b")
         assert said.bodies == [(1, b"r")]
+
+
+class BusyLink:
+    """A link that writes long packets of others."""
+
+    def __init__(self) -> None:
+        self.written = True  # before a try
+        self.leaves = True  # the packets of others, within the time of a try
+        self.packets: list[Packet] = []
+
+    def attach(self, session: Session) -> None:
+        session.packet(Packet(_wire.OP_AUTH_REPLY, body=b"{}"))
+
+    async def writable(self, _timeout: float) -> bool:
+        return self.leaves
+
+    def write(self, packet: Packet) -> None:
+        self.packets.append(packet)
+
+
+async def test_a_message_leaves_between_the_long_packets_of_others() -> None:
+    link = BusyLink()
+    nothing = cast(Any, lambda *_: None)
+    owner = Owner(nothing, lambda: True, nothing, nothing, nothing, nothing)
+    session = Session(cast(Any, link), owner, request_timeout=0.01, heartbeat_timeout=1)
+    assert await session.authenticate(b"{}", frozenset(), 1)
+    link.packets.clear()
+    for written, leaves, count in ((False, False, 0), (False, True, 1), (False, True, 1), (True, True, 2)):
+        link.written, link.leaves = written, leaves
+        with pytest.raises(ImgoError, match="no reply"):
+            await session.publish(4, b"a", 1)
+        assert len(link.packets) == count
+    assert link.packets[0] == link.packets[1]
 
 
 async def test_a_message_that_has_arrived_is_not_sent() -> None:

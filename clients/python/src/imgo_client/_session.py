@@ -56,8 +56,9 @@ class Session:
         self._decided = Signal()  # accepted or over
         self._discarding = False
         self._behind = 0  # changes of rooms since the link has last written everything
-        self._published = 0  # the id of the published message that was sent last
+        self._published = 0  # the id of the published message that was tried last
         self._published_seq = 0  # the number of its packets
+        self._published_sent = False  # whether one of them was written
         self.cause: Close | ImgoError | None = None
         self.reply: AuthReply | None = None
         self.rooms: frozenset[str] = frozenset()
@@ -183,6 +184,7 @@ class Session:
             if ready:
                 if write:
                     self._link.write(Packet(op, seq, id, body))
+                    self._published_sent |= seq == self._published_seq
                 await asyncio.wait({future}, timeout=max(until - self._loop.time(), 0))
             if not future.done():
                 raise ImgoError("timeout", f"{_name(op)}: no reply within {self._request_timeout:.3g} s (request_timeout)")
@@ -206,12 +208,11 @@ class Session:
     async def publish(self, op: int, body: bytes, id: int) -> Packet:
         """Send a published message, as call does. Each try of a message counts the reply to an earlier one.
 
-        On a slow network all replies may be late. A further try writes nothing while the packets before are leaving.
+        On a slow network all replies may be late. A message that was written is not written again while packets are leaving.
         """
-        first = id != self._published
-        if first:
-            self._published, self._published_seq = id, self._next_seq()
-        return await self.call(op, body, id, self._published_seq, write=first or self._link.written)
+        if id != self._published:
+            self._published, self._published_seq, self._published_sent = id, self._next_seq(), False
+        return await self.call(op, body, id, self._published_seq, write=not self._published_sent or self._link.written)
 
     def fail_calls(self, error: Callable[[str], ImgoError]) -> None:
         """End all open calls. error makes the error of a call from its name."""
