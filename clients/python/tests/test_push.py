@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import socket
 import threading
 import time
@@ -313,6 +314,11 @@ def test_a_slow_server_is_bounded(stack: ExitStack, drip: bytes) -> None:
         client.push(user="u", body=1)
     assert caught.value.code == "lost"
     assert time.monotonic() - began < 20
+
+
+def test_a_timeout_that_no_socket_takes(stack: ExitStack) -> None:
+    client = stack.enter_context(PushClient(api(stack, answer(202, ACCEPTED)).url, timeout=math.inf))
+    assert client.push(user="u", body=1).user == "u"
 
 
 def test_a_connection_that_the_server_has_ended_is_not_used(stack: ExitStack) -> None:

@@ -20,6 +20,8 @@ AVOID_FOR = 1.0
 """For how long a server that did not answer comes last, in seconds."""
 IDLE_LIMIT = 60.0
 """How long an idle connection is kept, in seconds. The server ends one after two minutes."""
+_LONGEST_WAIT = 1e6
+"""The longest timeout of a socket, in seconds. Python hands it to poll as an int of milliseconds, which a longer one can wrap."""
 
 
 class NotSentError(Exception):
@@ -73,7 +75,7 @@ class _Timed:
         left = self.deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError("no answer in time")
-        self.sock.settimeout(left)
+        self.sock.settimeout(min(left, _LONGEST_WAIT))
 
     def sendall(self, data: Any) -> None:
         self.arm()
