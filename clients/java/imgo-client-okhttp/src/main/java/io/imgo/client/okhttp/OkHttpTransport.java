@@ -57,10 +57,11 @@ public final class OkHttpTransport implements Transport {
         OkHttpClient.Builder builder = base.newBuilder()
                 .dispatcher(new Dispatcher(threads))
                 .connectionPool(new ConnectionPool(0, 1, TimeUnit.SECONDS))
-                .connectTimeout(endpoint.timeoutMillis(), TimeUnit.MILLISECONDS)
+                // OkHttp refuses a longer time.
+                .connectTimeout(Math.min(endpoint.timeoutMillis(), Integer.MAX_VALUE), TimeUnit.MILLISECONDS)
                 // The client has heartbeats and time limits of its own.
                 .readTimeout(0, TimeUnit.MILLISECONDS)
-                .writeTimeout(Math.max(endpoint.writeTimeoutMillis(), 1), TimeUnit.MILLISECONDS)
+                .writeTimeout(Math.min(Math.max(endpoint.writeTimeoutMillis(), 1), Integer.MAX_VALUE), TimeUnit.MILLISECONDS)
                 .callTimeout(0, TimeUnit.MILLISECONDS)
                 .pingInterval(0, TimeUnit.MILLISECONDS);
         if (endpoint.sslContext() != null) {

@@ -296,6 +296,13 @@ class OkHttpTransportTest {
     }
 
     @Test
+    void takesTimesThatOkHttpRefuses() throws Exception {
+        enqueue("{}");
+        client = builder().connectTimeout(365, TimeUnit.DAYS).requestTimeout(365, TimeUnit.DAYS).build();
+        client.connect().await();
+    }
+
+    @Test
     void takesAClientOfTheApplication() throws Exception {
         enqueue("{}");
         OkHttpClient base = new OkHttpClient.Builder()
