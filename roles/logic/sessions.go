@@ -24,8 +24,7 @@ type sessionHandler struct {
 // ErrUnauthorized, ErrExpired and ErrRevoked for the token, ErrTooMany for a limit of the
 // user's, ErrInvalid for another field, ErrUnavailable for "try again".
 //
-// Connect completes r.Session in place: the user, and the device that the token
-// is bound to. Of the rooms it leaves those that the session may join.
+// Connect does not change r: the caller may give it to another logic.
 func (h *sessionHandler) Connect(ctx context.Context, r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
 	ctx, end, err := h.life.begin(ctx)
 	if err != nil {
@@ -49,7 +48,7 @@ func (h *sessionHandler) connect(ctx context.Context, r *envelope.ConnectRequest
 	if err != nil {
 		return nil, err
 	}
-	session := r.GetSession()
+	session := copySession(r.GetSession())
 	if id.Anonymous {
 		id.User = envelope.AnonymousUser(session.GetAddress().GetSession())
 	}
@@ -95,6 +94,15 @@ func (h *sessionHandler) connect(ctx context.Context, r *envelope.ConnectRequest
 		Access: access, Joined: session.Rooms, ToAsk: toAsk, Refused: refused, Memberships: attached.GetMemberships(),
 		Published: attached.GetPublished(),
 	}, nil
+}
+
+// copySession returns a copy of a session. A change of one of its fields, or an append to its rooms, does not change s.
+func copySession(s *envelope.SessionInfo) *envelope.SessionInfo {
+	return &envelope.SessionInfo{
+		Address: s.Address, User: s.User, Device: s.Device, Key: s.Key, Platform: s.Platform, Remote: s.Remote,
+		Generation: s.Generation, Transport: s.Transport, SinceMs: s.SinceMs, Accepts: s.Accepts, Rooms: slices.Clip(s.Rooms),
+		Incarnation: s.Incarnation, GlobalKey: s.GlobalKey, RoomsAt: s.RoomsAt,
+	}
 }
 
 // Join returns an error if a session may not join a room: envelope.ErrForbidden

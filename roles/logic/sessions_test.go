@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
+	"google.golang.org/protobuf/proto"
 
 	"imgo/envelope"
 	"imgo/roles/logic"
@@ -71,6 +72,51 @@ func TestConnect(t *testing.T) {
 	}
 	if kicks != 1 || others != 0 {
 		t.Errorf("%d kicks, %d other envelopes", kicks, others)
+	}
+}
+
+// Connect passes on every field of a session, whatever is added to it, and changes nothing in the request: the caller gives
+// it to another logic if this one fails.
+func TestConnectLeavesTheRequestAsItWas(t *testing.T) {
+	w := newWorld(t, func(c *logic.Config, _ *world) { c.Rooms = []logic.RoomRule{{Pattern: "team", Join: logic.JoinToken}} })
+	made, err := w.NewToken(t.Context(), logic.TokenRequest{User: "ann"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	attach := w.owner("ann").attach
+	w.owner("ann").attach = func(context.Context, *envelope.AttachRequest) (*envelope.AttachReply, error) {
+		return nil, envelope.ErrForbidden // any error for which the owner is not asked again
+	}
+	r := connectRequest(made.Token)
+	r.Session = &envelope.SessionInfo{
+		Address: r.Session.Address, User: "nobody", Device: "phone", Key: "k", Platform: "ios", Remote: "192.0.2.1:5", Generation: "v2",
+		Transport: "tcp", SinceMs: 1, Accepts: []int32{1000}, Rooms: []string{"lobby", "team"}, Incarnation: 2, GlobalKey: true, RoomsAt: 3,
+	}
+	for i := range r.Session.ProtoReflect().Descriptor().Fields().Len() {
+		if f := r.Session.ProtoReflect().Descriptor().Fields().Get(i); !r.Session.ProtoReflect().Has(f) {
+			t.Errorf("this test has no value for the field %s", f.Name())
+		}
+	}
+	before := proto.CloneOf(r)
+	if _, err := w.Connect(t.Context(), r); !errors.Is(err, envelope.ErrForbidden) {
+		t.Fatal(err)
+	}
+	w.owner("ann").attach = attach
+	reply, err := w.Connect(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fmt.Sprint(reply.Joined) != "[lobby]" || len(reply.Refused) != 1 {
+		t.Errorf("after another try: joined %v, refused %v", reply.Joined, reply.Refused)
+	}
+	if !proto.Equal(r, before) {
+		t.Errorf("the request became\n%v\nand was\n%v", r, before)
+	}
+	want := proto.CloneOf(before.Session)
+	want.User, want.Rooms, want.GlobalKey = "ann", []string{"lobby"}, false // the token does not name the key
+	attached := w.owner("ann").attached
+	if got := attached[len(attached)-1].Session; !proto.Equal(got, want) {
+		t.Errorf("attached\n%v\nwant\n%v", got, want)
 	}
 }
 
