@@ -98,6 +98,10 @@ func checkName(field, name string, most int) error {
 	return nil
 }
 
+// ArrivedAfter reports whether the client with the arrival a came after the one with the arrival b, as far as that is known.
+// Both are SessionInfo.Arrival of one incarnation of a comet.
+func ArrivedAfter(a, b uint32) bool { return a != 0 && b != 0 && int32(a-b) > 0 }
+
 // CheckKey returns an error unless a client may choose a session key. The key must be a name, as in
 // CheckRoom, and must not have the form of the server's own names of sessions.
 func CheckKey(field, key string) error {

@@ -3164,7 +3164,10 @@ type SessionInfo struct {
 	// a client chose counts within its user only.
 	GlobalKey bool `protobuf:"varint,31,opt,name=global_key,json=globalKey,proto3" json:"global_key,omitempty"`
 	// rooms_at is Memberships.at of the list that the session follows.
-	RoomsAt       uint64 `protobuf:"varint,20,opt,name=rooms_at,json=roomsAt,proto3" json:"rooms_at,omitempty"`
+	RoomsAt uint64 `protobuf:"varint,20,opt,name=rooms_at,json=roomsAt,proto3" json:"rooms_at,omitempty"`
+	// arrival numbers the clients of a comet's incarnation in the order in which their auth packets came. It wraps around.
+	// 0: it is not known. The clocks of comets differ, so there is no such order for the sessions of two comets.
+	Arrival       uint32 `protobuf:"varint,32,opt,name=arrival,proto3" json:"arrival,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3293,6 +3296,13 @@ func (x *SessionInfo) GetGlobalKey() bool {
 func (x *SessionInfo) GetRoomsAt() uint64 {
 	if x != nil {
 		return x.RoomsAt
+	}
+	return 0
+}
+
+func (x *SessionInfo) GetArrival() uint32 {
+	if x != nil {
+		return x.Arrival
 	}
 	return 0
 }
@@ -7647,7 +7657,7 @@ const file_envelope_proto_rawDesc = "" +
 	"\rsession_rooms\x18\x14 \x01(\v2\x1e.imgo.envelope.v1.SessionRoomsR\fsessionRooms\"6\n" +
 	"\x06Target\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x12\n" +
-	"\x04prev\x18\x02 \x01(\x04R\x04prev\"\x99\x03\n" +
+	"\x04prev\x18\x02 \x01(\x04R\x04prev\"\xb3\x03\n" +
 	"\vSessionInfo\x123\n" +
 	"\aaddress\x18\x01 \x01(\v2\x19.imgo.envelope.v1.AddressR\aaddress\x12\x12\n" +
 	"\x04user\x18\x02 \x01(\tR\x04user\x12\x16\n" +
@@ -7666,7 +7676,8 @@ const file_envelope_proto_rawDesc = "" +
 	"\vincarnation\x18\x1e \x01(\x04R\vincarnation\x12\x1d\n" +
 	"\n" +
 	"global_key\x18\x1f \x01(\bR\tglobalKey\x12\x19\n" +
-	"\brooms_at\x18\x14 \x01(\x04R\aroomsAt\"\xcb\x01\n" +
+	"\brooms_at\x18\x14 \x01(\x04R\aroomsAt\x12\x18\n" +
+	"\aarrival\x18  \x01(\rR\aarrival\"\xcb\x01\n" +
 	"\x0eConnectRequest\x127\n" +
 	"\asession\x18\x01 \x01(\v2\x1d.imgo.envelope.v1.SessionInfoR\asession\x12\x14\n" +
 	"\x05token\x18\x02 \x01(\tR\x05token\x12\x10\n" +

@@ -2869,6 +2869,13 @@ func (m *SessionInfo) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if m.Arrival != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Arrival))
+		i--
+		dAtA[i] = 0x2
+		i--
+		dAtA[i] = 0x80
+	}
 	if m.GlobalKey {
 		i--
 		if m.GlobalKey {
@@ -7906,6 +7913,9 @@ func (m *SessionInfo) SizeVT() (n int) {
 	}
 	if m.GlobalKey {
 		n += 3
+	}
+	if m.Arrival != 0 {
+		n += 2 + protohelpers.SizeOfVarint(uint64(m.Arrival))
 	}
 	n += len(m.unknownFields)
 	return n
@@ -17043,6 +17053,25 @@ func (m *SessionInfo) UnmarshalVT(dAtA []byte) error {
 				}
 			}
 			m.GlobalKey = bool(v != 0)
+		case 32:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Arrival", wireType)
+			}
+			m.Arrival = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Arrival |= uint32(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])

@@ -60,7 +60,7 @@ func (c *Comet) admit(ctx context.Context, p *admission.PendingConnect) error {
 		return nil
 	}
 	if s == nil {
-		s = c.newSession(p.Conn, p.Packet, &auth)
+		s = c.newSession(p, &auth)
 		p.Session = s
 		if headed, ok := p.Conn.(transport.Headed); ok && c.cfg.Handshake {
 			p.Header = headed.RemoveHeader()
@@ -86,7 +86,7 @@ func (c *Comet) refusePending(p *admission.PendingConnect, s *session) {
 		s.close(protocol.CloseShutdown, "the server is stopping")
 		return
 	}
-	if s != nil {
+	if s != nil && errors.Is(p.Err, admission.ErrWait) {
 		c.metrics.refused.WithLabelValues(refusedWait).Inc()
 		waiting := connecting{session: s, pending: p}
 		waiting.refuse(protocol.CloseOverload, "the server cannot take the connection now")
@@ -114,7 +114,7 @@ func (c *Comet) refusePending(p *admission.PendingConnect, s *session) {
 	case errors.As(p.Err, &bad):
 		c.metrics.badPackets.WithLabelValues(bad.Kind).Inc()
 		c.refuse(p, refusedFirst, bad.Code, bad.Reason)
-	default: // the client left
+	default: // the client left. A session of it ends when it reads that
 		c.metrics.refused.WithLabelValues(refusedLeft).Inc()
 	}
 }
@@ -150,11 +150,12 @@ func wireForm(conn transport.Conn, form transport.Form) transport.Form {
 	return form
 }
 
-func (c *Comet) newSession(conn transport.Conn, p transport.Packet, auth *authBody) *session {
-	speaks, form := identify(p, conn, auth)
+func (c *Comet) newSession(p *admission.PendingConnect, auth *authBody) *session {
+	conn := p.Conn
+	speaks, form := identify(p.Packet, conn, auth)
 	s := &session{
-		comet: c, id: c.newSessionID(), since: time.Now().UnixMilli(),
-		speaks: speaks, form: wireForm(conn, form), version: p.Version, partition: unplaced,
+		comet: c, id: c.newSessionID(), since: time.Now().UnixMilli(), arrival: p.Arrival,
+		speaks: speaks, form: wireForm(conn, form), version: p.Packet.Version, partition: unplaced,
 		device: auth.device, extras: &c.noExtras,
 	}
 	clientAcks := speaks == protocolV2 && auth.acks

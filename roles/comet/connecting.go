@@ -103,9 +103,9 @@ func (s *connecting) activate(reply *envelope.ConnectReply) {
 	for _, room := range granted { // it is in them already
 		open = open && c.opener.isOpen(room)
 	}
-	// Here, in the order in which logic has admitted them: a session that waits for its rooms must not close a newer one.
+	// Here, before the session waits for its rooms: a newer session may come meanwhile.
 	if key != "" {
-		if older := c.table.claimKey(userKey{s.user, key}, s.session); older != nil {
+		if older := c.table.claimKey(userKey{s.user, key}, s.session); older != nil { // s itself, if it was tried for long
 			older.close(protocol.CloseReplacedByKey, "a newer session has the same key")
 		}
 	}
@@ -261,10 +261,14 @@ var closeCodes = map[envelope.Code]protocol.CloseCode{
 
 // refusal returns what a client is told about an error of logic.Connect. An
 // error that is not the client's fault is told as overload, so that the client
-// comes back.
+// comes back. A session whose key a newer one has gets what it would get if it had been replaced a moment later.
 func refusal(err error) (protocol.CloseCode, string) {
 	var e *envelope.Error
-	if errors.As(err, &e) && closeCodes[e.Code] != 0 {
+	switch {
+	case !errors.As(err, &e) || closeCodes[e.Code] == 0:
+	case e.Code == envelope.CodeTooMany && e.Field == "key":
+		return protocol.CloseReplacedByKey, e.Error()
+	default:
 		return closeCodes[e.Code], e.Error()
 	}
 	return protocol.CloseOverload, "the server cannot take the connection now"

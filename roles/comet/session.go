@@ -40,6 +40,7 @@ type session struct {
 
 	// Fixed before the session is in the table.
 	since   int64 // Unix milliseconds
+	arrival uint32
 	at      int32 // place in its shard's list, guarded by the shard's lock
 	version int16 // of the auth packet
 	speaks  clientProtocol
@@ -106,7 +107,7 @@ func (s *session) describeLocked() *envelope.SessionInfo {
 		Address: s.addressKey().Address(), User: s.user, Device: s.device, Key: s.key, Platform: s.platform,
 		Remote: remoteString(s.out.Conn()), Generation: s.speaks.String(), Transport: s.out.Conn().Traits().Scheme,
 		SinceMs: s.since, Accepts: slices.Clone(s.accepts), Rooms: slices.Clone(s.rooms.in), RoomsAt: s.rooms.granted.at,
-		Incarnation: s.comet.incarnation, GlobalKey: s.globalKey,
+		Incarnation: s.comet.incarnation, GlobalKey: s.globalKey, Arrival: s.arrival,
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -281,6 +282,51 @@ func TestKeyReplaced(t *testing.T) {
 	s.push(s.live(1, protocol.OpMessage, "1"), s.live(3, protocol.OpMessage, "2"))
 	other.expect(protocol.OpMessage, 0, "1")
 	third.expect(protocol.OpMessage, 0, "2")
+}
+
+// TestOlderClientClosesNoNewerOne checks a client that gives its connection up while logic cannot decide about it, and comes
+// back. The older connection may be admitted after the newer one. It gets what a replaced session gets, also if the router
+// refuses it for the newer one.
+func TestOlderClientClosesNoNewerOne(t *testing.T) {
+	for name, answer := range map[string]error{
+		"admitted": nil, "refused": &envelope.Error{Code: envelope.CodeTooMany, Field: "key", Message: "is that of a newer session"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var mu sync.Mutex
+				arrivals := make(map[string]uint32)
+				logic := &fakeLogic{}
+				logic.connect = func(r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
+					mu.Lock()
+					defer mu.Unlock()
+					arrivals[r.Mid] = r.Session.Arrival
+					switch {
+					case r.Mid == "1" && arrivals["2"] == 0:
+						return nil, envelope.ErrUnavailable
+					case r.Mid == "1" && answer != nil:
+						return nil, answer
+					}
+					return admit(r)
+				}
+				s := start(t, logic, nil)
+				older, newer := s.dialPipe(pipe.Options{}), s.dialPipe(pipe.Options{})
+				older.send(2, protocol.OpAuth, 1, `{"token":"ann","mid":1,"key":"phone"}`)
+				synctest.Wait()
+				newer.send(2, protocol.OpAuth, 1, `{"token":"ann","mid":2,"key":"phone"}`)
+				if p := newer.receive(); p.Op != protocol.OpAuthReply {
+					t.Fatalf("got op %d %s", p.Op, p.Body)
+				}
+				older.closedWith(protocol.CloseReplacedByKey)
+				newer.send(2, protocol.OpHeartbeat, 2, "")
+				newer.expect(protocol.OpHeartbeatReply, 0, "")
+				mu.Lock()
+				defer mu.Unlock()
+				if arrivals["1"] == 0 || !envelope.ArrivedAfter(arrivals["2"], arrivals["1"]) {
+					t.Errorf("the arrivals are %v", arrivals)
+				}
+			})
+		})
+	}
 }
 
 // TestKickWhileConnecting checks a session that is closed while logic handles its Connect. It gets op

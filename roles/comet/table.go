@@ -225,13 +225,17 @@ func (t *table) roomSizes() map[string]uint32 {
 	return sizes
 }
 
-// claimKey gives a key to s. It returns the session that had it, or nil.
+// claimKey gives a key to s, unless a newer session has it. It returns the session that must go, or nil. That is the
+// session that had the key, or s.
 func (t *table) claimKey(k userKey, s *session) *session {
 	t.keysMu.Lock()
 	defer t.keysMu.Unlock()
-	older := t.keys[k]
+	other := t.keys[k]
+	if other != nil && envelope.ArrivedAfter(other.arrival, s.arrival) {
+		return s
+	}
 	t.keys[k] = s
-	return older
+	return other
 }
 
 // releaseKey forgets the key of s, unless a newer session has it by now.

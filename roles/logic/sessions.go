@@ -101,7 +101,7 @@ func copySession(s *envelope.SessionInfo) *envelope.SessionInfo {
 	return &envelope.SessionInfo{
 		Address: s.Address, User: s.User, Device: s.Device, Key: s.Key, Platform: s.Platform, Remote: s.Remote,
 		Generation: s.Generation, Transport: s.Transport, SinceMs: s.SinceMs, Accepts: s.Accepts, Rooms: slices.Clip(s.Rooms),
-		Incarnation: s.Incarnation, GlobalKey: s.GlobalKey, RoomsAt: s.RoomsAt,
+		Incarnation: s.Incarnation, GlobalKey: s.GlobalKey, RoomsAt: s.RoomsAt, Arrival: s.Arrival,
 	}
 }
 

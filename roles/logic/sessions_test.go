@@ -91,6 +91,7 @@ func TestConnectLeavesTheRequestAsItWas(t *testing.T) {
 	r.Session = &envelope.SessionInfo{
 		Address: r.Session.Address, User: "nobody", Device: "phone", Key: "k", Platform: "ios", Remote: "192.0.2.1:5", Generation: "v2",
 		Transport: "tcp", SinceMs: 1, Accepts: []int32{1000}, Rooms: []string{"lobby", "team"}, Incarnation: 2, GlobalKey: true, RoomsAt: 3,
+		Arrival: 4,
 	}
 	for i := range r.Session.ProtoReflect().Descriptor().Fields().Len() {
 		if f := r.Session.ProtoReflect().Descriptor().Fields().Get(i); !r.Session.ProtoReflect().Has(f) {

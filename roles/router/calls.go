@@ -52,6 +52,9 @@ func (r *Router) Attach(ctx context.Context, req *envelope.AttachRequest) (*enve
 	return reply, nil
 }
 
+// errReplaced is the error of an attach of a session that newer sessions of its user have replaced.
+var errReplaced = envelope.Errorf(envelope.CodeTooMany, "a newer session of the user has replaced this one")
+
 // attach puts a session into the table, within the limit of its user. It
 // returns the sessions that this one replaces, and their kicks.
 func (p *partition) attach(ctx context.Context, info *envelope.SessionInfo) (kicks []*envelope.Kick, replaced []*session, err error) {
@@ -63,7 +66,7 @@ func (p *partition) attach(ctx context.Context, info *envelope.SessionInfo) (kic
 	address, now := info.Address.AsKey(), p.now()
 	if a.isReplaced(address) {
 		// The call is made again: it must not replace a session that came since.
-		return nil, nil, envelope.Errorf(envelope.CodeTooMany, "a newer session of the user has replaced this one")
+		return nil, nil, errReplaced
 	}
 	// A call that is made again does not count against itself.
 	p.removeSessionLocked(a, address, now)
@@ -73,10 +76,15 @@ func (p *partition) attach(ctx context.Context, info *envelope.SessionInfo) (kic
 	}
 	var others []*session // those that stay if the limit allows it
 	for _, s := range a.sessions {
-		if info.Key != "" && s.extra != nil && s.extra.key == info.Key {
-			replace(s, protocol.CloseReplacedByKey, "replaced by a newer session with the same key")
-		} else {
+		switch {
+		case info.Key == "" || s.extra == nil || s.extra.key != info.Key:
 			others = append(others, s)
+		case s.isNewer(info): // logic could not decide about this one for long, and its client came back meanwhile
+			return nil, nil, &envelope.Error{
+				Code: envelope.CodeTooMany, Field: "key", Message: "is that of a newer session, which has replaced this one",
+			}
+		default:
+			replace(s, protocol.CloseReplacedByKey, "replaced by a newer session with the same key")
 		}
 	}
 	// A session that is refused replaces none.
@@ -84,11 +92,19 @@ func (p *partition) attach(ctx context.Context, info *envelope.SessionInfo) (kic
 		if p.cfg.SessionsPolicy == RefuseSession {
 			return nil, nil, envelope.Errorf(envelope.CodeTooMany, "user has %d sessions, %d are allowed", len(others), limit)
 		}
+		// Clients that came later stay. This one was tried for long, and would be the oldest.
+		oldest := slices.DeleteFunc(slices.Clone(others), func(s *session) bool { return s.isNewer(info) })
+		excess := len(others) - limit + 1
+		if len(oldest) < excess {
+			return nil, nil, errReplaced
+		}
 		if info.Generation != envelope.ClientProtocolV2 && !a.mayReplace(now) {
 			return nil, nil, envelope.Errorf(envelope.CodeTooMany, "user has %d sessions, %d are allowed, and one was closed for another lately",
 				len(others), limit)
 		}
-		for _, s := range others[:len(others)-limit+1] {
+		// The table has sessions in the order in which they were attached, or announced after a move of the partition.
+		slices.SortStableFunc(oldest, func(a, b *session) int { return cmp.Compare(a.since, b.since) })
+		for _, s := range oldest[:excess] {
 			replace(s, protocol.CloseTooManySessions,
 				fmt.Sprintf("the user's %d sessions are all that are allowed and this was the oldest", limit))
 		}

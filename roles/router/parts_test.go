@@ -61,6 +61,8 @@ func set(t *testing.T, m protoreflect.Message, f protoreflect.FieldDescriptor, n
 			return protoreflect.ValueOfInt32(int32(n))
 		case protoreflect.Int64Kind:
 			return protoreflect.ValueOfInt64(int64(n))
+		case protoreflect.Uint32Kind:
+			return protoreflect.ValueOfUint32(uint32(n))
 		case protoreflect.Uint64Kind:
 			return protoreflect.ValueOfUint64(uint64(n))
 		case protoreflect.BoolKind:

@@ -311,6 +311,89 @@ func TestRefusedSessionReplacesNone(t *testing.T) {
 	}
 }
 
+// A client whose connect was tried for long, and that has come back meanwhile, does not replace the session that it uses.
+// Only the sessions of one start of a comet have an order. Any other one is replaced, whatever the clocks of the comets say.
+func TestOlderClientReplacesNoNewerOne(t *testing.T) {
+	const u = "u"
+	const incarnation = 5 << 32
+	for name, tt := range map[string]struct {
+		comet             string
+		id                uint64
+		arrival, attached uint32 // attached is that of the session in the table, which is on the comet c
+		since             int64  // that of the session in the table is 1000
+		refused           bool
+	}{
+		"older":                         {"c", incarnation | 2, 6, 7, 500, true},
+		"older, after a set clock":      {"c", incarnation | 2, 6, 7, 2000, true},
+		"older, the count wrapped":      {"c", incarnation | 2, 1<<32 - 1, 1, 500, true},
+		"newer":                         {"c", incarnation | 2, 8, 7, 2000, false},
+		"newer, after a set clock":      {"c", incarnation | 2, 8, 7, 500, false},
+		"newer, the count wrapped":      {"c", incarnation | 2, 1, 1<<32 - 1, 2000, false},
+		"another comet, clock behind":   {"d", incarnation | 2, 6, 7, 500, false},
+		"after a restart, clock behind": {"c", 6<<32 | 2, 6, 7, 500, false},
+		"a comet without arrivals":      {"c", incarnation | 2, 0, 7, 500, false},
+		"a comet upgraded meanwhile":    {"c", incarnation | 2, 6, 0, 500, false},
+	} {
+		for policy, code := range map[string]protocol.CloseCode{"key": protocol.CloseReplacedByKey, "limit": protocol.CloseTooManySessions} {
+			t.Run(name+", "+policy, func(t *testing.T) {
+				w := newWorld(t, func(c *router.Config) { c.SessionsPerUser, c.SessionsPolicy = 1, router.CloseOldestSession })
+				there, late := session("c", incarnation|1, u, ""), session(tt.comet, tt.id, u, "")
+				there.Arrival, late.Arrival, there.SinceMs, late.SinceMs = tt.attached, tt.arrival, 1000, tt.since
+				if policy == "key" {
+					there.Key, late.Key = "k", "k"
+				}
+				w.attach(there)
+				if !tt.refused {
+					kicks := w.attach(late).Kicks
+					if len(kicks) != 1 || kicks[0].To[0].Session != incarnation|1 || kicks[0].Code != int32(code) {
+						t.Errorf("kicks: %v", kicks)
+					}
+					return
+				}
+				for range 2 { // the comet tries again
+					err := w.tryAttach(late)
+					var e *envelope.Error
+					if !errors.As(err, &e) || e.Code != envelope.CodeTooMany || (e.Field == "key") != (policy == "key") ||
+						!strings.Contains(err.Error(), "has replaced this one") {
+						t.Errorf("got %v", err)
+					}
+				}
+				l, err := w.r.Lookup(t.Context(), &envelope.LookupRequest{Users: []string{u}})
+				if err != nil || len(l.Users[0].Sessions) != 1 || l.Users[0].Sessions[0].Session != incarnation|1 {
+					t.Errorf("in the table: %v, %v", l, err)
+				}
+			})
+		}
+	}
+}
+
+// The oldest sessions are closed, in whatever order they came into the table. A client that was tried for long closes none
+// that came after it.
+func TestTheOldestSessionIsClosed(t *testing.T) {
+	for name, tt := range map[string]struct {
+		arrival uint32
+		want    string // the session that is closed, of those that came as 10, 20 and 30. Empty: the last one is refused
+	}{"the newest": {40, "10"}, "older than two": {15, "10"}, "the oldest": {5, ""}} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, func(c *router.Config) { c.SessionsPerUser, c.SessionsPolicy = 3, router.CloseOldestSession })
+			at := func(arrival uint32) *envelope.SessionInfo {
+				s := session("c", uint64(arrival), "u", "")
+				s.Generation, s.Arrival, s.SinceMs = envelope.ClientProtocolV2, arrival, int64(arrival)
+				return s
+			}
+			w.announce("c", 0, nil, at(20), at(10), at(30))
+			reply, err := w.r.Attach(t.Context(), &envelope.AttachRequest{Session: at(tt.arrival)})
+			var closed string
+			for _, kick := range reply.GetKicks() {
+				closed += fmt.Sprint(kick.To[0].Session)
+			}
+			if closed != tt.want || (tt.want == "") != errors.Is(err, envelope.ErrTooMany) {
+				t.Errorf("closed %q, %v", closed, err)
+			}
+		})
+	}
+}
+
 // An old client replaces all sessions that are too many, as others do, and not only one.
 func TestOldClientReplacesAllThatAreTooMany(t *testing.T) {
 	w := newWorld(t, func(c *router.Config) { c.SessionsPerUser = 1 })

@@ -30,6 +30,7 @@ type session struct {
 	// suspect one. When the time is over, all that are still suspect go, also those
 	// that the other one marked. If such a session lives, its announcement is under way.
 	suspect bool
+	arrival uint32 // see envelope.SessionInfo
 }
 
 // sessionKind is what many sessions of a comet have in common.
@@ -82,6 +83,7 @@ func (ks *sessionKinds) newSession(info *envelope.SessionInfo) *session {
 	s := &session{
 		kind: ks.get(sessionKind{info.Address.Comet, info.Generation, info.Transport, info.Incarnation}),
 		id:   info.Address.Session, device: info.Device, remote: info.Remote, since: info.SinceMs,
+		arrival: info.Arrival,
 	}
 	if info.Key != "" || info.Platform != "" || len(info.Accepts) > 0 || len(info.Rooms) > 0 || info.RoomsAt > 0 {
 		s.extra = &sessionExtra{
@@ -98,6 +100,7 @@ func (s *session) describe(user string) *envelope.SessionInfo {
 	info := &envelope.SessionInfo{
 		Address: s.address().Address(), User: user, Device: s.device, Remote: s.remote,
 		Generation: s.kind.clientProtocol, Transport: s.kind.transport, SinceMs: s.since, Incarnation: s.kind.incarnation,
+		Arrival: s.arrival,
 	}
 	if x := s.extra; x != nil {
 		info.Key, info.GlobalKey, info.Platform, info.RoomsAt = x.key, x.globalKey, x.platform, x.roomsAt
@@ -108,6 +111,13 @@ func (s *session) describe(user string) *envelope.SessionInfo {
 
 func (s *session) address() envelope.AddressKey {
 	return envelope.AddressKey{Comet: s.kind.comet, Session: s.id}
+}
+
+// isNewer reports whether the client of a session came after the one of info. It is false if that is not known: each comet
+// has a clock of its own.
+func (s *session) isNewer(info *envelope.SessionInfo) bool {
+	sameComet := s.kind.comet == info.Address.Comet && s.kind.incarnation == info.Incarnation
+	return sameComet && envelope.ArrivedAfter(s.arrival, info.Arrival)
 }
 
 // globalKey returns the key that names the session without its user, or an empty

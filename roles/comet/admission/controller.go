@@ -54,6 +54,8 @@ type PendingConnect struct {
 	Header map[string][]string
 	// Started is when the auth packet was complete.
 	Started time.Time
+	// Arrival numbers the clients of a Controller in the order in which their auth packets came. It wraps around.
+	Arrival uint32
 	// Err is nil if the client is to be admitted. Otherwise it is the reason why
 	// the client is to be refused.
 	Err error

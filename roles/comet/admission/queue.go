@@ -32,7 +32,9 @@ type queue struct {
 	retries fifo[*handshake] // clients whose try failed, in the order in which their pauses end
 	oldest  fifo[*handshake] // the clients of retries in the order in which they came
 	bytes   int              // size of the auth packets of all
-	limit   concurrencyLimit
+	// arrivals counts the clients that were queued.
+	arrivals uint32
+	limit    concurrencyLimit
 	// reserved says that the rate limiter has counted the first waiting client
 	// already. The client may have its slot from reservedFor on.
 	reserved    bool
@@ -67,6 +69,8 @@ func (q *queue) add(h *handshake) error {
 	case q.tooManyLocked(h.Started):
 		return ErrRate
 	}
+	q.arrivals++
+	h.Arrival = q.arrivals
 	q.waiting.push(h)
 	q.countLocked(h)
 	q.dispatchLocked()
