@@ -239,6 +239,36 @@ func TestAdmissionLeft(t *testing.T) {
 	}
 }
 
+// TestAdmissionLeftBetweenTries checks that logic gets no further call for a client that left while it waited for another
+// try.
+func TestAdmissionLeftBetweenTries(t *testing.T) {
+	if *goroutines {
+		t.Skip("only a connection that epoll watches tells that without being read")
+	}
+	var left atomic.Bool
+	var tries, late atomic.Int64
+	logic := &fakeLogic{connect: func(*envelope.ConnectRequest) (*envelope.ConnectReply, error) {
+		tries.Add(1)
+		if left.Load() {
+			late.Add(1)
+		}
+		return nil, envelope.ErrUnavailable
+	}}
+	s := start(t, logic, listening)
+	c := s.dialTCP()
+	c.send(2, protocol.OpAuth, 1, `{"token":"ann","key":"k"}`)
+	eventually(t, "it is tried again", func() bool { return tries.Load() >= 3 })
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	left.Store(true)
+	eventually(t, "it is refused", func() bool { return s.metric("imgo_comet_refused_total", "reason=client_left") == 1 })
+	eventually(t, "it is gone", func() bool { return s.metric("imgo_comet_connections") == 0 })
+	if n := late.Load(); n > 1 { // one try may have begun before
+		t.Errorf("logic was asked %d times about a client that had left", n)
+	}
+}
+
 // TestBlockedLogicHoldsUpOneClient blocks the Connect calls of two clients in logic, like a slow disk.
 // Meanwhile other clients of the same listener are answered and admitted. After a failure the Connect
 // call of a client is repeated.

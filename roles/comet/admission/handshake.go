@@ -190,7 +190,7 @@ func (h *handshake) failed() bool { return !h.retryAt.IsZero() }
 func (h *handshake) Run() {
 	c := h.controller
 	began, slot := time.Now(), h.Err == nil
-	if slot && h.Session == nil && h.gone(began) {
+	if slot && h.gone(began) {
 		h.Err = io.EOF
 	}
 	err := c.cfg.Admit(c.callContext(began), &h.PendingConnect)
