@@ -395,6 +395,64 @@ func TestCatchUpOfOtherPartitions(t *testing.T) {
 	})
 }
 
+// TestCatchUpsOfManyPartitions checks that partitions that fail, with many sessions each, take turns. A partition that is
+// back is found when each of the others was tried about once, though all but one of its sessions have left.
+func TestCatchUpsOfManyPartitions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const partitions, each, back = 100, 20, 10
+		const call = 5 * time.Second
+		partition := func(user string) (p uint32, err error) {
+			_, err = fmt.Sscanf(user, "p%d-", &p)
+			return p, err
+		}
+		var healed atomic.Bool
+		var mu sync.Mutex
+		found := make(map[uint32]bool)
+		logic := &fakeLogic{
+			connect: func(r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
+				reply, err := admit(r)
+				if err == nil {
+					reply.Partition, err = partition(r.Token)
+				}
+				return reply, err
+			},
+			catchUp: func(r *envelope.CatchUpRequest) error {
+				p, err := partition(r.User)
+				if healed.Load() && p < back {
+					mu.Lock()
+					defer mu.Unlock()
+					found[p] = true
+					return err
+				}
+				time.Sleep(call) // the deadline of comet's call
+				return envelope.ErrUnavailable
+			},
+		}
+		s := start(t, logic, func(cfg *comet.Config) { cfg.Heartbeat = time.Hour })
+		var left []*client
+		for p := range partitions {
+			for i := range each {
+				c := s.dialPipe(pipe.Options{})
+				c.login(fmt.Sprintf("p%d-%d", p, i), "")
+				if p < back && i > 0 {
+					left = append(left, c)
+				}
+			}
+		}
+		time.Sleep(time.Minute)
+		for _, c := range left {
+			_ = c.Close()
+		}
+		healed.Store(true)
+		time.Sleep((partitions/24 + 4) * call) // 24 at a time, after the calls under way, and with the pauses
+		mu.Lock()
+		defer mu.Unlock()
+		if len(found) != back {
+			t.Errorf("%d of %d partitions that are back have been found", len(found), back)
+		}
+	})
+}
+
 // TestAnswerWithoutProgress checks an owner that has not yet read what the session missed. It is asked
 // again at once, and then after growing pauses.
 func TestAnswerWithoutProgress(t *testing.T) {
