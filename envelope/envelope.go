@@ -98,9 +98,13 @@ func checkName(field, name string, most int) error {
 	return nil
 }
 
-// ArrivedAfter reports whether the client with the arrival a came after the one with the arrival b, as far as that is known.
-// Both are SessionInfo.Arrival of one incarnation of a comet.
-func ArrivedAfter(a, b uint32) bool { return a != 0 && b != 0 && int32(a-b) > 0 }
+// maxArrivals is more than the clients that come to a comet while it tries to admit one.
+const maxArrivals = 1 << 20
+
+// ArrivedAfter reports whether the client with the arrival a came shortly after the one with the arrival b. It is false if
+// that is not known. Both are SessionInfo.Arrival of one incarnation of a comet. They wrap around, so a session that is
+// far ahead may be one of long ago.
+func ArrivedAfter(a, b uint32) bool { return a != 0 && b != 0 && a-b-1 < maxArrivals }
 
 // CheckKey returns an error unless a client may choose a session key. The key must be a name, as in
 // CheckRoom, and must not have the form of the server's own names of sessions.

@@ -329,6 +329,7 @@ func TestOlderClientReplacesNoNewerOne(t *testing.T) {
 		"newer":                         {"c", incarnation | 2, 8, 7, 2000, false},
 		"newer, after a set clock":      {"c", incarnation | 2, 8, 7, 500, false},
 		"newer, the count wrapped":      {"c", incarnation | 2, 1, 1<<32 - 1, 2000, false},
+		"newer, the count far ahead":    {"c", incarnation | 2, 1, 1 << 30, 2000, false},
 		"another comet, clock behind":   {"d", incarnation | 2, 6, 7, 500, false},
 		"after a restart, clock behind": {"c", 6<<32 | 2, 6, 7, 500, false},
 		"a comet without arrivals":      {"c", incarnation | 2, 0, 7, 500, false},
