@@ -43,15 +43,6 @@ func newCluster(n *Node) *cluster {
 	return c
 }
 
-// Network lets tests cut the connections between nodes. Both functions are called for each packet or
-// connection, with the address of the other end.
-type Network struct {
-	// Gossip reports whether packets to a gossip address are dropped.
-	Gossip func(network, address string) bool
-	// Dial connects to the RPC address of another node.
-	Dial func(ctx context.Context, address string) (net.Conn, error)
-}
-
 // bind binds the RPC address of this node. The node's name may depend on it.
 func (c *cluster) bind() (err error) {
 	cfg := c.cfg.Cluster
@@ -59,7 +50,7 @@ func (c *cluster) bind() (err error) {
 	if c.server, err = rpc.NewServer(rpc.ServerOptions{Listen: cfg.RPC, Security: security, Log: c.log, Metrics: c.metrics}); err != nil {
 		return fmt.Errorf("%w%s", err, listenHint(err, "--rpc"))
 	}
-	c.pool, err = rpc.NewPool(rpc.PoolOptions{Security: security, Log: c.log, Metrics: c.metrics, Dial: c.opts.Network.Dial})
+	c.pool, err = rpc.NewPool(rpc.PoolOptions{Security: security, Log: c.log, Metrics: c.metrics, Faults: c.opts.Faults.RPC})
 	return err
 }
 
@@ -128,7 +119,7 @@ func (c *cluster) join() (err error) {
 	c.members, err = members.New(members.Options{
 		Name: c.name, Bind: cfg.Gossip, Advertise: cfg.GossipAddress, Join: cfg.Join, Secret: cfg.Secret, Meta: meta,
 		ProbeInterval: probe, ProbeTimeout: probe / 2, GossipInterval: min(100*time.Millisecond, probe),
-		Log: c.log, Metrics: c.metrics, Cut: c.opts.Network.Gossip,
+		Log: c.log, Metrics: c.metrics, Faults: c.opts.Faults.Gossip,
 	})
 	if err != nil {
 		return fmt.Errorf("%w%s", err, listenHint(err, "--gossip"))

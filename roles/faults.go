@@ -3,6 +3,9 @@ package roles
 import (
 	"time"
 
+	"imgo/cluster/growth"
+	"imgo/cluster/members"
+	"imgo/cluster/rpc"
 	"imgo/roles/comet"
 	"imgo/roles/job"
 	"imgo/roles/logic"
@@ -20,6 +23,15 @@ type Faults struct {
 	Router router.Faults
 	// Store makes the node's store block or fail.
 	Store store.Faults
+	// Gossip and RPC cut the connections to other nodes.
+	Gossip members.Faults
+	RPC    rpc.Faults
+	// Growth has the durations of a growth of the kept topic. Zero means the defaults. All nodes of a
+	// cluster must use the same.
+	Growth growth.Config
+	// Crash reports, once the context of Run is done, whether the node ends like a crash. Nil means that
+	// it does not.
+	Crash func() bool
 	// Clock is the node's wall clock, except that of its store. Nil means time.Now.
 	Clock func() time.Time
 	// RecordVersion is the highest version of kept records that the node pretends to read. 0 means
@@ -34,6 +46,20 @@ type Faults struct {
 	// Deliveries wraps a comet for job. Nil means no wrapper. It is called for each delivery. It must
 	// return a comparable value, and the same value for the same comet.
 	Deliveries func(job.Comet) job.Comet
+}
+
+func (f Faults) crash() bool { return f.Crash != nil && f.Crash() }
+
+// crash cuts gossip, calls, Kafka and clients without a goodbye. Unlike in a real crash, pending writes may
+// still reach the disk.
+func (n *Node) crash() {
+	if n.cluster != nil {
+		n.cluster.close()
+	}
+	if n.comet != nil {
+		n.comet.Close()
+	}
+	_ = n.http.listener.Close() // the stage that serves it returns the error
 }
 
 func (f Faults) logicLog(kept logic.KeptLog) logic.KeptLog {

@@ -101,7 +101,7 @@ func (k *kafka) openKept(ctx context.Context) (*bus.Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	k.growth = growth.New(k.opts.Growth, control, k.log)
+	k.growth = growth.New(k.opts.Faults.Growth, control, k.log)
 	if err := k.readControl(ctx); err != nil {
 		return nil, err
 	}

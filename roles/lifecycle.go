@@ -106,13 +106,12 @@ func (n *Node) Run(ctx context.Context) error {
 			n.log.Info().Msg("stopping: clients are told to come back, work under way is finished")
 		case err = <-r.failed:
 			n.log.Error().Err(err).Msg("a part of the node failed: stopping")
-		case <-n.killed:
-			err = errKilled
 		}
 	}
 	n.serving.Store(false)
 	switch {
-	case errors.Is(err, errKilled):
+	case n.opts.Faults.crash():
+		n.crash()
 		r.cancel()
 	case n.cluster != nil:
 		n.cluster.leaving()
@@ -177,20 +176,6 @@ func (r *runner) stop(err error, timeout time.Duration) error {
 		}
 	}
 	return err
-}
-
-var errKilled = errors.New("the node was killed")
-
-// Kill ends a cluster node like a crash, for tests. It cuts gossip, calls, Kafka and clients without a
-// goodbye. Run returns soon after it with an error. Unlike a real crash, Kill may let pending writes
-// reach the disk. It may be called once.
-func (n *Node) Kill() {
-	close(n.killed)
-	n.cluster.close()
-	if n.comet != nil {
-		n.comet.Close()
-	}
-	_ = n.http.listener.Close() // Run closes it again and returns the error
 }
 
 type runningStage struct {

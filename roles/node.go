@@ -19,7 +19,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
-	"imgo/cluster/growth"
 	"imgo/config"
 	"imgo/internal/events"
 	"imgo/roles/comet"
@@ -38,14 +37,6 @@ type RunOptions struct {
 	Program string
 	// Terminal reports whether Stderr is a terminal, for logging.format = "auto".
 	Terminal bool
-	// FreeBytes returns the free bytes of the file system of a folder. Nil asks the operating system.
-	// Tests simulate a full disk with it.
-	FreeBytes func(dir string) (int64, error)
-	// Network lets tests cut the connections to other nodes.
-	Network Network
-	// Growth has the durations of a growth of the kept topic. Zero means the defaults. All nodes of a
-	// cluster must use the same.
-	Growth growth.Config
 	// Faults are defects for tests.
 	Faults Faults
 }
@@ -64,8 +55,7 @@ type Node struct {
 	events  *events.Feed
 	hooks   *hooks.Hooks // nil: there are no hooks here
 
-	killed  chan struct{} // closed by Kill
-	serving atomic.Bool   // all stages have started and none stops yet
+	serving atomic.Bool // all stages have started and none stops yet
 }
 
 // Run makes a node and runs it until ctx is done.
@@ -94,7 +84,6 @@ func New(ctx context.Context, cfg config.Config, opts RunOptions) (_ *Node, err 
 		process: &process{
 			cfg: cfg, opts: opts, name: cmp.Or(cfg.NodeID, config.HostNodeID()), started: time.Now(), metrics: prometheus.NewRegistry(),
 		},
-		killed: make(chan struct{}),
 	}
 	n.http.Node, n.stores.process, n.records.Node, n.cores.Node = n, n.process, n, n
 	n.topics = eventTopics{Node: n, older: make(map[uint16]eventsLog)}

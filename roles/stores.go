@@ -28,8 +28,7 @@ func (s *stores) open() (err error) {
 		reserve = -1
 	}
 	s.db, err = store.Open(store.Options{
-		Dir: s.cfg.DataDir, Reserve: reserve, Log: s.log, Metrics: s.metrics, FreeBytes: s.opts.FreeBytes,
-		Faults: s.opts.Faults.Store,
+		Dir: s.cfg.DataDir, Reserve: reserve, Log: s.log, Metrics: s.metrics, Faults: s.opts.Faults.Store,
 	})
 	return err
 }

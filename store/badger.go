@@ -12,12 +12,7 @@ import (
 
 // badgerOptions returns options for a small process that syncs each commit.
 func (db *DB) badgerOptions() badger.Options {
-	dir := db.dir
-	if db.opt.InMemory {
-		dir = ""
-	}
-	o := badger.DefaultOptions(dir)
-	o.InMemory = db.opt.InMemory
+	o := badger.DefaultOptions(db.dir)
 	o.Logger = badgerLog{db.log}
 	o.SyncWrites = db.syncer == nil // see badgerwal.Syncer
 	o.NumVersionsToKeep = 1

@@ -28,17 +28,17 @@ const (
 	// writing at full speed.
 	defaultReserve = 256 << 20
 
-	memTableBytes       = 16 << 20
-	defaultGCInterval   = 10 * time.Minute
-	defaultDiskInterval = time.Second
+	memTableBytes = 16 << 20
+	// gcInterval is how often Run merges tables that nobody writes to.
+	gcInterval = 10 * time.Minute
+	// diskInterval is how often Run asks for the free bytes.
+	diskInterval = time.Second
 )
 
 // Options are the options of a DB.
 type Options struct {
 	// Dir is the data directory; Open makes it (0700) if it does not exist.
 	Dir string
-	// InMemory keeps nothing on a disk; for tests. Dir is not used.
-	InMemory bool
 	// Reserve is how many bytes of the file system must be free for pushes to be accepted.
 	// Acknowledgements go on down to a quarter of it. 0 means 256 MiB, a negative value none. Every write
 	// needs minFree in any case.
@@ -48,27 +48,12 @@ type Options struct {
 	// Metrics registers the store's metrics, until Close. If it is nil, nothing is registered.
 	Metrics prometheus.Registerer
 
-	// FreeBytes returns how much of dir's file system is free to this process, in bytes;
-	// nil: the operating system is asked. Tests simulate a full disk with it.
-	FreeBytes func(dir string) (int64, error)
-	// DiskInterval is how often Run asks for the free bytes. 0 means every second.
-	DiskInterval time.Duration
-	// GCInterval is how often Run merges tables that nobody writes to. 0 means every ten minutes.
-	GCInterval time.Duration
 	// Faults are for tests.
 	Faults Faults
 }
 
 func (opt *Options) setDefaults() {
 	opt.Reserve = cmp.Or(opt.Reserve, defaultReserve)
-	opt.DiskInterval = cmp.Or(opt.DiskInterval, defaultDiskInterval)
-	opt.GCInterval = cmp.Or(opt.GCInterval, defaultGCInterval)
-	if opt.InMemory {
-		opt.Dir = ""
-		if opt.FreeBytes == nil {
-			opt.Reserve = -1
-		}
-	}
 }
 
 // DB is the data directory of a node: one Badger database with synced writes.
@@ -93,7 +78,7 @@ type DB struct {
 	// broken is the error of a commit that may be half written.
 	broken atomic.Pointer[error]
 
-	// syncer makes commits durable. If it is nil, Badger does, or there is nothing to sync.
+	// syncer makes commits durable. If it is nil, Badger does.
 	syncer *badgerwal.Syncer
 
 	// writes counts transactions, so that Run knows a quiet time.
@@ -112,9 +97,6 @@ type DB struct {
 func Open(opt Options) (*DB, error) {
 	opt.setDefaults()
 	db := &DB{opt: opt, dir: opt.Dir, log: opt.Log, stop: make(chan struct{})}
-	if opt.InMemory {
-		db.dir = "(memory)"
-	}
 	if err := db.open(); err != nil {
 		_ = db.syncer.Close(false)
 		db.registry.Unregister()
@@ -125,28 +107,24 @@ func Open(opt Options) (*DB, error) {
 }
 
 func (db *DB) open() error {
-	if !db.opt.InMemory {
-		if err := db.prepareDir(); err != nil {
-			return err
-		}
+	err := db.prepareDir()
+	if err != nil {
+		return err
 	}
-	var err error
 	if db.disk, err = newDisk(db.opt); err != nil {
 		return err
 	}
-	complete := false
-	if !db.opt.InMemory {
-		if complete, err = db.checkDir(); err != nil {
-			return err
-		}
-		// Badger writes as soon as it is open, and a write for which the disk has no room
-		// ends the process without a message.
-		if err := db.disk.essential(); err != nil {
-			return fmt.Errorf("open data directory %s: %w", db.dir, err)
-		}
-		if db.syncer, err = badgerwal.NewSyncer(db.dir); err != nil {
-			return fmt.Errorf("open data directory %s: %w", db.dir, err)
-		}
+	complete, err := db.checkDir()
+	if err != nil {
+		return err
+	}
+	// Badger writes as soon as it is open, and a write for which the disk has no room
+	// ends the process without a message.
+	if err := db.disk.essential(); err != nil {
+		return fmt.Errorf("open data directory %s: %w", db.dir, err)
+	}
+	if db.syncer, err = badgerwal.NewSyncer(db.dir); err != nil {
+		return fmt.Errorf("open data directory %s: %w", db.dir, err)
 	}
 	if db.bdg, err = openBadger(db.badgerOptions()); err != nil {
 		return fmt.Errorf("open data directory %s: %w%s", db.dir, err, restoreHint)
@@ -213,7 +191,7 @@ func (db *DB) openFlag(space logSpace) *atomic.Bool {
 	return &db.logOpen
 }
 
-// Dir returns the absolute path of the data directory; "(memory)" for a DB in memory.
+// Dir returns the absolute path of the data directory.
 func (db *DB) Dir() string { return db.dir }
 
 // Run watches the disk and merges tables until ctx is done or the DB is closed. It
@@ -230,9 +208,9 @@ func (db *DB) Run(ctx context.Context) error {
 	db.mu.RUnlock()
 	defer db.running.Done()
 
-	poll := time.NewTicker(db.opt.DiskInterval)
+	poll := time.NewTicker(cmp.Or(db.opt.Faults.DiskInterval, diskInterval))
 	defer poll.Stop()
-	gc := time.NewTicker(db.opt.GCInterval)
+	gc := time.NewTicker(cmp.Or(db.opt.Faults.GCInterval, gcInterval))
 	defer gc.Stop()
 	wasOK := true
 	writes, merged := db.writes.Load(), false // at the last tick
@@ -286,7 +264,7 @@ const maxMerge = 128 << 20
 // writes to any more, would keep the space for ever.
 func (db *DB) mergeTables() {
 	lsm, _ := db.bdg.Size()
-	if db.opt.InMemory || lsm > maxMerge || db.disk.check(db.disk.reserve+lsm, "") != nil {
+	if lsm > maxMerge || db.disk.check(db.disk.reserve+lsm, "") != nil {
 		return
 	}
 	// DropPrefix is the only call of Badger that writes the memtable and merges the newest
@@ -317,7 +295,7 @@ var errLeftOpen = errors.New("too full for a table")
 
 // closeBadger closes Badger, unless the disk is too full.
 func (db *DB) closeBadger() error {
-	if err := db.disk.check(minFree, "a table is"); err != nil && !db.opt.InMemory {
+	if err := db.disk.check(minFree, "a table is"); err != nil {
 		db.log.Warn().Err(err).Msg("the disk is too full to write what is in memory to a table; the next start reads it from the write-ahead log")
 		return errLeftOpen
 	}
@@ -346,7 +324,7 @@ func (db *DB) Close() error {
 	clean := err == nil
 	if errors.Is(err, errLeftOpen) {
 		err = nil
-		if db.syncer != nil && db.broken.Load() == nil {
+		if db.broken.Load() == nil {
 			err = db.syncer.Sync() // mailboxes that were written behind
 		}
 	}

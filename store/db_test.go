@@ -119,7 +119,7 @@ func TestNearlyFullDisk(t *testing.T) {
 	d.free.Store(reserve)
 	reg := prometheus.NewRegistry()
 	dir := t.TempDir()
-	db := openDB(t, store.Options{Dir: dir, Reserve: reserve, FreeBytes: d.bytes, DiskInterval: time.Millisecond, Metrics: reg})
+	db := openDB(t, store.Options{Dir: dir, Reserve: reserve, Metrics: reg, Faults: store.Faults{FreeBytes: d.bytes, DiskInterval: time.Millisecond}})
 	l := openLog(t, db, store.LogOptions{})
 	run(t, l)
 	run(t, db)
@@ -177,7 +177,7 @@ func TestNearlyFullDisk(t *testing.T) {
 func TestDiskIsAskedWithoutRun(t *testing.T) {
 	var d disk
 	d.free.Store(math.MaxInt64)
-	db := openDB(t, store.Options{InMemory: true, Reserve: 100 << 20, FreeBytes: d.bytes})
+	db := openDB(t, store.Options{Dir: t.TempDir(), Reserve: 100 << 20, Faults: store.Faults{FreeBytes: d.bytes}})
 	if err := db.DiskOK(); err != nil {
 		t.Fatalf("DiskOK: %v", err)
 	}
@@ -187,7 +187,7 @@ func TestDiskIsAskedWithoutRun(t *testing.T) {
 
 func TestOpenOnAFullDisk(t *testing.T) {
 	var d disk
-	_, err := store.Open(store.Options{Dir: t.TempDir(), FreeBytes: d.bytes, Log: zerolog.Nop()})
+	_, err := store.Open(store.Options{Dir: t.TempDir(), Faults: store.Faults{FreeBytes: d.bytes}, Log: zerolog.Nop()})
 	if !errors.Is(err, envelope.ErrDiskFull) {
 		t.Fatalf("Open on a full disk: %v", err)
 	}
@@ -198,7 +198,7 @@ func TestOpenOnAFullDisk(t *testing.T) {
 func TestNoReserve(t *testing.T) {
 	var d disk
 	d.free.Store(store.MinFree)
-	db := openDB(t, store.Options{Dir: t.TempDir(), Reserve: -1, FreeBytes: d.bytes})
+	db := openDB(t, store.Options{Dir: t.TempDir(), Reserve: -1, Faults: store.Faults{FreeBytes: d.bytes}})
 	if err := db.DiskOK(); err != nil {
 		t.Fatalf("DiskOK without a reserve: %v", err)
 	}
@@ -221,7 +221,7 @@ func TestNoReserve(t *testing.T) {
 }
 
 func TestRunEndsWithContextOrClose(t *testing.T) {
-	db := openDB(t, store.Options{Dir: t.TempDir(), GCInterval: time.Millisecond})
+	db := openDB(t, store.Options{Dir: t.TempDir(), Faults: store.Faults{GCInterval: time.Millisecond}})
 	stop := run(t, db)
 	time.Sleep(10 * time.Millisecond) // time for a few collections; nothing depends on it
 	if err := stop(); err != nil {

@@ -29,12 +29,9 @@ type disk struct {
 }
 
 func newDisk(opt Options) (*disk, error) {
-	d := &disk{dir: opt.Dir, reserve: max(0, opt.Reserve), ask: opt.FreeBytes, started: time.Now()}
-	if d.ask == nil && !opt.InMemory {
-		d.ask = freeBytes
-	}
+	d := &disk{dir: opt.Dir, reserve: max(0, opt.Reserve), ask: opt.Faults.FreeBytes, started: time.Now()}
 	if d.ask == nil {
-		return d, nil
+		d.ask = freeBytes
 	}
 	free, err := d.ask(d.dir)
 	if err != nil {
@@ -47,9 +44,6 @@ func newDisk(opt Options) (*disk, error) {
 // poll asks the file system. If that fails, the last answer stays: a failing statfs is no
 // reason to refuse pushes, or to forget that the disk is full.
 func (d *disk) poll() {
-	if d.ask == nil {
-		return
-	}
 	d.asked.Store(int64(time.Since(d.started)))
 	if free, err := d.ask(d.dir); err == nil {
 		d.free.Store(free)
@@ -76,9 +70,6 @@ func (d *disk) essential() error { return d.check(d.reserve/4, "every write is")
 func (d *disk) writable() error { return d.check(minFree, "every write is") }
 
 func (d *disk) check(floor int64, what string) error {
-	if d.ask == nil {
-		return nil
-	}
 	advice := "Delete something, or lower disk.reserve."
 	if floor <= minFree {
 		floor, advice = minFree, "Delete something."

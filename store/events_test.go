@@ -17,7 +17,7 @@ import (
 // The log of events is a log as the kept one is.
 func TestEventsLogConforms(t *testing.T) {
 	logtest.Run(t, func(t *testing.T) logtest.Log {
-		l := openLog(t, openDB(t, store.Options{InMemory: true}), store.LogOptions{Events: true, Partitions: 4})
+		l := openLog(t, openDB(t, store.Options{Dir: t.TempDir()}), store.LogOptions{Events: true, Partitions: 4})
 		run(t, l)
 		return l
 	}, logtest.Options{})
@@ -49,7 +49,9 @@ func TestEventsLogIsApart(t *testing.T) {
 
 // Events are appended while pushes are refused for want of room: what frees the disk waits for them.
 func TestEventsLogIsEssential(t *testing.T) {
-	db := openDB(t, store.Options{Dir: t.TempDir(), Reserve: 100 << 20, FreeBytes: func(string) (int64, error) { return 60 << 20, nil }})
+	db := openDB(t, store.Options{Dir: t.TempDir(), Reserve: 100 << 20, Faults: store.Faults{
+		FreeBytes: func(string) (int64, error) { return 60 << 20, nil },
+	}})
 	kept := openLog(t, db, store.LogOptions{})
 	events := openLog(t, db, store.LogOptions{Events: true})
 	run(t, kept)

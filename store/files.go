@@ -19,7 +19,7 @@ import (
 // the directory was moved or replaced. The open files would go on taking writes, which
 // nobody could read again. The error wraps errBroken and ends all writes.
 func (db *DB) checkFiles() error {
-	if db.opt.InMemory || db.broken.Load() != nil {
+	if db.broken.Load() != nil {
 		return nil
 	}
 	err := db.syncer.Flush()

@@ -30,7 +30,7 @@ func TestFilesDeletedWhileRunning(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "data")
 			n := 0
 			open := func() (db *store.DB, l *store.Log) {
-				db = openDB(t, store.Options{Dir: dir, DiskInterval: 5 * time.Millisecond})
+				db = openDB(t, store.Options{Dir: dir, Faults: store.Faults{DiskInterval: 5 * time.Millisecond}})
 				l = openLog(t, db, store.LogOptions{Partitions: 1})
 				run(t, l)
 				for range 20 {

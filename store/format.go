@@ -68,7 +68,7 @@ func (db *DB) checkFormat(complete bool) error {
 			return fmt.Errorf("write the format of data directory %s: %w", db.dir, err)
 		}
 	}
-	if complete || db.opt.InMemory {
+	if complete {
 		return nil
 	}
 	// After the record: only a complete directory has the file.

@@ -42,7 +42,7 @@ func TestFollow(t *testing.T) {
 // TestFollowWithManyCallers has records share commits. The follower is not called for those.
 // Offsets have no gap, and Recent always returns the record that the follower is called for.
 func TestFollowWithManyCallers(t *testing.T) {
-	l := openLog(t, openDB(t, store.Options{InMemory: true}), store.LogOptions{Partitions: 2, TailBytes: 1 << 20})
+	l := openLog(t, openDB(t, store.Options{Dir: t.TempDir()}), store.LogOptions{Partitions: 2, TailBytes: 1 << 20})
 	run(t, l)
 	var told atomic.Int64
 	stop := l.Follow(func(p int32) {
@@ -87,7 +87,7 @@ func TestFollowWithManyCallers(t *testing.T) {
 // TestFailedCommitOfOne shows that a commit that fails before anything was written fails
 // only its own caller, and that the follower is not called.
 func TestFailedCommitOfOne(t *testing.T) {
-	l := openLog(t, openDB(t, store.Options{InMemory: true}), store.LogOptions{})
+	l := openLog(t, openDB(t, store.Options{Dir: t.TempDir()}), store.LogOptions{})
 	boom := errors.New("boom")
 	l.FailCommits(1, boom)
 	run(t, l)

@@ -226,7 +226,7 @@ func TestRetentionAcrossGaps(t *testing.T) {
 
 // TestFailedFirstCommit fails the commit that leaves offsets out. The next one leaves them out.
 func TestFailedFirstCommit(t *testing.T) {
-	l := openLog(t, openDB(t, store.Options{InMemory: true}), store.LogOptions{Partitions: 2, AppendFrom: 10})
+	l := openLog(t, openDB(t, store.Options{Dir: t.TempDir()}), store.LogOptions{Partitions: 2, AppendFrom: 10})
 	failed := errors.New("no room")
 	l.FailCommits(1, failed)
 	run(t, l)

@@ -47,18 +47,10 @@ func TestLogConforms(t *testing.T) {
 	})
 }
 
-func TestLogInMemoryConforms(t *testing.T) {
-	logtest.Run(t, func(t *testing.T) logtest.Log {
-		l := openLog(t, openDB(t, store.Options{InMemory: true}), store.LogOptions{Partitions: 4})
-		run(t, l)
-		return l
-	}, logtest.Options{})
-}
-
 // TestRecent shows that Recent returns the same entries as Read as long as they are in
 // memory. It never waits or reads the disk.
 func TestRecent(t *testing.T) {
-	l := openLog(t, openDB(t, store.Options{InMemory: true}), store.LogOptions{Partitions: 2, TailBytes: 2 << 10})
+	l := openLog(t, openDB(t, store.Options{Dir: t.TempDir()}), store.LogOptions{Partitions: 2, TailBytes: 2 << 10})
 	run(t, l)
 	const records, size = 100, 100
 	var appended sync.WaitGroup
@@ -134,7 +126,7 @@ func TestLogBeginsAtFirst(t *testing.T) {
 }
 
 func TestLogShapeIsKept(t *testing.T) {
-	db := openDB(t, store.Options{InMemory: true})
+	db := openDB(t, store.Options{Dir: t.TempDir()})
 	l := openLog(t, db, store.LogOptions{Partitions: 7, Generation: 3})
 	if l.Partitions() != 7 || l.Generation() != 3 {
 		t.Fatalf("%d partitions, generation %d", l.Partitions(), l.Generation())
@@ -166,7 +158,7 @@ func TestLogShapeIsKept(t *testing.T) {
 			t.Errorf("OpenLog(%+v): %v, want it to say %q", test.opt, err, test.want)
 		}
 	}
-	fresh := openLog(t, openDB(t, store.Options{InMemory: true}), store.LogOptions{})
+	fresh := openLog(t, openDB(t, store.Options{Dir: t.TempDir()}), store.LogOptions{})
 	if fresh.Partitions() != store.DefaultLogPartitions || fresh.Generation() != 1 {
 		t.Fatalf("defaults: %d partitions, generation %d", fresh.Partitions(), fresh.Generation())
 	}
@@ -293,7 +285,7 @@ func TestLargeGroupIsSplit(t *testing.T) {
 func TestQueueIsBounded(t *testing.T) {
 	// Without Run nothing leaves the queue.
 	reg := prometheus.NewRegistry()
-	l := openLog(t, openDB(t, store.Options{InMemory: true, Metrics: reg}), store.LogOptions{QueueBytes: 1000})
+	l := openLog(t, openDB(t, store.Options{Dir: t.TempDir(), Metrics: reg}), store.LogOptions{QueueBytes: 1000})
 	appends := func(ctx context.Context, n int) <-chan error {
 		errs := make(chan error, n)
 		for range n {
@@ -333,7 +325,7 @@ func TestQueueIsBounded(t *testing.T) {
 
 func TestFailedCommitFailsItsCallers(t *testing.T) {
 	reg := prometheus.NewRegistry()
-	l := openLog(t, openDB(t, store.Options{InMemory: true, Metrics: reg}), store.LogOptions{Partitions: 2})
+	l := openLog(t, openDB(t, store.Options{Dir: t.TempDir(), Metrics: reg}), store.LogOptions{Partitions: 2})
 	boom := errors.New("boom")
 	l.FailCommits(1, boom)
 	var group sync.WaitGroup
@@ -372,7 +364,7 @@ func TestFailedCommitFailsItsCallers(t *testing.T) {
 }
 
 func TestBrokenDiskEndsTheLog(t *testing.T) {
-	db := openDB(t, store.Options{InMemory: true})
+	db := openDB(t, store.Options{Dir: t.TempDir()})
 	l := openLog(t, db, store.LogOptions{})
 	stop := run(t, l)
 	if _, err := l.Append(t.Context(), 0, []byte("good")); err != nil {
@@ -392,7 +384,7 @@ func TestBrokenDiskEndsTheLog(t *testing.T) {
 
 func TestRunDrainsTheQueue(t *testing.T) {
 	reg := prometheus.NewRegistry()
-	l := openLog(t, openDB(t, store.Options{InMemory: true, Metrics: reg}), store.LogOptions{})
+	l := openLog(t, openDB(t, store.Options{Dir: t.TempDir(), Metrics: reg}), store.LogOptions{})
 	const n = 20
 	errs := make(chan error, n)
 	for range n {
@@ -419,7 +411,7 @@ func TestRunDrainsTheQueue(t *testing.T) {
 
 func TestCloseWithoutRunFailsTheQueue(t *testing.T) {
 	reg := prometheus.NewRegistry()
-	l := openLog(t, openDB(t, store.Options{InMemory: true, Metrics: reg}), store.LogOptions{QueueBytes: 100})
+	l := openLog(t, openDB(t, store.Options{Dir: t.TempDir(), Metrics: reg}), store.LogOptions{QueueBytes: 100})
 	errs := make(chan error, 5)
 	for range cap(errs) { // most of them wait for room
 		go func() {
@@ -461,7 +453,7 @@ func TestLogMetrics(t *testing.T) {
 	if gauge(t, reg, "imgo_store_disk_free_bytes") <= 0 {
 		t.Error("imgo_store_disk_free_bytes is not above 0")
 	}
-	if _, err := store.Open(store.Options{InMemory: true, Metrics: reg, Log: zerolog.Nop()}); err == nil {
+	if _, err := store.Open(store.Options{Dir: t.TempDir(), Metrics: reg, Log: zerolog.Nop()}); err == nil {
 		t.Error("a second store with the same registry: no error")
 	}
 	if err := errors.Join(l.Close(), db.Close()); err != nil {

@@ -45,7 +45,8 @@ func TestSpaceComesBack(t *testing.T) {
 	if before < 2<<20 {
 		t.Fatalf("the tables have %d bytes only", before)
 	}
-	db = openDB(t, store.Options{Dir: dir, Faults: faults, GCInterval: 20 * time.Millisecond})
+	faults.GCInterval = 20 * time.Millisecond
+	db = openDB(t, store.Options{Dir: dir, Faults: faults})
 	run(t, db)
 	eventually(t, "the space of deleted records is free", func() bool { return tableBytes() < before/10 })
 }

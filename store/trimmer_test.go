@@ -92,7 +92,7 @@ func TestRetention(t *testing.T) {
 func TestRunTrims(t *testing.T) {
 	var c clock
 	c.ms.Store(1_700_000_000_000)
-	l := openLog(t, openDB(t, store.Options{InMemory: true}), store.LogOptions{
+	l := openLog(t, openDB(t, store.Options{Dir: t.TempDir()}), store.LogOptions{
 		Retention: time.Hour, TrimInterval: time.Millisecond, Now: c.now,
 	})
 	run(t, l)
@@ -110,7 +110,7 @@ func TestRunTrims(t *testing.T) {
 func TestTrimGoesOn(t *testing.T) {
 	var c clock
 	c.ms.Store(1_700_000_000_000)
-	db := openDB(t, store.Options{InMemory: true})
+	db := openDB(t, store.Options{Dir: t.TempDir()})
 	l := openLog(t, db, store.LogOptions{Partitions: 3, Retention: time.Hour, Now: c.now})
 	run(t, l)
 	for p := range int32(3) {
@@ -142,7 +142,7 @@ func TestTrimGoesOn(t *testing.T) {
 func TestReadersWhileTrimming(t *testing.T) {
 	var c clock
 	c.ms.Store(1_700_000_000_000)
-	l := openLog(t, openDB(t, store.Options{InMemory: true}), store.LogOptions{
+	l := openLog(t, openDB(t, store.Options{Dir: t.TempDir()}), store.LogOptions{
 		Retention: time.Second, Now: c.now, TailBytes: 1,
 	})
 	run(t, l)

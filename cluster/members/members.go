@@ -86,10 +86,8 @@ type Options struct {
 	Metrics prometheus.Registerer
 	// Resolver looks up names. If it is nil, the resolver of the system does.
 	Resolver Resolver
-	// Cut reports whether nothing is sent to a gossip address now. The network is tcp
-	// or udp. Cut is for tests of network partitions and lost packets. In a partition
-	// both sides must cut.
-	Cut func(network, address string) bool
+	// Faults are for tests.
+	Faults Faults
 }
 
 // fill sets the defaults.
@@ -174,7 +172,7 @@ func (m *Members) open() error {
 		return fmt.Errorf("bind gossip to %q: %w", m.o.Bind, err)
 	}
 	logger := log.New(newLogWriter(m.log), "", 0)
-	if m.transport, err = listen(ip, port, logger, m.o.Cut); err != nil {
+	if m.transport, err = listen(ip, port, logger, m.o.Faults.Cut); err != nil {
 		return fmt.Errorf("bind gossip (TCP and UDP) to %s: %w", m.o.Bind, err)
 	}
 	m.bound = net.JoinHostPort(ip.String(), fmt.Sprint(m.transport.GetAutoBindPort()))

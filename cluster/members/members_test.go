@@ -275,7 +275,7 @@ func TestHalvesFindOneAnotherAgain(t *testing.T) {
 	var seed []string
 	for i := range 4 {
 		// Only the first node is named in Join, so the nodes must remember the others.
-		n := start(t, members.Options{Name: fmt.Sprintf("n%d", i), Join: seed, Cut: s.cut(i / 2)})
+		n := start(t, members.Options{Name: fmt.Sprintf("n%d", i), Join: seed, Faults: members.Faults{Cut: s.cut(i / 2)}})
 		s.mu.Lock()
 		s.side[n.Addr()] = i / 2
 		s.mu.Unlock()
@@ -310,7 +310,7 @@ func TestChangeReachesAllDespiteLostPackets(t *testing.T) {
 	for i := range 5 {
 		// A probe that is lost would have the nodes exchange other news.
 		o := members.Options{
-			Name: fmt.Sprintf("n%d", i), Meta: meta("comet"), Cut: cut, ProbeInterval: time.Hour, GossipInterval: 10 * time.Millisecond,
+			Name: fmt.Sprintf("n%d", i), Meta: meta("comet"), Faults: members.Faults{Cut: cut}, ProbeInterval: time.Hour, GossipInterval: 10 * time.Millisecond,
 		}
 		if i > 0 {
 			o.Join = []string{nodes[0].Addr()}

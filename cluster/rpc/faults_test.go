@@ -71,7 +71,7 @@ func TestHungNode(t *testing.T) {
 func TestNodeStopsAnswering(t *testing.T) {
 	var frozen frozen
 	addr, _ := serve(t, rpc.ServerOptions{}, roles{ready}.services())
-	pool := newPool(t, rpc.PoolOptions{Dial: frozen.dial})
+	pool := newPool(t, rpc.PoolOptions{Faults: rpc.Faults{Dial: frozen.dial}})
 	peer := pool.Node(addr)
 	askStatus(t, peer)
 	frozen.set(true)

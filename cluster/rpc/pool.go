@@ -34,8 +34,8 @@ type PoolOptions struct {
 	Metrics prometheus.Registerer
 	// MaxMessage bounds one request or reply, in bytes. 0 means 64 MiB.
 	MaxMessage int
-	// Dial makes connections, in place of TCP. For tests.
-	Dial func(ctx context.Context, addr string) (net.Conn, error)
+	// Faults are for tests.
+	Faults Faults
 }
 
 // Pool has the connections to the other nodes. Its methods are safe for
@@ -68,7 +68,7 @@ func NewPool(o PoolOptions) (*Pool, error) {
 	if p.metrics, err = newMetrics(o.Metrics, "client"); err != nil {
 		return nil, fmt.Errorf("register rpc's metrics: %w", err)
 	}
-	p.options = dialOptions(o.Dial, creds)
+	p.options = dialOptions(o.Faults.Dial, creds)
 	return p, nil
 }
 

@@ -40,11 +40,11 @@ func TestSameNodeSameValues(t *testing.T) {
 func TestOneConnectionPerNode(t *testing.T) {
 	addr, _ := serve(t, rpc.ServerOptions{}, roles{ready}.services())
 	var dials atomic.Int32
-	pool := newPool(t, rpc.PoolOptions{Dial: func(ctx context.Context, addr string) (net.Conn, error) {
+	pool := newPool(t, rpc.PoolOptions{Faults: rpc.Faults{Dial: func(ctx context.Context, addr string) (net.Conn, error) {
 		dials.Add(1)
 		var d net.Dialer
 		return d.DialContext(ctx, "tcp", addr)
-	}})
+	}}})
 	pool.Node(addr)
 	if dials.Load() != 0 {
 		t.Error("connected before there was anything to say")
@@ -90,14 +90,14 @@ func TestNodeStartedAgain(t *testing.T) {
 	addr, _ := serve(t, rpc.ServerOptions{}, roles{ready}.services())
 	var dials atomic.Int32
 	var up atomic.Bool
-	pool := newPool(t, rpc.PoolOptions{Dial: func(ctx context.Context, addr string) (net.Conn, error) {
+	pool := newPool(t, rpc.PoolOptions{Faults: rpc.Faults{Dial: func(ctx context.Context, addr string) (net.Conn, error) {
 		dials.Add(1)
 		if !up.Load() {
 			return nil, errors.New("connection refused")
 		}
 		var d net.Dialer
 		return d.DialContext(ctx, "tcp", addr)
-	}})
+	}}})
 	status := func() error {
 		_, err := pool.Node(addr).Status().Status(within(t, waitLimit), &envelope.StatusRequest{})
 		return err

@@ -156,7 +156,7 @@ func TestSecretIsNotOnTheWire(t *testing.T) {
 	s := rpc.Security{Secret: "a secret that nobody may read on the way"}
 	addr, _ := serve(t, rpc.ServerOptions{Security: s}, roles{ready}.services())
 	var tap wiretap
-	peer := newPool(t, rpc.PoolOptions{Security: s, Dial: tap.dial}).Node(addr)
+	peer := newPool(t, rpc.PoolOptions{Security: s, Faults: rpc.Faults{Dial: tap.dial}}).Node(addr)
 	askStatus(t, peer)
 	if _, err := peer.Logic().Connect(within(t, waitLimit), &envelope.ConnectRequest{Token: body}); err == nil {
 		t.Log("answered")

@@ -77,7 +77,7 @@ func TestCallsFailWhenTheirNodeDies(t *testing.T) {
 	}}.services()
 	wire := &cuttable{}
 	addr, _ := serve(t, rpc.ServerOptions{}, handle)
-	logic := newPool(t, rpc.PoolOptions{Dial: wire.dial}).Node(addr).Logic()
+	logic := newPool(t, rpc.PoolOptions{Faults: rpc.Faults{Dial: wire.dial}}).Node(addr).Logic()
 	errs := make(chan error)
 	for range calls {
 		go func() {

@@ -65,8 +65,8 @@ type Config struct {
 	// Observe is called with the outcome and the duration of each call, from any goroutine. Default:
 	// nothing.
 	Observe func(outcome string, took time.Duration)
-	// Transport replaces the network in tests.
-	Transport http.RoundTripper
+	// Faults are for tests.
+	Faults Faults
 }
 
 // CheckURL returns what is wrong with an address, and the fix. Both are empty for a good one.
@@ -152,7 +152,7 @@ func New(cfg Config) (*Caller, error) {
 		}
 		c.signers = append(c.signers, signer)
 	}
-	transport := cfg.Transport
+	transport := cfg.Faults.Transport
 	if transport == nil {
 		transport = &http.Transport{
 			Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, DisableCompression: true,

@@ -150,6 +150,9 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
+// network makes calls go through fn.
+func network(fn roundTripper) webhook.Faults { return webhook.Faults{Transport: fn} }
+
 func respond(status int) *http.Response {
 	return &http.Response{StatusCode: status, Body: io.NopCloser(strings.NewReader(""))}
 }
@@ -161,7 +164,7 @@ func TestCircuit(t *testing.T) {
 		var down atomic.Bool
 		down.Store(true)
 		c := newCaller(t, webhook.Config{URL: "https://x.example", OpenFor: 5 * time.Second,
-			Transport: roundTripper(func(*http.Request) (*http.Response, error) {
+			Faults: network(func(*http.Request) (*http.Response, error) {
 				calls.Add(1)
 				if down.Load() {
 					return respond(500), nil
@@ -210,7 +213,7 @@ func TestAnswersToComeLater(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var later atomic.Bool
-			caller := newCaller(t, webhook.Config{URL: "https://x.example", Transport: roundTripper(func(*http.Request) (*http.Response, error) {
+			caller := newCaller(t, webhook.Config{URL: "https://x.example", Faults: network(func(*http.Request) (*http.Response, error) {
 				if later.Load() {
 					return respond(200), nil
 				}
@@ -248,7 +251,7 @@ func TestCallsThatWaited(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var quick atomic.Bool
 				caller := newCaller(t, webhook.Config{URL: "https://x.example", InFlight: 8, Timeout: time.Second, OpenFor: time.Hour,
-					Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+					Faults: network(func(r *http.Request) (*http.Response, error) {
 						if quick.Load() {
 							return respond(200), nil
 						}
@@ -285,7 +288,7 @@ func TestCallsThatWaited(t *testing.T) {
 func TestCallersThatGoAway(t *testing.T) {
 	var hang atomic.Bool
 	hang.Store(true)
-	c := newCaller(t, webhook.Config{URL: "https://x.example", Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+	c := newCaller(t, webhook.Config{URL: "https://x.example", Faults: network(func(r *http.Request) (*http.Response, error) {
 		if hang.Load() {
 			<-r.Context().Done()
 			return nil, r.Context().Err()
@@ -314,7 +317,7 @@ func TestInFlight(t *testing.T) {
 					refused.Add(1)
 				}
 			},
-			Transport: roundTripper(func(*http.Request) (*http.Response, error) {
+			Faults: network(func(*http.Request) (*http.Response, error) {
 				most.Store(max(most.Load(), now.Add(1)))
 				time.Sleep(900 * time.Millisecond)
 				now.Add(-1)
@@ -336,7 +339,7 @@ func TestInFlight(t *testing.T) {
 func TestSendWaitsForItsTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCaller(t, webhook.Config{URL: "https://x.example", InFlight: 1, Timeout: time.Second,
-			Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+			Faults: network(func(r *http.Request) (*http.Response, error) {
 				select {
 				case <-time.After(900 * time.Millisecond):
 					return respond(200), nil

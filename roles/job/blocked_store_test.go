@@ -60,10 +60,9 @@ func (n *node) Names() []string                 { return []string{"a"} }
 const nodePartitions = 2
 
 // startNode starts a node with a session for each of the users.
-func startNode(t testing.TB, opt store.Options, users ...string) *node {
+func startNode(t testing.TB, faults store.Faults, users ...string) *node {
 	t.Helper()
-	opt.Log = zerolog.Nop()
-	db, err := store.Open(opt)
+	db, err := store.Open(store.Options{Dir: t.TempDir(), Log: zerolog.Nop(), Faults: faults})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,12 +159,12 @@ func TestBlockedStoreDelaysOneReader(t *testing.T) {
 	blocked, free := make(chan struct{}), make(chan struct{})
 	unblock := sync.OnceFunc(func() { close(free) })
 	t.Cleanup(unblock)
-	n := startNode(t, store.Options{InMemory: true, Faults: store.Faults{ReadMailbox: func(_ int32, user string) {
+	n := startNode(t, store.Faults{ReadMailbox: func(_ int32, user string) {
 		if user == cold && blocking.CompareAndSwap(true, false) {
 			close(blocked)
 			<-free
 		}
-	}}}, warm, other)
+	}}, warm, other)
 	t.Cleanup(unblock) // before the node ends
 
 	blocking.Store(true)
@@ -186,7 +185,7 @@ func TestBlockedStoreDelaysOneReader(t *testing.T) {
 // time that its append returns.
 func TestFastPathOfARealNode(t *testing.T) {
 	user := usersOf(0, 1)[0]
-	n := startNode(t, store.Options{InMemory: true}, user)
+	n := startNode(t, store.Faults{}, user)
 	eventually(t, "the fast path is open", func() bool {
 		before := n.comet.all()
 		n.push(user, "x")
@@ -208,11 +207,10 @@ func TestFastPathOfARealNode(t *testing.T) {
 	}
 }
 
-// BenchmarkKeptPush measures a kept push from Append to the comet, with a store that
-// has no disk.
+// BenchmarkKeptPush measures a kept push from Append to the comet.
 func BenchmarkKeptPush(b *testing.B) {
 	user := usersOf(0, 1)[0]
-	n := startNode(b, store.Options{InMemory: true}, user)
+	n := startNode(b, store.Faults{}, user)
 	var at time.Time
 	got := make(chan time.Duration, 1)
 	n.comet.each = func() { got <- time.Since(at) }

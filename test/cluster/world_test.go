@@ -137,11 +137,10 @@ func (w *world) begin(name string, runs ...string) *node {
 		w.change(&cfg)
 	}
 	n := &node{w: w, name: name, roles: runs}
-	opts := roles.RunOptions{Growth: w.times, Network: roles.Network{
-		Gossip: func(_, address string) bool { return w.isApart(name, address, w.gossip) },
-		Dial:   func(ctx context.Context, address string) (net.Conn, error) { return w.dial(ctx, name, address) },
-	}}
-	opts.Faults = w.faults[name]
+	opts := roles.RunOptions{Faults: w.faults[name]}
+	opts.Faults.Growth = w.times
+	opts.Faults.Gossip.Cut = func(_, address string) bool { return w.isApart(name, address, w.gossip) }
+	opts.Faults.RPC.Dial = func(ctx context.Context, address string) (net.Conn, error) { return w.dial(ctx, name, address) }
 	if ahead := w.ahead[name]; ahead != 0 {
 		opts.Faults.Clock = func() time.Time { return time.Now().Add(ahead) }
 	}

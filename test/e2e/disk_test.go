@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"imgo/roles"
+	"imgo/store"
 )
 
 // TestDiskNearlyFull lets the free space fall below the reserve. Pushes are refused, and everything
@@ -17,7 +18,9 @@ func TestDiskNearlyFull(t *testing.T) {
 	freeBytes.Store(10 * reserve)
 	cfg := settings(t)
 	cfg.Disk.Reserve = reserve
-	n := startWith(t, cfg, roles.RunOptions{FreeBytes: func(string) (int64, error) { return freeBytes.Load(), nil }})
+	n := startWith(t, cfg, roles.RunOptions{Faults: roles.Faults{
+		Store: store.Faults{FreeBytes: func(string) (int64, error) { return freeBytes.Load(), nil }},
+	}})
 
 	before := n.tcp(t)
 	before.login("v2", "before", `,"ack":true`)

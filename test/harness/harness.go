@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"imgo/config"
@@ -38,6 +39,7 @@ type Node struct {
 
 	t      testing.TB
 	cancel context.CancelFunc
+	crash  atomic.Bool
 	done   chan struct{} // closed when Run has returned
 	err    error         // result of Run, once done is closed
 }
@@ -61,7 +63,7 @@ func Begin(t testing.TB, cfg config.Config, opts roles.RunOptions, client *http.
 		client = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 100}}
 	}
 	n := &Node{Config: cfg, Log: &waittest.Log{}, HTTP: client, t: t, done: make(chan struct{})}
-	opts.Stderr, opts.Version = n.Log, "test"
+	opts.Stderr, opts.Version, opts.Faults.Crash = n.Log, "test", n.crash.Load
 	var err error
 	if n.Node, err = roles.New(t.Context(), cfg, opts); err != nil {
 		t.Fatalf("start %s: %v\n%s", cfg.NodeID, err, n.Log)
@@ -115,7 +117,8 @@ func (n *Node) Stop() error {
 
 // Crash ends the node. To other nodes and to clients it looks like a crash.
 func (n *Node) Crash() {
-	n.Kill()
+	n.crash.Store(true)
+	n.cancel()
 	<-n.done
 	n.err = nil
 }

@@ -68,8 +68,8 @@ func TestMain(m *testing.M) {
 
 func options(dir string) store.Options {
 	return store.Options{
-		Dir: dir, Log: zerolog.Nop(), Reserve: -1, DiskInterval: 20 * time.Millisecond, GCInterval: 50 * time.Millisecond,
-		Faults: store.Faults{MemTableBytes: memTableBytes},
+		Dir: dir, Log: zerolog.Nop(),
+		Faults: store.Faults{MemTableBytes: memTableBytes, DiskInterval: 20 * time.Millisecond, GCInterval: 50 * time.Millisecond},
 	}
 }
 

@@ -2,7 +2,6 @@ package hooks
 
 import (
 	"context"
-	"net/http"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -87,6 +86,6 @@ type Deps struct {
 	Retention time.Duration
 	// Now is the wall clock.
 	Now func() time.Time
-	// Transport replaces the network in tests.
-	Transport http.RoundTripper
+	// Faults are for tests.
+	Faults webhook.Faults
 }

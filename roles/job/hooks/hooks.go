@@ -43,7 +43,7 @@ func New(cfgs []Config, deps Deps) (*Hooks, error) {
 	m := newMetrics(deps.Metrics)
 	for _, cfg := range cfgs {
 		caller, err := webhook.New(webhook.Config{
-			URL: cfg.URL, Secrets: cfg.Secrets, Timeout: cfg.Timeout, InFlight: maxInFlight, MaxAnswer: 1 << 20, Transport: deps.Transport,
+			URL: cfg.URL, Secrets: cfg.Secrets, Timeout: cfg.Timeout, InFlight: maxInFlight, MaxAnswer: 1 << 20, Faults: deps.Faults,
 			Observe: func(outcome string, took time.Duration) {
 				m.calls.WithLabelValues(cfg.Name, outcome).Inc()
 				m.seconds.WithLabelValues(cfg.Name).Observe(took.Seconds())

@@ -21,6 +21,7 @@ import (
 	"imgo/envelope"
 	"imgo/internal/events"
 	"imgo/internal/settings"
+	"imgo/internal/webhook"
 	"imgo/roles/job"
 	"imgo/roles/job/hooks"
 )
@@ -450,7 +451,7 @@ func (w *world) start() {
 	w.t.Helper()
 	w.metrics = prometheus.NewRegistry()
 	deps := hooks.Deps{
-		Topics: &w.topics, Table: w.table, Log: zerolog.Nop(), Metrics: w.metrics, Transport: w.to, Now: w.now,
+		Topics: &w.topics, Table: w.table, Log: zerolog.Nop(), Metrics: w.metrics, Faults: webhook.Faults{Transport: w.to}, Now: w.now,
 		Group: func(_ context.Context, _ string, generation uint16) (hooks.Group, error) {
 			if w.groups[generation] == nil {
 				w.groups[generation] = &group{next: -1}

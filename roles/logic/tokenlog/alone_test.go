@@ -117,7 +117,7 @@ func TestAlone(t *testing.T) {
 }
 
 func TestInputAlone(t *testing.T) {
-	db := openDB(t, store.Options{InMemory: true})
+	db := openDB(t, store.Options{Dir: t.TempDir()})
 	s := alone(db)
 	if err := s.Put(t.Context(), hashOf("a"), envelope.Token{User: "u"}, false); err != nil {
 		t.Fatal(err)
@@ -148,7 +148,7 @@ func TestInputAlone(t *testing.T) {
 }
 
 func TestTooManyTokensAlone(t *testing.T) {
-	s := alone(openDB(t, store.Options{InMemory: true}))
+	s := alone(openDB(t, store.Options{Dir: t.TempDir()}))
 	ctx := t.Context()
 	const user = "u"
 	for i := range store.MaxTokensPerUser {
@@ -199,7 +199,7 @@ func TestHousekeepingAlone(t *testing.T) {
 // TestSingleTokenAlone puts single tokens of one user from many goroutines. One of
 // them must be valid in the end.
 func TestSingleTokenAlone(t *testing.T) {
-	s := alone(openDB(t, store.Options{InMemory: true}))
+	s := alone(openDB(t, store.Options{Dir: t.TempDir()}))
 	var group sync.WaitGroup
 	for i := range 20 {
 		group.Go(func() {
@@ -225,7 +225,7 @@ func TestSingleTokenAlone(t *testing.T) {
 // TestBoundAlone puts tokens of one user from many goroutines. One of them is the last that
 // the user may have.
 func TestBoundAlone(t *testing.T) {
-	s := alone(openDB(t, store.Options{InMemory: true}))
+	s := alone(openDB(t, store.Options{Dir: t.TempDir()}))
 	for i := range store.MaxTokensPerUser - 1 {
 		if err := s.Put(t.Context(), hashOf(fmt.Sprint("old", i)), envelope.Token{User: "u"}, false); err != nil {
 			t.Fatal(err)
@@ -252,7 +252,7 @@ func TestBoundAlone(t *testing.T) {
 // TestSingleRevokesFirst writes the new token behind what it revokes: many revocations do not fit into one transaction,
 // and after an error in the middle the new token must not be there.
 func TestSingleRevokesFirst(t *testing.T) {
-	db := openDB(t, store.Options{InMemory: true})
+	db := openDB(t, store.Options{Dir: t.TempDir()})
 	s := alone(db)
 	for _, token := range []string{"a", "b", "new"} {
 		if err := s.Put(t.Context(), hashOf(token), envelope.Token{User: "u"}, token == "new"); err != nil {
@@ -276,7 +276,7 @@ func TestFullDiskAlone(t *testing.T) {
 	var free atomic.Int64
 	free.Store(reserve)
 	s := alone(openDB(t, store.Options{
-		InMemory: true, Reserve: reserve, FreeBytes: func(string) (int64, error) { return free.Load(), nil },
+		Dir: t.TempDir(), Reserve: reserve, Faults: store.Faults{FreeBytes: func(string) (int64, error) { return free.Load(), nil }},
 	}))
 	put := func() error { return s.Put(t.Context(), hashOf("a"), envelope.Token{User: "u"}, false) }
 	revoke := func() error { _, err := s.RevokeUser(t.Context(), "u"); return err }

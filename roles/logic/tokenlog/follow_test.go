@@ -159,7 +159,7 @@ func TestLateCopy(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newTopic()
-			dbs := []*store.DB{openDB(t, store.Options{InMemory: true}), openDB(t, store.Options{InMemory: true})}
+			dbs := []*store.DB{openDB(t, store.Options{Dir: t.TempDir()}), openDB(t, store.Options{Dir: t.TempDir()})}
 			a, b := start(t, fast(), p, dbs[0]), start(t, fast(), p, dbs[1])
 			a.ready(t)
 			b.ready(t)
@@ -235,7 +235,7 @@ func TestRevocationIsForgottenWhileAway(t *testing.T) {
 	for _, suspended := range []bool{false, true} {
 		t.Run(fmt.Sprintf("suspended=%v", suspended), func(t *testing.T) {
 			p := newTopic()
-			db := openDB(t, store.Options{InMemory: true})
+			db := openDB(t, store.Options{Dir: t.TempDir()})
 			a := start(t, fast(), p, db)
 			a.ready(t)
 			a.put(t, "t", "ann", 0, false)

@@ -224,11 +224,11 @@ func openDB(t *testing.T, o store.Options) *store.DB {
 	return db
 }
 
-// start runs a node on a topic; nil: alone. db is its data folder; nil: one in memory.
+// start runs a node on a topic; nil: alone. db is its data folder; nil: an empty one.
 func start(t *testing.T, cfg tokenlog.Config, p *topic, db *store.DB) *node {
 	t.Helper()
 	if db == nil {
-		db = openDB(t, store.Options{InMemory: true})
+		db = openDB(t, store.Options{Dir: t.TempDir()})
 	}
 	n := &node{Tokens: tokenlog.NewAlone(cfg, store.NewTokens(db), zerolog.Nop())}
 	if p != nil {

@@ -348,7 +348,7 @@ func TestPutFails(t *testing.T) {
 }
 
 func TestMetricsAndNew(t *testing.T) {
-	view := store.NewTokenView(openDB(t, store.Options{InMemory: true}))
+	view := store.NewTokenView(openDB(t, store.Options{Dir: t.TempDir()}))
 	reg := prometheus.NewRegistry()
 	if _, err := tokenlog.New(tokenlog.DefaultConfig(), newTopic(), view, zerolog.Nop(), reg); err != nil {
 		t.Fatal(err)
