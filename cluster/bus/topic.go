@@ -150,79 +150,103 @@ func (b *Bus) check(ctx context.Context, s topicSpec, t kafka.Topic, brokers int
 	if err != nil {
 		return err
 	}
-	number := func(key string) int64 {
-		n, err := strconv.ParseInt(config[key], 10, 64)
-		if err != nil {
-			return -1 // Kafka's value for none
-		}
-		return n
-	}
-	var wrong []string
-	differs := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
-	alter := func(key string, value any) string {
-		return fmt.Sprintf("kafka-configs.sh --bootstrap-server %s --alter --entity-type topics --entity-name %s --add-config %s=%v",
-			b.o.Brokers[0], s.name, key, value)
-	}
-
+	c := topicCheck{Bus: b, topicSpec: s, actual: config}
 	if n := int32(len(t.Partitions)); s.partitions != 0 && n != s.partitions && !s.lenient {
-		differs("it has %d partitions, the settings say %d: set the partitions to %d "+
+		c.differs("it has %d partitions, the settings say %d: set the partitions to %d "+
 			"(they cannot be changed in place: what is where goes by their number)", n, s.partitions, n)
 	}
 	if policy := config["cleanup.policy"]; policy != s.policy {
-		differs("its cleanup.policy is %q, which would lose records; it must be %q: %s", policy, s.policy, alter("cleanup.policy", s.policy))
+		c.differs("its cleanup.policy is %q, which would lose records; it must be %q: %s", policy, s.policy, c.alter("cleanup.policy", s.policy))
 	}
 	if s.policy == "delete" {
-		need := max(s.minRetention, s.retention)
-		switch ms := number("retention.ms"); {
-		case ms >= 0 && ms < s.minRetention.Milliseconds():
-			differs("it keeps records for %v (retention.ms), less than the %v that the longest ttl needs: %s",
-				time.Duration(ms)*time.Millisecond, s.minRetention, alter("retention.ms", need.Milliseconds()))
-		case ms >= 0 && ms < s.retention.Milliseconds(), ms >= 0 && s.retention == 0 && s.minRetention == 0:
-			want := "for ever"
-			if s.retention > 0 {
-				want = "for " + s.retention.String()
-			}
-			differs("it keeps records for %v (retention.ms), the settings say %s: change the settings, or %s",
-				time.Duration(ms)*time.Millisecond, want, alter("retention.ms", retentionMS(s.retention)))
-		case s.retention > 0 && ms != s.retention.Milliseconds():
-			b.log.Warn().Str("topic", s.name).Int64("retention_ms", ms).Dur("setting", s.retention).
-				Msg("the topic keeps records for longer than the settings say; left as it is")
-		}
-		if bytes := number("retention.bytes"); bytes >= 0 {
-			b.log.Warn().Str("topic", s.name).Int64("retention_bytes", bytes).
-				Msg("the topic drops records by size too: some may go before their time")
-		}
+		c.checkRetention()
 	}
+	c.checkCopies(t, brokers)
+	if n := c.number("max.message.bytes"); n >= 0 && n < needMessageBytes {
+		c.differs("it takes batches of up to %d bytes (max.message.bytes), ours have up to %d: %s",
+			n, needMessageBytes, c.alter("max.message.bytes", maxMessageBytes))
+	}
+	if len(c.wrong) > 0 {
+		return settingErrorf("it is not as it must be: %s", strings.Join(c.wrong, "; also "))
+	}
+	return nil
+}
+
+// topicCheck compares an existing topic with its spec.
+type topicCheck struct {
+	*Bus
+	topicSpec
+	actual map[string]string // the configuration of the topic
+	wrong  []string          // the differences, each with its fix
+}
+
+func (c *topicCheck) differs(format string, args ...any) {
+	c.wrong = append(c.wrong, fmt.Sprintf(format, args...))
+}
+
+// number returns a number of the topic's configuration. -1 is Kafka's value for none.
+func (c *topicCheck) number(key string) int64 {
+	n, err := strconv.ParseInt(c.actual[key], 10, 64)
+	if err != nil {
+		return -1
+	}
+	return n
+}
+
+// alter returns the command that changes a value of the topic's configuration.
+func (c *topicCheck) alter(key string, value any) string {
+	return fmt.Sprintf("kafka-configs.sh --bootstrap-server %s --alter --entity-type topics --entity-name %s --add-config %s=%v",
+		c.o.Brokers[0], c.name, key, value)
+}
+
+// checkRetention compares how long the topic keeps records.
+func (c *topicCheck) checkRetention() {
+	need := max(c.minRetention, c.retention)
+	switch ms := c.number("retention.ms"); {
+	case ms >= 0 && ms < c.minRetention.Milliseconds():
+		c.differs("it keeps records for %v (retention.ms), less than the %v that the longest ttl needs: %s",
+			time.Duration(ms)*time.Millisecond, c.minRetention, c.alter("retention.ms", need.Milliseconds()))
+	case ms >= 0 && ms < c.retention.Milliseconds(), ms >= 0 && c.retention == 0 && c.minRetention == 0:
+		want := "for ever"
+		if c.retention > 0 {
+			want = "for " + c.retention.String()
+		}
+		c.differs("it keeps records for %v (retention.ms), the settings say %s: change the settings, or %s",
+			time.Duration(ms)*time.Millisecond, want, c.alter("retention.ms", retentionMS(c.retention)))
+	case c.retention > 0 && ms != c.retention.Milliseconds():
+		c.log.Warn().Str("topic", c.name).Int64("retention_ms", ms).Dur("setting", c.retention).
+			Msg("the topic keeps records for longer than the settings say; left as it is")
+	}
+	if bytes := c.number("retention.bytes"); bytes >= 0 {
+		c.log.Warn().Str("topic", c.name).Int64("retention_bytes", bytes).
+			Msg("the topic drops records by size too: some may go before their time")
+	}
+}
+
+// checkCopies compares how many copies of a record there are, and how many must be written.
+func (c *topicCheck) checkCopies(t kafka.Topic, brokers int) {
 	copies := len(t.Partitions[0].Replicas)
 	for _, p := range t.Partitions {
 		copies = min(copies, len(p.Replicas))
 	}
-	if b.o.Replication > copies {
-		differs("it has %d copies, the settings say %d: set kafka.replication to %d, or add copies with kafka-reassign-partitions.sh",
-			copies, b.o.Replication, copies)
+	if c.o.Replication > copies {
+		c.differs("it has %d copies, the settings say %d: set kafka.replication to %d, or add copies with kafka-reassign-partitions.sh",
+			copies, c.o.Replication, copies)
 	}
-	if want := defaultCopies(brokers); b.o.Replication == 0 && copies < want {
-		b.log.Warn().Str("topic", s.name).Int("copies", copies).Int("brokers", brokers).
+	if want := defaultCopies(brokers); c.o.Replication == 0 && copies < want {
+		c.log.Warn().Str("topic", c.name).Int("copies", copies).Int("brokers", brokers).
 			Msgf("the topic has fewer copies than there are brokers for, as if it was made while some were down: raise it to %d copies "+
 				"with kafka-reassign-partitions.sh, or set kafka.replication", want)
 	}
-	minInSync := number("min.insync.replicas")
+	minInSync := c.number("min.insync.replicas")
 	switch {
 	case minInSync > int64(copies):
-		differs("%d copies must have a record (min.insync.replicas), but there are only %d, so that every push would be refused: %s",
-			minInSync, copies, alter("min.insync.replicas", max(1, copies-1)))
-	case b.o.MinInSync > 0 && minInSync != int64(b.o.MinInSync):
-		differs("its min.insync.replicas is %d, the settings say %d: set kafka.min_in_sync, or %s",
-			minInSync, b.o.MinInSync, alter("min.insync.replicas", b.o.MinInSync))
+		c.differs("%d copies must have a record (min.insync.replicas), but there are only %d, so that every push would be refused: %s",
+			minInSync, copies, c.alter("min.insync.replicas", max(1, copies-1)))
+	case c.o.MinInSync > 0 && minInSync != int64(c.o.MinInSync):
+		c.differs("its min.insync.replicas is %d, the settings say %d: set kafka.min_in_sync, or %s",
+			minInSync, c.o.MinInSync, c.alter("min.insync.replicas", c.o.MinInSync))
 	}
-	if n := number("max.message.bytes"); n >= 0 && n < needMessageBytes {
-		differs("it takes batches of up to %d bytes (max.message.bytes), ours have up to %d: %s",
-			n, needMessageBytes, alter("max.message.bytes", maxMessageBytes))
-	}
-	if len(wrong) > 0 {
-		return settingErrorf("it is not as it must be: %s", strings.Join(wrong, "; also "))
-	}
-	return nil
 }
 
 // retentionMS returns the setting retention.ms for d. A d of 0 means for ever.
