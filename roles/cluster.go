@@ -15,6 +15,7 @@ import (
 
 	"imgo/cluster/bus"
 	"imgo/cluster/members"
+	"imgo/cluster/pulse"
 	"imgo/cluster/rpc"
 	"imgo/config"
 	"imgo/envelope"
@@ -29,8 +30,8 @@ type cluster struct {
 	refreshing sync.Mutex                  // one refresh of the cluster state at a time
 	members    *members.Members
 	status     statusReport
-	pulse      *pulse // of the kept log
-	tokens     *pulse // of the tokens topic
+	pulse      *pulse.Pulse // of the kept log
+	tokens     *pulse.Pulse // of the tokens topic
 	kafka      kafka
 
 	metaMu sync.Mutex

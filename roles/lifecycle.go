@@ -11,6 +11,7 @@ import (
 
 	"imgo/config"
 	"imgo/envelope"
+	"imgo/internal/sparememory"
 	"imgo/internal/wait"
 )
 
@@ -58,7 +59,7 @@ const coreStage = "roles"
 // one after another. So comet closes its clients while logic still accepts their last
 // acknowledgements, and the log closes when no part appends any more.
 func (n *Node) stages() []stage {
-	all := []stage{{name: "memory", run: returnMemory}}
+	all := []stage{{name: "memory", run: sparememory.Return}}
 	if n.stores.db != nil {
 		all = append(all, stage{name: "data folder", run: n.stores.db.Run, ready: n.stores.db.WritesOK})
 	}
@@ -78,10 +79,10 @@ func (n *Node) stages() []stage {
 		all = append(all, stage{name: "clocks", run: n.cluster.status.compareClocks})
 	}
 	if n.cluster != nil && n.cfg.Runs(config.RoleRouter) {
-		all = append(all, stage{name: "kept log", run: n.cluster.pulse.run, ready: n.cluster.pulse.ready})
+		all = append(all, stage{name: "kept log", run: n.cluster.pulse.Run, ready: n.cluster.pulse.Ready})
 	}
 	if n.cluster != nil && n.cfg.Runs(config.RoleLogic) {
-		all = append(all, stage{name: "known tokens", run: n.cluster.tokens.run, ready: n.cluster.tokens.ready})
+		all = append(all, stage{name: "known tokens", run: n.cluster.tokens.Run, ready: n.cluster.tokens.Ready})
 	}
 	if n.http.admin != nil {
 		all = append(all, stage{name: "admin", run: n.http.serveAdmin})

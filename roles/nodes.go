@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"imgo/cluster/clocks"
 	"imgo/cluster/members"
 	"imgo/config"
 	"imgo/envelope"
@@ -66,6 +67,17 @@ type statusReport struct {
 	mu    sync.Mutex
 	at    time.Time
 	known []logic.NodeInfo
+}
+
+// compareClocks compares this node's clock with those of the other nodes, until ctx is done.
+func (c *statusReport) compareClocks(ctx context.Context) error {
+	return clocks.Compare(ctx, func(ctx context.Context) map[string]time.Duration {
+		ahead := make(map[string]time.Duration)
+		for _, node := range c.nodes(ctx) {
+			ahead[node.Name] = time.Duration(node.ClockMS) * time.Millisecond
+		}
+		return ahead
+	}, c.cluster.metrics, c.cluster.log)
 }
 
 // nodes asks all nodes for their state, at most once in statusAge. The end of ctx does not end the calls, because other

@@ -1,4 +1,4 @@
-package roles
+package pulse_test
 
 import (
 	"context"
@@ -8,6 +8,9 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"imgo/cluster/bus"
+	"imgo/cluster/pulse"
 )
 
 // A router is not ready while it cannot read a partition of one broker. While no broker answers it is ready, and also until
@@ -27,31 +30,31 @@ func TestPulse(t *testing.T) {
 				now := time.Since(began)
 				return now >= time.Duration(first)*time.Second && now <= time.Duration(last)*time.Second
 			}
-			p := &pulse{
-				ask: func(ctx context.Context, try int32) error {
+			p := pulse.New(pulse.Config{
+				Ask: func(ctx context.Context, try int32) error {
 					if !during(100, 200) || !test.silent(try) {
 						return nil
 					}
 					<-ctx.Done()
 					return ctx.Err()
 				},
-				announce: func(bool) error { return nil },
-				replaced: func() bool { return false },
-				unreadable: func() error {
+				Announce: func(bool) error { return nil },
+				Replaced: func() bool { return false },
+				Unreadable: func() error {
 					if during(108, 205) {
 						return errors.New("partition 3 was not read")
 					}
 					return nil
 				},
-				log: zerolog.Nop(),
-			}
+				Log: zerolog.Nop(),
+			})
 			ctx, cancel := context.WithCancel(t.Context())
 			done := make(chan error, 1)
-			go func() { done <- p.run(ctx) }()
+			go func() { done <- p.Run(ctx) }()
 			for range 300 {
 				time.Sleep(time.Second)
 				synctest.Wait()
-				switch err := p.ready(); {
+				switch err := p.Ready(); {
 				case err != nil && (test.ready || !during(108, 210)):
 					t.Errorf("%s: not ready after %s: %v", test.name, time.Since(began), err)
 				case err == nil && !test.ready && during(115, 200):
@@ -71,14 +74,14 @@ func TestPulse(t *testing.T) {
 func TestPulseAnnouncesAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		away, inGossip, failed := true, false, false
-		p := &pulse{
-			ask: func(context.Context, int32) error {
+		p := pulse.New(pulse.Config{
+			Ask: func(context.Context, int32) error {
 				if away {
 					return errors.New("no answer")
 				}
 				return nil
 			},
-			announce: func(cut bool) error {
+			Announce: func(cut bool) error {
 				inGossip = cut
 				if !failed {
 					away, failed = false, true
@@ -86,16 +89,16 @@ func TestPulseAnnouncesAgain(t *testing.T) {
 				}
 				return nil
 			},
-			replaced:   func() bool { return inGossip },
-			unreadable: func() error { return nil },
-			log:        zerolog.Nop(),
-		}
+			Replaced:   func() bool { return inGossip },
+			Unreadable: func() error { return nil },
+			Log:        zerolog.Nop(),
+		})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
-		go func() { done <- p.run(ctx) }()
-		time.Sleep(2 * cutAfter)
+		go func() { done <- p.Run(ctx) }()
+		time.Sleep(2 * bus.UnreadableAfter)
 		synctest.Wait()
-		if err := p.ready(); !failed || inGossip || err != nil {
+		if err := p.Ready(); !failed || inGossip || err != nil {
 			t.Errorf("an announcement has failed: %t; cut in gossip: %t; ready: %v", failed, inGossip, err)
 		}
 		cancel()
