@@ -42,6 +42,9 @@ func Every(ctx context.Context, interval time.Duration, do func()) {
 	}
 }
 
+// Jitter returns a random time between half of d and d. d must not be negative.
+func Jitter(d time.Duration) time.Duration { return d/2 + rand.N(d/2+1) }
+
 // Backoff computes the pauses between tries. The first pause is about Min, and each
 // next one is about twice as long, up to Max. Each pause is random, between half of
 // that time and all of it. Min and Max must be set. A Backoff is not safe for
@@ -56,7 +59,7 @@ type Backoff struct {
 func (b *Backoff) Next() time.Duration {
 	d := max(b.next, b.Min)
 	b.next = min(2*d, b.Max)
-	return d/2 + rand.N(d/2+1)
+	return Jitter(d)
 }
 
 // Reset sets the next pause back to Min. Call it after a try that succeeded.

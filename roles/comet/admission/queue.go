@@ -1,11 +1,12 @@
 package admission
 
 import (
-	"math/rand/v2"
 	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"imgo/internal/wait"
 )
 
 // maxPacketBytes bounds the auth packets of the waiting clients.
@@ -224,8 +225,7 @@ func (q *queue) finish(h *handshake, began time.Time, err error) {
 
 // retryPause returns how long a client that has waited for so long waits for its next try. The pauses grow with it.
 func retryPause(waited time.Duration) time.Duration {
-	d := min(max(waited, minRetryPause), maxRetryPause)
-	return d/2 + rand.N(d/2+1)
+	return wait.Jitter(min(max(waited, minRetryPause), maxRetryPause))
 }
 
 // close refuses the clients in the queue, and those that come later.
