@@ -194,7 +194,7 @@ func (k *kafka) keptOf(ctx context.Context, generation uint16, partitions int32)
 // partitions it does not make the topic: the error is envelope.ErrNotFound then.
 func (k *kafka) eventsOf(ctx context.Context, generation uint16, partitions int32) (*bus.Log, error) {
 	return k.bus.Log(ctx, bus.TopicOptions{
-		Name: "events", Numbered: true, Generation: generation, Partitions: partitions, Existing: partitions == 0,
+		Name: "events", Numbered: true, Generation: generation, Partitions: partitions,
 		Retention: k.cfg.Events.Retention,
 	})
 }

@@ -23,12 +23,8 @@ type stores struct {
 
 // open opens the data folder.
 func (s *stores) open() (err error) {
-	reserve := int64(s.cfg.Disk.Reserve)
-	if reserve == 0 {
-		reserve = -1
-	}
 	s.db, err = store.Open(store.Options{
-		Dir: s.cfg.DataDir, Reserve: reserve, Log: s.log, Metrics: s.metrics, Faults: s.opts.Faults.Store,
+		Dir: s.cfg.DataDir, Reserve: int64(s.cfg.Disk.Reserve), Log: s.log, Metrics: s.metrics, Faults: s.opts.Faults.Store,
 	})
 	return err
 }

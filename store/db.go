@@ -24,10 +24,6 @@ const (
 	// their keys, so its value log, which would need garbage collection, stays empty.
 	maxValueBytes = 1<<20 - 1<<10
 
-	// defaultReserve has room for the memtables, a round of compaction and a second of
-	// writing at full speed.
-	defaultReserve = 256 << 20
-
 	memTableBytes = 16 << 20
 	// gcInterval is how often Run merges tables that nobody writes to.
 	gcInterval = 10 * time.Minute
@@ -40,8 +36,8 @@ type Options struct {
 	// Dir is the data directory; Open makes it (0700) if it does not exist.
 	Dir string
 	// Reserve is how many bytes of the file system must be free for pushes to be accepted.
-	// Acknowledgements go on down to a quarter of it. 0 means 256 MiB, a negative value none. Every write
-	// needs minFree in any case.
+	// Acknowledgements go on down to a quarter of it. 0 means no reserve. Every write needs
+	// minFree in any case.
 	Reserve int64
 
 	Log zerolog.Logger
@@ -50,10 +46,6 @@ type Options struct {
 
 	// Faults are for tests.
 	Faults Faults
-}
-
-func (opt *Options) setDefaults() {
-	opt.Reserve = cmp.Or(opt.Reserve, defaultReserve)
 }
 
 // DB is the data directory of a node: one Badger database with synced writes.
@@ -95,7 +87,6 @@ type DB struct {
 // refuses a damaged directory with an error that says what to do, and leaves it as it was.
 // Apart from Badger's own, no work goes on by itself until Run is called.
 func Open(opt Options) (*DB, error) {
-	opt.setDefaults()
 	db := &DB{opt: opt, dir: opt.Dir, log: opt.Log, stop: make(chan struct{})}
 	if err := db.open(); err != nil {
 		_ = db.syncer.Close(false)

@@ -12,7 +12,7 @@ func (db *DB) collectors() []prometheus.Collector {
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "imgo_store_disk_reserve_bytes",
 			Help: "Free bytes under which pushes are refused; 0: no reserve.",
-		}, func() float64 { return float64(max(0, db.opt.Reserve)) }),
+		}, func() float64 { return float64(db.opt.Reserve) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "imgo_store_database_size_bytes",
 			Help: "Size of the data directory's tables and value log, as Badger last measured it.",

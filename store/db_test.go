@@ -120,7 +120,7 @@ func TestNearlyFullDisk(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	dir := t.TempDir()
 	db := openDB(t, store.Options{Dir: dir, Reserve: reserve, Metrics: reg, Faults: store.Faults{FreeBytes: d.bytes, DiskInterval: time.Millisecond}})
-	l := openLog(t, db, store.LogOptions{})
+	l := openLog(t, db, store.LogOptions{Partitions: 4})
 	run(t, l)
 	run(t, db)
 	ctx := t.Context()
@@ -198,7 +198,7 @@ func TestOpenOnAFullDisk(t *testing.T) {
 func TestNoReserve(t *testing.T) {
 	var d disk
 	d.free.Store(store.MinFree)
-	db := openDB(t, store.Options{Dir: t.TempDir(), Reserve: -1, Faults: store.Faults{FreeBytes: d.bytes}})
+	db := openDB(t, store.Options{Dir: t.TempDir(), Faults: store.Faults{FreeBytes: d.bytes}})
 	if err := db.DiskOK(); err != nil {
 		t.Fatalf("DiskOK without a reserve: %v", err)
 	}

@@ -29,7 +29,7 @@ type disk struct {
 }
 
 func newDisk(opt Options) (*disk, error) {
-	d := &disk{dir: opt.Dir, reserve: max(0, opt.Reserve), ask: opt.Faults.FreeBytes, started: time.Now()}
+	d := &disk{dir: opt.Dir, reserve: opt.Reserve, ask: opt.Faults.FreeBytes, started: time.Now()}
 	if d.ask == nil {
 		d.ask = freeBytes
 	}

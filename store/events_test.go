@@ -52,8 +52,8 @@ func TestEventsLogIsEssential(t *testing.T) {
 	db := openDB(t, store.Options{Dir: t.TempDir(), Reserve: 100 << 20, Faults: store.Faults{
 		FreeBytes: func(string) (int64, error) { return 60 << 20, nil },
 	}})
-	kept := openLog(t, db, store.LogOptions{})
-	events := openLog(t, db, store.LogOptions{Events: true})
+	kept := openLog(t, db, store.LogOptions{Partitions: 4})
+	events := openLog(t, db, store.LogOptions{Partitions: 4, Events: true})
 	run(t, kept)
 	run(t, events)
 	one := []envelope.Entry{{Value: []byte("x")}}

@@ -14,10 +14,8 @@ func (l *LiveLog) Dropped() uint64 { return l.droppedUnread.Load() }
 
 // Defaults and bounds.
 const (
-	DefaultLogPartitions  = defaultLogPartitions
-	DefaultLivePartitions = defaultLivePartitions
-	MaxRecordBytes        = maxRecordBytes
-	MinFree               = minFree
+	MaxRecordBytes = maxRecordBytes
+	MinFree        = minFree
 )
 
 // Trim deletes the entries that are older than the retention.

@@ -24,7 +24,7 @@ const fullDiskDir = "IMGO_STORE_TEST_FULL_DISK_DIR"
 // fillDisk appends some records, fills the disk completely, tries to append more, and closes the
 // store. The store must neither end the process nor lose a record.
 func fillDisk(dir string) error {
-	db, err := store.Open(store.Options{Dir: filepath.Join(dir, "data"), Reserve: -1, Log: zerolog.Nop()})
+	db, err := store.Open(store.Options{Dir: filepath.Join(dir, "data"), Log: zerolog.Nop()})
 	if err != nil {
 		return err
 	}
@@ -84,7 +84,7 @@ func TestFullDisk(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, "filler")); err != nil {
 		t.Fatal(err)
 	}
-	db := openDB(t, store.Options{Dir: data, Reserve: -1})
+	db := openDB(t, store.Options{Dir: data})
 	l := openLog(t, db, store.LogOptions{Partitions: 1})
 	if entries := readAll(t, l, 0); len(entries) != 100 {
 		t.Errorf("%d of 100 records are left", len(entries))

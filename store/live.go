@@ -1,7 +1,6 @@
 package store
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"strconv"
@@ -14,21 +13,14 @@ import (
 	"imgo/internal/collectors"
 )
 
-// Defaults of LiveOptions.
-const (
-	defaultLivePartitions = 16
-	defaultLiveMaxBytes   = 4 << 20
-	defaultLiveRetention  = time.Minute
-)
-
-// LiveOptions are the options of a LiveLog. The zero value of each means its default.
+// LiveOptions are the options of a LiveLog.
 type LiveOptions struct {
+	// Partitions is the number of partitions, at least 1.
 	Partitions int32
-	// MaxBytes bounds one partition: its values, and 64 bytes for each. The newest entry
-	// stays even if it alone is larger.
+	// MaxBytes bounds one partition: its values, and 64 bytes for each. It is at least 1. The newest
+	// entry stays even if it alone is larger.
 	MaxBytes int
-	// Retention is how long an entry stays while Run runs; negative: until newer ones need
-	// its room.
+	// Retention is how long an entry stays while Run runs. 0 means until newer ones need its room.
 	Retention time.Duration
 	// Metrics registers the log's metrics, until Close. If it is nil, nothing is registered.
 	Metrics prometheus.Registerer
@@ -53,12 +45,9 @@ type LiveLog struct {
 
 // NewLiveLog makes an empty log. Without Run no entry expires, but the bound holds.
 func NewLiveLog(opt LiveOptions) (*LiveLog, error) {
-	opt.Partitions = cmp.Or(opt.Partitions, defaultLivePartitions)
-	if opt.Partitions < 0 {
-		return nil, fmt.Errorf("make the live log: %d partitions: must be at least 1", opt.Partitions)
+	if opt.Partitions < 1 || opt.MaxBytes < 1 {
+		return nil, fmt.Errorf("make the live log: %d partitions of %d bytes: each must be at least 1", opt.Partitions, opt.MaxBytes)
 	}
-	opt.MaxBytes = cmp.Or(opt.MaxBytes, defaultLiveMaxBytes)
-	opt.Retention = cmp.Or(opt.Retention, defaultLiveRetention)
 	l := &LiveLog{tails: make(tails, opt.Partitions), retention: opt.Retention}
 	for i := range l.tails {
 		l.tails[i].limit = opt.MaxBytes
@@ -141,7 +130,7 @@ const expirySteps = 8
 // Run lets entries expire until ctx is done, then closes the log.
 func (l *LiveLog) Run(ctx context.Context) error {
 	defer func() { _ = l.Close() }()
-	if l.retention < 0 {
+	if l.retention == 0 {
 		<-ctx.Done()
 		return nil
 	}

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 
 func newLive(t testing.TB, opt store.LiveOptions) *store.LiveLog {
 	t.Helper()
+	opt.MaxBytes = cmp.Or(opt.MaxBytes, 4<<20)
 	l, err := store.NewLiveLog(opt)
 	if err != nil {
 		t.Fatalf("NewLiveLog: %v", err)
@@ -32,7 +34,7 @@ func newLive(t testing.TB, opt store.LiveOptions) *store.LiveLog {
 
 func TestLiveLogConforms(t *testing.T) {
 	logtest.Run(t, func(t *testing.T) logtest.Log {
-		l := newLive(t, store.LiveOptions{})
+		l := newLive(t, store.LiveOptions{Partitions: 4, Retention: time.Minute})
 		run(t, l)
 		return l
 	}, logtest.Options{
@@ -45,11 +47,13 @@ func TestLiveLogConforms(t *testing.T) {
 }
 
 func TestLiveOptions(t *testing.T) {
-	if l := newLive(t, store.LiveOptions{}); l.Partitions() != store.DefaultLivePartitions || l.Generation() != 1 {
-		t.Fatalf("defaults: %d partitions, generation %d", l.Partitions(), l.Generation())
+	if l := newLive(t, store.LiveOptions{Partitions: 3}); l.Partitions() != 3 || l.Generation() != 1 {
+		t.Fatalf("%d partitions, generation %d", l.Partitions(), l.Generation())
 	}
-	if _, err := store.NewLiveLog(store.LiveOptions{Partitions: -1}); err == nil {
-		t.Fatal("-1 partitions: no error")
+	for _, opt := range []store.LiveOptions{{Partitions: 0, MaxBytes: 1}, {Partitions: -1, MaxBytes: 1}, {Partitions: 1}, {Partitions: 1, MaxBytes: -1}} {
+		if _, err := store.NewLiveLog(opt); err == nil {
+			t.Errorf("%+v: no error", opt)
+		}
 	}
 }
 
@@ -114,7 +118,7 @@ func TestFullLiveLogDropsTheOldest(t *testing.T) {
 
 func TestLiveLogExpires(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, err := store.NewLiveLog(store.LiveOptions{Partitions: 1, Retention: time.Minute})
+		l, err := store.NewLiveLog(store.LiveOptions{Partitions: 1, MaxBytes: 4 << 20, Retention: time.Minute})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -167,7 +171,7 @@ func TestLiveLogExpires(t *testing.T) {
 
 func TestLiveLogWithoutExpiry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, err := store.NewLiveLog(store.LiveOptions{Retention: -1})
+		l, err := store.NewLiveLog(store.LiveOptions{Partitions: 1, MaxBytes: 4 << 20})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -17,16 +17,15 @@ import (
 
 // Defaults of LogOptions.
 const (
-	defaultLogPartitions = 16
-	defaultQueueBytes    = 16 << 20
-	defaultTailBytes     = 256 << 10
-	defaultTrimInterval  = time.Minute
+	defaultQueueBytes   = 16 << 20
+	defaultTailBytes    = 256 << 10
+	defaultTrimInterval = time.Minute
 )
 
 // LogOptions are the options of a Log.
 type LogOptions struct {
-	// Partitions is the number of partitions. 0 means as many as the log was made with, 16
-	// for a new one. An existing log with another number is refused.
+	// Partitions is the number of partitions. 0 means as many as the log was made with. An
+	// existing log with another number is refused, and a new one without a number.
 	Partitions int32
 	// Generation is the upper part of the log's ids. 0 means the one it was made with, 1 for
 	// a new log. An existing log with another one is refused.

@@ -24,7 +24,7 @@ func TestDamagedEntryIsNeverSkipped(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			db := openDB(t, store.Options{Dir: t.TempDir()})
-			l := openLog(t, db, store.LogOptions{TailBytes: 1})
+			l := openLog(t, db, store.LogOptions{Partitions: 4, TailBytes: 1})
 			run(t, l)
 			for i := range 10 {
 				if _, err := l.Append(t.Context(), 2, fmt.Appendf(nil, "value %d", i)); err != nil {
@@ -50,7 +50,7 @@ func TestDamagedEntryIsNeverSkipped(t *testing.T) {
 	t.Run("ends are checked on opening", func(t *testing.T) {
 		for _, offset := range []int64{0, 9} {
 			db := openDB(t, store.Options{Dir: t.TempDir()})
-			l := openLog(t, db, store.LogOptions{})
+			l := openLog(t, db, store.LogOptions{Partitions: 4})
 			run(t, l)
 			if err := l.AppendMany(t.Context(), make([]envelope.Entry, 10)); err != nil {
 				t.Fatal(err)

@@ -87,7 +87,7 @@ func TestFollowWithManyCallers(t *testing.T) {
 // TestFailedCommitOfOne shows that a commit that fails before anything was written fails
 // only its own caller, and that the follower is not called.
 func TestFailedCommitOfOne(t *testing.T) {
-	l := openLog(t, openDB(t, store.Options{Dir: t.TempDir()}), store.LogOptions{})
+	l := openLog(t, openDB(t, store.Options{Dir: t.TempDir()}), store.LogOptions{Partitions: 4})
 	boom := errors.New("boom")
 	l.FailCommits(1, boom)
 	run(t, l)

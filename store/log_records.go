@@ -102,7 +102,9 @@ func (lr logRecords) readShape() (stored []byte, orphans bool, err error) {
 
 // create makes the shape and the bounds of a new log durable before anything is appended.
 func (lr logRecords) create(shape logShape) (logShape, error) {
-	shape.partitions = cmp.Or(shape.partitions, defaultLogPartitions)
+	if shape.partitions == 0 {
+		return shape, errors.New("there is no log yet, and no number of partitions for a new one")
+	}
 	shape.generation = cmp.Or(shape.generation, 1) // so that no id is 0
 	b := binary.BigEndian.AppendUint32([]byte{logFormat}, uint32(shape.partitions))
 	b = binary.BigEndian.AppendUint16(b, shape.generation)

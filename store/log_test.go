@@ -158,9 +158,12 @@ func TestLogShapeIsKept(t *testing.T) {
 			t.Errorf("OpenLog(%+v): %v, want it to say %q", test.opt, err, test.want)
 		}
 	}
-	fresh := openLog(t, openDB(t, store.Options{Dir: t.TempDir()}), store.LogOptions{})
-	if fresh.Partitions() != store.DefaultLogPartitions || fresh.Generation() != 1 {
-		t.Fatalf("defaults: %d partitions, generation %d", fresh.Partitions(), fresh.Generation())
+	db = openDB(t, store.Options{Dir: t.TempDir()})
+	if _, err := store.OpenLog(db, store.LogOptions{}); err == nil || !strings.Contains(err.Error(), "no number of partitions") {
+		t.Fatalf("OpenLog of a new log without a number of partitions: %v", err)
+	}
+	if fresh := openLog(t, db, store.LogOptions{Partitions: 2}); fresh.Generation() != 1 {
+		t.Fatalf("a new log has generation %d", fresh.Generation())
 	}
 }
 
@@ -188,7 +191,7 @@ func readAll(t testing.TB, l *store.Log, partition int32) (all []envelope.Entry)
 
 func TestAppendsShareATransaction(t *testing.T) {
 	reg := prometheus.NewRegistry()
-	l := openLog(t, openDB(t, store.Options{Dir: t.TempDir(), Metrics: reg}), store.LogOptions{})
+	l := openLog(t, openDB(t, store.Options{Dir: t.TempDir(), Metrics: reg}), store.LogOptions{Partitions: 16})
 	const callers = 64
 	var group sync.WaitGroup
 	for i := range callers {
@@ -285,7 +288,7 @@ func TestLargeGroupIsSplit(t *testing.T) {
 func TestQueueIsBounded(t *testing.T) {
 	// Without Run nothing leaves the queue.
 	reg := prometheus.NewRegistry()
-	l := openLog(t, openDB(t, store.Options{Dir: t.TempDir(), Metrics: reg}), store.LogOptions{QueueBytes: 1000})
+	l := openLog(t, openDB(t, store.Options{Dir: t.TempDir(), Metrics: reg}), store.LogOptions{Partitions: 4, QueueBytes: 1000})
 	appends := func(ctx context.Context, n int) <-chan error {
 		errs := make(chan error, n)
 		for range n {
@@ -365,7 +368,7 @@ func TestFailedCommitFailsItsCallers(t *testing.T) {
 
 func TestBrokenDiskEndsTheLog(t *testing.T) {
 	db := openDB(t, store.Options{Dir: t.TempDir()})
-	l := openLog(t, db, store.LogOptions{})
+	l := openLog(t, db, store.LogOptions{Partitions: 4})
 	stop := run(t, l)
 	if _, err := l.Append(t.Context(), 0, []byte("good")); err != nil {
 		t.Fatalf("Append: %v", err)
@@ -384,7 +387,7 @@ func TestBrokenDiskEndsTheLog(t *testing.T) {
 
 func TestRunDrainsTheQueue(t *testing.T) {
 	reg := prometheus.NewRegistry()
-	l := openLog(t, openDB(t, store.Options{Dir: t.TempDir(), Metrics: reg}), store.LogOptions{})
+	l := openLog(t, openDB(t, store.Options{Dir: t.TempDir(), Metrics: reg}), store.LogOptions{Partitions: 4})
 	const n = 20
 	errs := make(chan error, n)
 	for range n {
@@ -411,7 +414,7 @@ func TestRunDrainsTheQueue(t *testing.T) {
 
 func TestCloseWithoutRunFailsTheQueue(t *testing.T) {
 	reg := prometheus.NewRegistry()
-	l := openLog(t, openDB(t, store.Options{Dir: t.TempDir(), Metrics: reg}), store.LogOptions{QueueBytes: 100})
+	l := openLog(t, openDB(t, store.Options{Dir: t.TempDir(), Metrics: reg}), store.LogOptions{Partitions: 4, QueueBytes: 100})
 	errs := make(chan error, 5)
 	for range cap(errs) { // most of them wait for room
 		go func() {
@@ -466,7 +469,7 @@ func TestLogMetrics(t *testing.T) {
 
 // BenchmarkLogAppend64 measures 64 callers that append 200 bytes each.
 func BenchmarkLogAppend64(b *testing.B) {
-	l := openLog(b, openDB(b, store.Options{Dir: b.TempDir()}), store.LogOptions{})
+	l := openLog(b, openDB(b, store.Options{Dir: b.TempDir()}), store.LogOptions{Partitions: 16})
 	run(b, l)
 	value := bytes.Repeat([]byte("x"), 200)
 	var left atomic.Int64

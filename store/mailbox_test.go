@@ -19,7 +19,7 @@ import (
 
 func openMailboxes(t *testing.T, dir string) (*store.Mailboxes, func()) {
 	t.Helper()
-	db, err := store.Open(store.Options{Dir: dir, Reserve: -1, Log: zerolog.Nop()})
+	db, err := store.Open(store.Options{Dir: dir, Log: zerolog.Nop()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,7 +11,7 @@ import (
 func TestRecordsVersion(t *testing.T) {
 	dir := t.TempDir()
 	for _, want := range []uint32{1, 2, 7} {
-		db, err := store.Open(store.Options{Dir: dir, Reserve: -1})
+		db, err := store.Open(store.Options{Dir: dir})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -22,7 +22,7 @@ func TestRecordsVersion(t *testing.T) {
 			if err := db.Close(); err != nil {
 				t.Fatal(err)
 			}
-			if db, err = store.Open(store.Options{Dir: dir, Reserve: -1}); err != nil {
+			if db, err = store.Open(store.Options{Dir: dir}); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -93,7 +93,7 @@ func TestRunTrims(t *testing.T) {
 	var c clock
 	c.ms.Store(1_700_000_000_000)
 	l := openLog(t, openDB(t, store.Options{Dir: t.TempDir()}), store.LogOptions{
-		Retention: time.Hour, TrimInterval: time.Millisecond, Now: c.now,
+		Partitions: 4, Retention: time.Hour, TrimInterval: time.Millisecond, Now: c.now,
 	})
 	run(t, l)
 	if _, err := l.Append(t.Context(), 3, []byte("x")); err != nil {
@@ -143,7 +143,7 @@ func TestReadersWhileTrimming(t *testing.T) {
 	var c clock
 	c.ms.Store(1_700_000_000_000)
 	l := openLog(t, openDB(t, store.Options{Dir: t.TempDir()}), store.LogOptions{
-		Retention: time.Second, Now: c.now, TailBytes: 1,
+		Partitions: 4, Retention: time.Second, Now: c.now, TailBytes: 1,
 	})
 	run(t, l)
 	for range 50 {

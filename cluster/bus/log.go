@@ -33,11 +33,9 @@ type TopicOptions struct {
 	// Generation is the generation to open. 0 means the newest one, or 1 if there is none.
 	// Without Numbered it is 1.
 	Generation uint16
-	// Partitions is how many partitions there must be. 0 means as many as there are, 16
-	// for a new topic.
+	// Partitions is how many partitions there must be. 0 means as many as there are. Log
+	// fails with envelope.ErrNotFound then if the topic does not exist.
 	Partitions int32
-	// Existing makes Log fail with envelope.ErrNotFound if the topic does not exist.
-	Existing bool
 	// Lenient makes Partitions count for a new topic only. An existing topic may have
 	// another number.
 	Lenient bool
@@ -78,11 +76,11 @@ type Log struct {
 	stopped chan struct{} // closed by Close; ends Run
 }
 
-// Log opens a topic, or makes it unless Existing is set. Several nodes may do so at once. If an existing
+// Log opens a topic, or makes it if o has a number of partitions. Several nodes may do so at once. If an existing
 // topic differs from what it must be, the error says how to correct that.
 func (b *Bus) Log(ctx context.Context, o TopicOptions) (*Log, error) {
 	s := topicSpec{
-		name: b.o.Prefix + "." + o.Name, partitions: o.Partitions, lenient: o.Lenient, existing: o.Existing, policy: "delete",
+		name: b.o.Prefix + "." + o.Name, partitions: o.Partitions, lenient: o.Lenient, policy: "delete",
 		retention: o.Retention, minRetention: o.MinRetention, config: o.Config,
 	}
 	if o.Retention > 0 && o.Retention < o.MinRetention {

@@ -27,7 +27,7 @@ func TestRealKafka(t *testing.T) {
 	t.Run("MoreCopiesThanBrokers", func(t *testing.T) {
 		o := options(brokers, prefix())
 		o.Replication = 3
-		_, err := open(t, o).Log(testContext(t), bus.TopicOptions{Name: "kept"})
+		_, err := open(t, o).Log(testContext(t), bus.TopicOptions{Name: "kept", Partitions: 3})
 		if err == nil || !strings.Contains(err.Error(), "there are 1 brokers; set kafka.replication") {
 			t.Fatalf("Log: %v, want an error that names kafka.replication", err)
 		}

@@ -28,17 +28,13 @@ const (
 // topicSpec says how a topic must be.
 type topicSpec struct {
 	name         string // with the prefix
-	partitions   int32  // 0: as many as there are, 16 for a new topic
+	partitions   int32  // 0: as many as there are, and the topic is not made
 	lenient      bool   // partitions counts for a new topic only
-	existing     bool   // the topic is not made
 	policy       string // cleanup.policy
 	retention    time.Duration
 	minRetention time.Duration
 	config       map[string]string
 }
-
-// defaultPartitions is the number of partitions of a new topic without a setting.
-const defaultPartitions = 16
 
 // ensure makes the topic or checks it, waits until each of its partitions has a
 // leader, and returns how many there are.
@@ -55,7 +51,7 @@ func (b *Bus) ensure(ctx context.Context, s topicSpec) (int32, error) {
 		}
 		t := meta.Topics[0]
 		switch {
-		case errors.Is(t.Error, kafka.UnknownTopicOrPartition) && s.existing:
+		case errors.Is(t.Error, kafka.UnknownTopicOrPartition) && s.partitions == 0:
 			return envelope.Errorf(envelope.CodeNotFound, "the topic does not exist")
 		case errors.Is(t.Error, kafka.UnknownTopicOrPartition) && !made:
 			if err := b.create(ctx, s, len(meta.Brokers)); err != nil {
@@ -116,7 +112,7 @@ func (b *Bus) create(ctx context.Context, s topicSpec, brokers int) error {
 	}
 	maps.Copy(config, s.config)
 	topic := kafka.TopicConfig{
-		Topic: s.name, NumPartitions: cmp.Or(int(s.partitions), defaultPartitions), ReplicationFactor: replication,
+		Topic: s.name, NumPartitions: int(s.partitions), ReplicationFactor: replication,
 	}
 	for _, k := range slices.Sorted(maps.Keys(config)) {
 		topic.ConfigEntries = append(topic.ConfigEntries, kafka.ConfigEntry{ConfigName: k, ConfigValue: config[k]})

@@ -181,12 +181,12 @@ func TestFewerCopiesThanPossible(t *testing.T) {
 			o := options(brokers, prefix())
 			if test.exists {
 				o.Replication = 1
-				if _, err := open(t, o).Log(testContext(t), bus.TopicOptions{Name: "kept"}); err != nil {
+				if _, err := open(t, o).Log(testContext(t), bus.TopicOptions{Name: "kept", Partitions: 3}); err != nil {
 					t.Fatalf("Log: %v", err)
 				}
 			}
 			o.Log, o.Replication = zerolog.New(&log), test.replication
-			if _, err := open(t, o).Log(testContext(t), bus.TopicOptions{Name: "kept"}); err != nil {
+			if _, err := open(t, o).Log(testContext(t), bus.TopicOptions{Name: "kept", Partitions: 3}); err != nil {
 				t.Fatalf("Log: %v", err)
 			}
 			if warns := strings.Contains(log.String(), "to 3 copies with kafka-reassign-partitions.sh"); warns != test.warns {
@@ -219,7 +219,7 @@ func TestSettingsThatContradict(t *testing.T) {
 func TestMoreInSyncThanCopies(t *testing.T) {
 	o := options(fake(t).Brokers(), prefix())
 	o.Replication, o.MinInSync = 1, 2
-	_, err := open(t, o).Log(testContext(t), bus.TopicOptions{Name: "kept"})
+	_, err := open(t, o).Log(testContext(t), bus.TopicOptions{Name: "kept", Partitions: 3})
 	if err == nil || !strings.Contains(err.Error(), "kafka.min_in_sync") {
 		t.Fatalf("Log: %v, want an error that names kafka.min_in_sync", err)
 	}
@@ -258,7 +258,7 @@ func testNumbered(t *testing.T, brokers []string) {
 	if old := numbered(1, 0); old.Generation() != 1 || old.Partitions() != 3 {
 		t.Fatalf("generation %d with %d partitions was opened, want 1 with 3", old.Generation(), old.Partitions())
 	}
-	missing := bus.TopicOptions{Name: "kept", Numbered: true, Generation: 3, Existing: true}
+	missing := bus.TopicOptions{Name: "kept", Numbered: true, Generation: 3}
 	for range 2 { // the first try does not make it
 		if l, err := open(t, options(brokers, p)).Log(testContext(t), missing); !errors.Is(err, envelope.ErrNotFound) {
 			t.Fatalf("a generation that does not exist: %v, %v", l, err)

@@ -70,7 +70,7 @@ func startNode(t testing.TB, faults store.Faults, users ...string) *node {
 	if n.log, err = store.OpenLog(db, store.LogOptions{Partitions: nodePartitions}); err != nil {
 		t.Fatal(err)
 	}
-	live, err := store.NewLiveLog(store.LiveOptions{Partitions: 1})
+	live, err := store.NewLiveLog(store.LiveOptions{Partitions: 1, MaxBytes: 1 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}

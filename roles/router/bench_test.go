@@ -51,7 +51,7 @@ func BenchmarkRebuild(b *testing.B) {
 		}
 		b.Run(fmt.Sprintf("acked=%d%%", acked), func(b *testing.B) {
 			for b.Loop() {
-				db, err := store.Open(store.Options{Dir: b.TempDir(), Reserve: -1, Log: zerolog.Nop()})
+				db, err := store.Open(store.Options{Dir: b.TempDir(), Log: zerolog.Nop()})
 				if err != nil {
 					b.Fatal(err)
 				}

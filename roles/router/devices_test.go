@@ -232,7 +232,7 @@ func TestPositionPastTheEnd(t *testing.T) {
 	w.applied("u", w.push("u", "a"))
 	w.stop()
 	w.kept = newMemLog(2)
-	db, err := store.Open(store.Options{Dir: w.dir, Reserve: -1, Log: zerolog.Nop()})
+	db, err := store.Open(store.Options{Dir: w.dir, Log: zerolog.Nop()})
 	if err != nil {
 		t.Fatal(err)
 	}

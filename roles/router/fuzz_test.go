@@ -36,7 +36,7 @@ func FuzzLogRecords(f *testing.F) {
 	f.Add([]byte{})
 	f.Add([]byte{0x52, 0xff, 0xff, 0xff, 0xff, 0x0f})
 
-	db, err := store.Open(store.Options{Dir: f.TempDir(), Reserve: -1, Log: zerolog.Nop()})
+	db, err := store.Open(store.Options{Dir: f.TempDir(), Log: zerolog.Nop()})
 	if err != nil {
 		f.Fatal(err)
 	}

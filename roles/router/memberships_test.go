@@ -84,7 +84,7 @@ func TestMembershipRecordsMayBeAppliedAgain(t *testing.T) {
 	}
 	for position := range int64(6) {
 		w.stop() // it stores the state
-		db, err := store.Open(store.Options{Dir: w.dir, Reserve: -1, Log: zerolog.Nop()})
+		db, err := store.Open(store.Options{Dir: w.dir, Log: zerolog.Nop()})
 		if err != nil {
 			t.Fatal(err)
 		}

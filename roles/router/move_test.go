@@ -676,7 +676,7 @@ func TestCrashInTheMiddleOfWhatMoved(t *testing.T) {
 	n := after(t, w, log)
 	n.stop()
 	n.dir = t.TempDir()
-	db, err := store.Open(store.Options{Dir: n.dir, Reserve: -1, Log: zerolog.Nop()})
+	db, err := store.Open(store.Options{Dir: n.dir, Log: zerolog.Nop()})
 	if err != nil {
 		t.Fatal(err)
 	}

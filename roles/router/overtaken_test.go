@@ -69,7 +69,7 @@ func TestInterruptedDeletionIsCompleted(t *testing.T) {
 	w := newOvertaken(t)
 	w.stop()
 	w.erased()
-	db, err := store.Open(store.Options{Dir: w.dir, Reserve: -1})
+	db, err := store.Open(store.Options{Dir: w.dir})
 	if err != nil {
 		t.Fatal(err)
 	}

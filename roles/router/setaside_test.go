@@ -123,7 +123,7 @@ func (b brokenStore) Batch(partition int32) *store.MailboxBatch {
 // breakStore starts the router again with a store that cannot be written to until mended is set.
 func (w *world) breakStore() (mended *atomic.Bool) {
 	w.t.Helper()
-	closed, err := store.Open(store.Options{Dir: w.t.TempDir(), Reserve: -1})
+	closed, err := store.Open(store.Options{Dir: w.t.TempDir()})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -270,7 +270,7 @@ func newWorldOf(t *testing.T, kept *memLog, owned *ring, change func(*router.Con
 
 func (w *world) start() {
 	w.t.Helper()
-	db, err := store.Open(store.Options{Dir: w.dir, Reserve: -1, Log: zerolog.Nop()})
+	db, err := store.Open(store.Options{Dir: w.dir, Log: zerolog.Nop()})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -122,7 +122,7 @@ func (w *world) judgeDeadlines(list []string) error {
 
 // derive returns the events of the log, as a router derives them that has a disk and a topic of its own.
 func (w *world) derive() ([]string, error) {
-	db, err := store.Open(store.Options{Dir: filepath.Join(w.dir, "reference"), Reserve: -1, Log: zerolog.Nop()})
+	db, err := store.Open(store.Options{Dir: filepath.Join(w.dir, "reference"), Log: zerolog.Nop()})
 	w.must(err)
 	defer func() { w.must(db.Close()) }()
 	topic, err := store.OpenLog(db, store.LogOptions{Events: true, Partitions: 2})

@@ -440,9 +440,9 @@ func runRooms(t *testing.T, seed uint64, length, limit time.Duration) {
 		}
 	}
 	var err error
-	w.live, err = store.NewLiveLog(store.LiveOptions{Partitions: roomPartitions, Retention: -1})
+	w.live, err = store.NewLiveLog(store.LiveOptions{Partitions: roomPartitions, MaxBytes: 4 << 20})
 	must(err)
-	w.kept, err = store.NewLiveLog(store.LiveOptions{Partitions: roomPartitions, Retention: -1})
+	w.kept, err = store.NewLiveLog(store.LiveOptions{Partitions: roomPartitions, MaxBytes: 4 << 20})
 	must(err)
 	stopLive := spawn(w.live.Run)
 	stopKept := spawn(w.kept.Run)

@@ -111,7 +111,7 @@ func (w *world) spawn(run func(context.Context) error) (stop func()) {
 }
 
 func (w *world) routerUp(i int) {
-	db, err := store.Open(store.Options{Dir: filepath.Join(w.dir, "router"+strconv.Itoa(i)), Reserve: -1, Log: zerolog.Nop()})
+	db, err := store.Open(store.Options{Dir: filepath.Join(w.dir, "router"+strconv.Itoa(i)), Log: zerolog.Nop()})
 	w.must(err)
 	cfg := router.DefaultConfig()
 	cfg.WatchInterval, cfg.WatchAfter, cfg.WatchMax = 10*time.Millisecond, 30*time.Millisecond, 100*time.Millisecond
@@ -161,12 +161,12 @@ func newWorld(t *testing.T, p plan) *world {
 	w.f = &faults{dice: w.dice, rates: p.rates}
 	w.h = newHistory()
 
-	db, err := store.Open(store.Options{Dir: filepath.Join(w.dir, "log"), Reserve: -1, Log: zerolog.Nop()})
+	db, err := store.Open(store.Options{Dir: filepath.Join(w.dir, "log"), Log: zerolog.Nop()})
 	w.must(err)
 	kept, err := store.OpenLog(db, store.LogOptions{Partitions: 2})
 	w.must(err)
 	w.kept = doublingLog{kept, w.f}
-	w.live, err = store.NewLiveLog(store.LiveOptions{Partitions: 2, MaxBytes: 1 << 20, Retention: -1})
+	w.live, err = store.NewLiveLog(store.LiveOptions{Partitions: 2, MaxBytes: 1 << 20})
 	w.must(err)
 	w.topic, err = store.OpenLog(db, store.LogOptions{Events: true, Partitions: 2})
 	w.must(err)

@@ -17,7 +17,7 @@ import (
 func TestResumeAndCompaction(t *testing.T) {
 	p := newTopic()
 	dir := t.TempDir()
-	db := openDB(t, store.Options{Dir: dir, Reserve: -1})
+	db := openDB(t, store.Options{Dir: dir})
 	a := start(t, fast(), p, db)
 	a.ready(t)
 	for i := range 20 {
