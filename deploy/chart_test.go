@@ -50,6 +50,7 @@ func renderChart(t *testing.T, release string, change func(values map[string]any
 		"toYaml":     toYAML,
 		"nindent":    func(n int, s string) string { return "\n" + indent(n, s) },
 		"quote":      func(v any) string { return fmt.Sprintf("%q", fmt.Sprint(v)) },
+		"upper":      strings.ToUpper,
 		"trunc":      func(n int, s string) string { return s[:min(n, len(s))] },
 		"trimSuffix": func(suffix, s string) string { return strings.TrimSuffix(s, suffix) },
 		"contains":   func(part, s string) bool { return strings.Contains(s, part) },
@@ -317,6 +318,17 @@ func TestChartOptions(t *testing.T) {
 	checkPod(t, "comet", comet)
 	if dig(comet, "spec", "replicas") != nil {
 		t.Error("the chart and the autoscaler would fight over the number of comets")
+	}
+	// The defaults of tcp and ws: the chart sets no address to listen at.
+	container := dig(comet, "spec", "template", "spec", "containers", 0)
+	for i, transport := range transports() {
+		port := dig(container, "ports", 4+i)
+		if dig(port, "name") != transport.name || fmt.Sprint(dig(port, "containerPort"), dig(port, "hostPort")) != transport.port+" "+transport.port {
+			t.Errorf("port %d of comets is %v, want %s of %s", i, port, transport.port, transport.name)
+		}
+		if allowed := dig(find(t, documents, "NetworkPolicy", "imgo"), "spec", "ingress", 1, "ports", i, "port"); fmt.Sprint(allowed) != transport.port {
+			t.Errorf("the policy lets clients in to port %v, want %s", allowed, transport.port)
+		}
 	}
 	environment := podEnvironment(comet)
 	for key, want := range map[string]string{

@@ -7,10 +7,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"flag"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -23,6 +26,8 @@ import (
 
 	"imgo/config"
 )
+
+var update = flag.Bool("update", false, "write the ports into the Containerfile and docs/how-to/cluster.md")
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
@@ -159,31 +164,72 @@ func TestSettingsExist(t *testing.T) {
 	}
 }
 
+// transport is a way for clients to connect, with its default port.
+type transport struct{ name, port string }
+
+// transports returns those that have the settings comet.NAME and cluster.NAME_address.
+func transports() (all []transport) {
+	defaults, addresses := reflect.ValueOf(config.Default()), map[string]string{}
+	for _, key := range config.Keys() {
+		if name, ok := strings.CutPrefix(key.Name, "comet."); ok {
+			addresses[name] = fmt.Sprint(defaults.FieldByIndex(key.Index))
+		}
+		name, ok := strings.CutPrefix(strings.TrimSuffix(key.Name, "_address"), "cluster.")
+		if address := addresses[name]; ok && address != "" {
+			all = append(all, transport{name, address[strings.LastIndex(address, ":")+1:]})
+		}
+	}
+	return all
+}
+
+// checkLine checks the line of a file that matches a pattern, or writes it with -update.
+func checkLine(t *testing.T, file, pattern, want string) {
+	t.Helper()
+	text, line := readFile(t, file), regexp.MustCompile("(?m)^"+pattern+"$")
+	got := line.FindString(text)
+	if got == want {
+		return
+	}
+	if !*update || got == "" {
+		t.Errorf("%s has %q, want %q: write it with go test ./deploy -update", file, got, want)
+		return
+	}
+	if err := os.WriteFile(file, []byte(strings.Replace(text, got, want, 1)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestPorts checks that the files use imgo's default ports.
 func TestPorts(t *testing.T) {
-	defaults := config.Default()
 	port := func(address string) string { return address[strings.LastIndex(address, ":")+1:] }
-	want := []string{port(defaults.Comet.TCP), port(defaults.Comet.WS), port(defaults.HTTP.Listen), port(defaults.Cluster.RPC),
-		port(defaults.Cluster.Gossip)}
-	container := readFile(t, "Containerfile")
-	exposed := regexp.MustCompile(`(?m)^EXPOSE (.*)$`).FindStringSubmatch(container)
-	if exposed == nil {
-		t.Fatal("the Containerfile exposes nothing")
+	defaults, clients := config.Default(), transports()
+	var exposed, keys []string
+	for _, transport := range clients {
+		exposed, keys = append(exposed, transport.port), append(keys, "`comet."+transport.name+"`")
 	}
-	for _, p := range want {
-		if !regexp.MustCompile(`\b` + p + `\b`).MatchString(exposed[1]) {
-			t.Errorf("the Containerfile does not expose %s", p)
+	row := "| " + strings.Join(exposed, ", ") + " | " + strings.Join(keys, ", ") + " | clients; the load balancer |"
+	checkLine(t, "../docs/how-to/cluster.md", `\|.*\| clients; the load balancer \|`, row)
+	gossip := port(defaults.Cluster.Gossip)
+	exposed = append(exposed, port(defaults.HTTP.Listen), port(defaults.Cluster.RPC), gossip+"/tcp", gossip+"/udp")
+	checkLine(t, "Containerfile", `EXPOSE .*`, "EXPOSE "+strings.Join(exposed, " "))
+	chart := readYAML(t, "values.yaml", readFile(t, "helm/imgo/values.yaml"))[0]
+	for i, transport := range clients {
+		if entry := dig(chart, "comet", "clientPorts", i); dig(entry, "name") != transport.name || fmt.Sprint(dig(entry, "port")) != transport.port {
+			t.Errorf("the chart's port %d for clients is %v, want %s of %s", i, entry, transport.port, transport.name)
 		}
 	}
 	compose := readYAML(t, "compose.yaml", readFile(t, "compose.yaml"))[0]
-	for _, test := range []struct{ service, container string }{
-		{"comet1", want[0]}, {"comet1", want[1]}, {"comet2", want[0]}, {"comet2", want[1]}, {"logic1", want[2]}, {"logic2", want[2]},
-	} {
+	publishes := func(service, port string) {
 		published := false
-		forEachString(dig(compose, "services", test.service, "ports"),
-			func(s string) { published = published || strings.HasSuffix(s, ":"+test.container) })
+		forEachString(dig(compose, "services", service, "ports"), func(s string) { published = published || strings.HasSuffix(s, ":"+port) })
 		if !published {
-			t.Errorf("compose: %s does not publish %s", test.service, test.container)
+			t.Errorf("compose: %s does not publish %s", service, port)
+		}
+	}
+	for _, n := range []string{"1", "2"} {
+		publishes("logic"+n, port(defaults.HTTP.Listen))
+		for _, transport := range clients {
+			publishes("comet"+n, transport.port)
 		}
 	}
 }

@@ -138,7 +138,11 @@ func (n *cores) makeRoles(ctx context.Context, c *core, w wiring) (err error) {
 	if err != nil {
 		return err
 	}
-	api, err := httpapi.New(n.cfg.HTTP.Config, service{c.logic, n.Node}, n.log, c.metrics)
+	apiConfig := n.cfg.HTTP.Config
+	for _, t := range (clientSide{n.Node}).transports() {
+		apiConfig.Transports = append(apiConfig.Transports, t.scheme)
+	}
+	api, err := httpapi.New(apiConfig, service{c.logic, n.Node}, n.log, c.metrics)
 	if err != nil {
 		return err
 	}

@@ -24,6 +24,8 @@ type Config struct {
 	TrustedOrigins []string `toml:"trusted_origins" unit:"origins such as \"https://console.example.com\"" doc:"Web pages of other addresses that may call the API and read its answers (CORS). If the API has keys, such a\npage needs one. Without keys only the API's own pages and the pages of this list may call."`
 	Keys           []Key    `toml:"api_keys" secret:"true" unit:"name:key, name:key:rate or name:key:rate:scope+scope, comma-separated, as a flag or in the environment" doc:"The keys of the programs that may call the API. Without keys only programs of this machine may call."`
 
+	// Transports are the names of the transports by which clients may connect.
+	Transports []string
 	// MaxBatch is how many pushes one batch may have.
 	MaxBatch int `default:"1000"`
 	// Concurrency is how many pushes of one batch run at once.

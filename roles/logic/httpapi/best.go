@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 
 	"imgo/envelope"
 	"imgo/roles/logic"
@@ -28,8 +29,8 @@ const (
 // key and any page may read the answer. It shows public addresses only.
 func (h serverHandlers) bestNodes(c *call) error {
 	transport, zone := c.Param("transport"), c.Param("zone")
-	if transport != "tcp" && transport != "ws" {
-		return envelope.Invalid("transport", "must be tcp or ws")
+	if !slices.Contains(h.transports, transport) {
+		return envelope.Invalid("transport", "must be "+strings.Join(h.transports, " or "))
 	}
 	n, err := c.Number("n", defaultBest, 1, maxBest)
 	if err != nil {

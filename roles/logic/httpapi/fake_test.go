@@ -315,6 +315,7 @@ type harness struct {
 
 // withDefaults replaces the zero fields of cfg by the defaults.
 func withDefaults(cfg httpapi.Config) httpapi.Config {
+	cfg.Transports = []string{"tcp", "ws"}
 	v, defaults := reflect.ValueOf(&cfg).Elem(), reflect.ValueOf(httpapi.DefaultConfig())
 	for i := range v.NumField() {
 		if v.Field(i).IsZero() {

@@ -10,8 +10,9 @@ import (
 
 // serverHandlers answer the calls about the server as a whole.
 type serverHandlers struct {
-	service Overview
-	log     zerolog.Logger
+	service    Overview
+	log        zerolog.Logger
+	transports []string // see Config.Transports
 }
 
 // stats answers GET /v1/stats.

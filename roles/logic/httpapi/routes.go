@@ -187,7 +187,7 @@ func (a *API) register() {
 	push := pushHandlers{cfg: a.cfg, service: a.service, shared: &a.shared, metrics: a.metrics, ends: a.streams}
 	users, rooms := userHandlers{a.service, a.cfg.MaxUsers}, roomHandlers{a.service}
 	messages := messageHandlers{a.service, make(chan struct{}, maxExplaining)}
-	tokens, hooks, server := tokenHandlers{a.service}, hookHandlers{a.service, a.log}, serverHandlers{a.service, a.log}
+	tokens, hooks, server := tokenHandlers{a.service}, hookHandlers{a.service, a.log}, serverHandlers{a.service, a.log, a.cfg.Transports}
 	events := eventHandlers{service: a.service, ends: a.streams, waiting: make(chan struct{}, maxWaiting)}
 
 	a.routes = []*route{

@@ -113,10 +113,10 @@ spec:
           valueFrom:
             fieldRef:
               fieldPath: status.hostIP
-        - name: IMGO_CLUSTER_TCP_ADDRESS
-          value: $(HOST_IP):8080
-        - name: IMGO_CLUSTER_WS_ADDRESS
-          value: {{ if $root.Values.tls.clients }}wss{{ else }}ws{{ end }}://$(HOST_IP):8090
+        {{- range $v.clientPorts }}
+        - name: IMGO_CLUSTER_{{ upper .name }}_ADDRESS
+          value: {{ with .scheme }}{{ . }}{{ if $root.Values.tls.clients }}s{{ end }}://{{ end }}$(HOST_IP):{{ .port }}
+        {{- end }}
         {{- end }}
         {{- with $v.zone }}
         - name: IMGO_CLUSTER_ZONE
@@ -147,12 +147,8 @@ spec:
         - {name: gossip, containerPort: 7946}
         - {name: gossip-udp, containerPort: 7946, protocol: UDP}
         {{- if eq $role "comet" }}
-        {{- if $v.hostPorts }}
-        - {name: tcp, containerPort: 8080, hostPort: 8080}
-        - {name: ws, containerPort: 8090, hostPort: 8090}
-        {{- else }}
-        - {name: tcp, containerPort: 8080}
-        - {name: ws, containerPort: 8090}
+        {{- range $v.clientPorts }}
+        - {name: {{ .name }}, containerPort: {{ .port }}{{ if $v.hostPorts }}, hostPort: {{ .port }}{{ end }}}
         {{- end }}
         {{- end }}
       # HTTP answers as soon as its port is bound. The roles start after that: a node
