@@ -323,10 +323,12 @@ func TestChartOptions(t *testing.T) {
 	container := dig(comet, "spec", "template", "spec", "containers", 0)
 	for i, transport := range transports() {
 		port := dig(container, "ports", 4+i)
-		if dig(port, "name") != transport.name || fmt.Sprint(dig(port, "containerPort"), dig(port, "hostPort")) != transport.port+" "+transport.port {
+		numbers := fmt.Sprint(dig(port, "containerPort"), dig(port, "hostPort"))
+		if dig(port, "name") != transport.name || numbers != transport.port+" "+transport.port {
 			t.Errorf("port %d of comets is %v, want %s of %s", i, port, transport.port, transport.name)
 		}
-		if allowed := dig(find(t, documents, "NetworkPolicy", "imgo"), "spec", "ingress", 1, "ports", i, "port"); fmt.Sprint(allowed) != transport.port {
+		allowed := dig(find(t, documents, "NetworkPolicy", "imgo"), "spec", "ingress", 1, "ports", i, "port")
+		if fmt.Sprint(allowed) != transport.port {
 			t.Errorf("the policy lets clients in to port %v, want %s", allowed, transport.port)
 		}
 	}

@@ -214,7 +214,8 @@ func TestPorts(t *testing.T) {
 	checkLine(t, "Containerfile", `EXPOSE .*`, "EXPOSE "+strings.Join(exposed, " "))
 	chart := readYAML(t, "values.yaml", readFile(t, "helm/imgo/values.yaml"))[0]
 	for i, transport := range clients {
-		if entry := dig(chart, "comet", "clientPorts", i); dig(entry, "name") != transport.name || fmt.Sprint(dig(entry, "port")) != transport.port {
+		entry := dig(chart, "comet", "clientPorts", i)
+		if dig(entry, "name") != transport.name || fmt.Sprint(dig(entry, "port")) != transport.port {
 			t.Errorf("the chart's port %d for clients is %v, want %s of %s", i, entry, transport.port, transport.name)
 		}
 	}

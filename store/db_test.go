@@ -119,7 +119,8 @@ func TestNearlyFullDisk(t *testing.T) {
 	d.free.Store(reserve)
 	reg := prometheus.NewRegistry()
 	dir := t.TempDir()
-	db := openDB(t, store.Options{Dir: dir, Reserve: reserve, Metrics: reg, Faults: store.Faults{FreeBytes: d.bytes, DiskInterval: time.Millisecond}})
+	faults := store.Faults{FreeBytes: d.bytes, DiskInterval: time.Millisecond}
+	db := openDB(t, store.Options{Dir: dir, Reserve: reserve, Metrics: reg, Faults: faults})
 	l := openLog(t, db, store.LogOptions{Partitions: 4})
 	run(t, l)
 	run(t, db)

@@ -50,7 +50,9 @@ func TestLiveOptions(t *testing.T) {
 	if l := newLive(t, store.LiveOptions{Partitions: 3}); l.Partitions() != 3 || l.Generation() != 1 {
 		t.Fatalf("%d partitions, generation %d", l.Partitions(), l.Generation())
 	}
-	for _, opt := range []store.LiveOptions{{Partitions: 0, MaxBytes: 1}, {Partitions: -1, MaxBytes: 1}, {Partitions: 1}, {Partitions: 1, MaxBytes: -1}} {
+	for _, opt := range []store.LiveOptions{
+		{Partitions: 0, MaxBytes: 1}, {Partitions: -1, MaxBytes: 1}, {Partitions: 1, MaxBytes: 0}, {Partitions: 1, MaxBytes: -1},
+	} {
 		if _, err := store.NewLiveLog(opt); err == nil {
 			t.Errorf("%+v: no error", opt)
 		}

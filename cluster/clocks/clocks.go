@@ -18,9 +18,11 @@ const (
 	limit = 5 * time.Second
 )
 
-// Compare compares this node's clock with those of the other nodes, until ctx is done. ahead returns by how much the
-// clock of each node is ahead of this one's, by the node's name.
-func Compare(ctx context.Context, ahead func(ctx context.Context) map[string]time.Duration, reg prometheus.Registerer, log zerolog.Logger) error {
+// Differences returns by how much the clock of each node is ahead of this one's, by the node's name.
+type Differences func(ctx context.Context) map[string]time.Duration
+
+// Compare compares this node's clock with those of the other nodes, until ctx is done.
+func Compare(ctx context.Context, ahead Differences, reg prometheus.Registerer, log zerolog.Logger) error {
 	skew := promauto.With(reg).NewGauge(prometheus.GaugeOpts{
 		Name: "imgo_cluster_clock_skew_seconds",
 		Help: "Largest difference between the clock of this node and that of another one, at the last comparison.",

@@ -310,7 +310,8 @@ func TestChangeReachesAllDespiteLostPackets(t *testing.T) {
 	for i := range 5 {
 		// A probe that is lost would have the nodes exchange other news.
 		o := members.Options{
-			Name: fmt.Sprintf("n%d", i), Meta: meta("comet"), Faults: members.Faults{Cut: cut}, ProbeInterval: time.Hour, GossipInterval: 10 * time.Millisecond,
+			Name: fmt.Sprintf("n%d", i), Meta: meta("comet"), Faults: members.Faults{Cut: cut},
+			ProbeInterval: time.Hour, GossipInterval: 10 * time.Millisecond,
 		}
 		if i > 0 {
 			o.Join = []string{nodes[0].Addr()}
