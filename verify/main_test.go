@@ -49,6 +49,7 @@ func shortRun(n *harness.Node) verify.Config {
 	cfg.Users, cfg.Rate, cfg.Callers, cfg.Duration = 20, 200, 16, 0
 	cfg.CallTimeout, cfg.ConnectTimeout, cfg.ArrivalTimeout, cfg.Linger = testTimeout, testTimeout, testTimeout, 300*time.Millisecond
 	cfg.Churn, cfg.Away = 0, time.Second
+	cfg.NotKept = 0.5 // each run has pushes of both kinds
 	return cfg
 }
 

@@ -204,12 +204,14 @@ func (c *Client) changeRoom(ctx context.Context, verb string, op int32, room str
 // they change c.rooms. A change that waits too long for earlier changes or packets ends the session: the next auth packet has it.
 // The end of ctx does not end this wait, since it must not end the session.
 func (c *Client) sendRoom(ctx context.Context, what string, op int32, room string) (*session, int32, chan raw.Packet, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.cfg.RequestTimeout)
+	ctx = context.WithoutCancel(ctx)
+	waiting, cancel := context.WithTimeout(ctx, c.cfg.RequestTimeout)
 	defer cancel()
 	select {
 	case c.changing <- struct{}{}:
 		defer func() { <-c.changing }()
-	case <-ctx.Done(): // ask fails, so the session ends
+	case <-waiting.Done():
+		ctx = waiting // ask fails, so the session ends
 	}
 	c.mu.Lock()
 	if op == raw.OpJoinRoom {

@@ -1,4 +1,5 @@
-// Package clocks compares the clocks of the nodes of a cluster.
+// Package clocks compares the clock of this node with those of the other nodes. It exports the largest difference, and warns
+// once while that is more than five seconds. It sets no clock.
 package clocks
 
 import (

@@ -1,4 +1,7 @@
-// Package pulse asks a log of the cluster whether it answers, and tells the other nodes.
+// Package pulse asks a log of the cluster whether it answers, and tells the other nodes when it does not.
+//
+// A node that is cut off is known as such after ten seconds, and as one that can read the log a second after the log answers.
+// The package does not decide who does the work of a node: each node reads that from gossip.
 package pulse
 
 import (

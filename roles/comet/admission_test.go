@@ -203,7 +203,7 @@ func TestAdmissionLeft(t *testing.T) {
 	logic := &fakeLogic{}
 	s := start(t, logic, func(cfg *comet.Config) {
 		listening(cfg)
-		cfg.ConnectRate, cfg.ConnectBurst = 4, 1
+		cfg.ConnectRate, cfg.ConnectBurst = 2, 1
 	})
 	sent := 0
 	for _, test := range []struct {

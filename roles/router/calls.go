@@ -102,8 +102,6 @@ func (p *partition) attach(ctx context.Context, info *envelope.SessionInfo) (kic
 			return nil, nil, envelope.Errorf(envelope.CodeTooMany, "user has %d sessions, %d are allowed, and one was closed for another lately",
 				len(others), limit)
 		}
-		// The table has sessions in the order in which they were attached, or announced after a move of the partition.
-		slices.SortStableFunc(oldest, func(a, b *session) int { return cmp.Compare(a.since, b.since) })
 		for _, s := range oldest[:excess] {
 			replace(s, protocol.CloseTooManySessions,
 				fmt.Sprintf("the user's %d sessions are all that are allowed and this was the oldest", limit))
@@ -113,7 +111,7 @@ func (p *partition) attach(ctx context.Context, info *envelope.SessionInfo) (kic
 		p.removeSessionLocked(a, s.address(), now)
 		a.noteReplaced(s.address())
 	}
-	p.addSessionLocked(a, info, now)
+	p.addSessionLocked(a, info, len(a.sessions), now)
 	return kicks, replaced, nil
 }
 
@@ -129,7 +127,8 @@ func (p *partition) undoAttach(info *envelope.SessionInfo, replaced []*session) 
 	for _, s := range replaced {
 		a.unnoteReplaced(s.address())
 		if a.session(s.address()) == nil { // its comet may have announced it meanwhile
-			p.addSessionLocked(a, s.describe(info.User), p.now())
+			back := s.describe(info.User)
+			p.addSessionLocked(a, back, a.placeOf(back), p.now())
 		}
 	}
 	p.removeSessionLocked(a, info.Address.AsKey(), p.now())

@@ -331,7 +331,7 @@ func (p *partition) register(ctx context.Context, sessions []*envelope.SessionIn
 		a, err := p.accounts.openLocked(ctx, info.User)
 		switch {
 		case err == nil:
-			p.addSessionLocked(a, info, p.now())
+			p.addSessionLocked(a, info, a.placeOf(info), p.now())
 			if info.RoomsAt < a.Rooms().Memberships().GetAt() {
 				p.remindRoomsLocked(a)
 			}

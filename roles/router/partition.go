@@ -311,9 +311,9 @@ func (p *partition) expire() (n int) {
 	return n
 }
 
-// addSessionLocked puts a session into the table that has begun at a time.
-func (p *partition) addSessionLocked(a *account, info *envelope.SessionInfo, at time.Time) {
-	p.sessions.addLocked(a, info)
+// addSessionLocked puts a session into the table that has begun at a time: see sessionTable.addLocked.
+func (p *partition) addSessionLocked(a *account, info *envelope.SessionInfo, place int, at time.Time) {
+	p.sessions.addLocked(a, info, place)
 	p.accounts.touchLocked(a, 0)
 	p.presence.noteLocked(a, at, "")
 }

@@ -87,10 +87,10 @@ func set(t *testing.T, m protoreflect.Message, f protoreflect.FieldDescriptor, n
 func TestSessionTable(t *testing.T) {
 	table, value := newTestTable(t)
 	ann, bob := newTestAccount("ann"), newTestAccount("bob")
-	table.addLocked(ann, info("c", 1, "k"))
-	table.addLocked(ann, info("c", 1, "k")) // a call that is made again
-	table.addLocked(bob, info("c", 2, "k"))
-	table.addLocked(bob, info("d", 1, ""))
+	table.addLocked(ann, info("c", 1, "k"), 0)
+	table.addLocked(ann, info("c", 1, "k"), 0) // a call that is made again
+	table.addLocked(bob, info("c", 2, "k"), 0)
+	table.addLocked(bob, info("d", 1, ""), 0)
 	if n := value(); n != 3 || table.online != 2 || len(bob.sessions) != 2 {
 		t.Errorf("%v sessions, %d accounts are online", n, table.online)
 	}

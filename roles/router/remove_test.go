@@ -395,6 +395,22 @@ func TestTheOldestSessionIsClosed(t *testing.T) {
 	}
 }
 
+// The session that was attached first is the oldest, whatever the clocks of the comets say.
+func TestTheOldestSessionIsTheFirst(t *testing.T) {
+	w := newWorld(t, func(c *router.Config) { c.SessionsPerUser, c.SessionsPolicy = 2, router.CloseOldestSession })
+	for i, since := range []int64{2000, 1000, 3000} {
+		s := session(fmt.Sprint("c", i), 1, "u", "")
+		s.SinceMs = since
+		kicks := w.attach(s).Kicks
+		if i < 2 {
+			continue
+		}
+		if len(kicks) != 1 || kicks[0].To[0].Comet != "c0" {
+			t.Errorf("kicks: %v", kicks)
+		}
+	}
+}
+
 // An old client replaces all sessions that are too many, as others do, and not only one.
 func TestOldClientReplacesAllThatAreTooMany(t *testing.T) {
 	w := newWorld(t, func(c *router.Config) { c.SessionsPerUser = 1 })

@@ -114,10 +114,10 @@ func (s *session) address() envelope.AddressKey {
 }
 
 // isNewer reports whether the client of a session came after the one of info. It is false if that is not known: each comet
-// has a clock of its own.
+// has a clock of its own. A suspect session is no newer one, since its client may have left.
 func (s *session) isNewer(info *envelope.SessionInfo) bool {
 	sameComet := s.kind.comet == info.Address.Comet && s.kind.incarnation == info.Incarnation
-	return sameComet && envelope.ArrivedAfter(s.arrival, info.Arrival)
+	return sameComet && !s.suspect && envelope.ArrivedAfter(s.arrival, info.Arrival)
 }
 
 // globalKey returns the key that names the session without its user, or an empty
@@ -166,14 +166,15 @@ func newSessionTable(kinds *sessionKinds, gauge prometheus.Gauge) sessionTable {
 	return sessionTable{kinds: kinds, gauge: gauge, byComet: make(map[string]map[uint64]*account), byKey: make(map[string][]*account)}
 }
 
-// addLocked puts a session into the table, in place of one with the same address.
-func (t *sessionTable) addLocked(a *account, info *envelope.SessionInfo) {
+// addLocked puts a session into the table, in place of one with the same address. place is where it stands among the user's
+// sessions, from the oldest on.
+func (t *sessionTable) addLocked(a *account, info *envelope.SessionInfo, place int) {
 	s := t.kinds.newSession(info)
 	t.removeLocked(a, s.address())
 	if len(a.sessions) == 0 {
 		t.online++
 	}
-	a.sessions = append(a.sessions, s)
+	a.sessions = slices.Insert(a.sessions, place, s)
 	of := t.byComet[s.kind.comet]
 	if of == nil {
 		of = make(map[uint64]*account)
@@ -184,6 +185,19 @@ func (t *sessionTable) addLocked(a *account, info *envelope.SessionInfo) {
 		t.byKey[key] = append(t.byKey[key], a)
 	}
 	t.gauge.Inc()
+}
+
+// placeOf returns where a session that comes back into the table stands among the user's sessions: where it is, or before
+// the first one that began later by the clocks of their comets.
+func (a *account) placeOf(info *envelope.SessionInfo) int {
+	address := info.Address.AsKey()
+	if i := slices.IndexFunc(a.sessions, func(s *session) bool { return s.address() == address }); i >= 0 {
+		return i
+	}
+	if i := slices.IndexFunc(a.sessions, func(s *session) bool { return s.since > info.SinceMs }); i >= 0 {
+		return i
+	}
+	return len(a.sessions)
 }
 
 // removeLocked takes a session out of the table. It reports whether it was there.

@@ -37,7 +37,7 @@ func TestSessionInfoReachesTheAPI(t *testing.T) {
 		}
 	}
 	// These fields have other names in the API, or are for the nodes only.
-	inAPI := map[string][]string{"address": {"node", "name"}, "remote": {"address"}, "incarnation": nil, "rooms_at": nil}
+	inAPI := map[string][]string{"address": {"node", "name"}, "remote": {"address"}, "incarnation": nil, "rooms_at": nil, "arrival": nil}
 	fields := (&envelope.SessionInfo{}).ProtoReflect().Descriptor().Fields()
 	shown := 0
 	for i := range fields.Len() {
