@@ -42,7 +42,7 @@ func errEventsBehind(index int32) error {
 
 // emitter appends the events of a partition to the topic, one batch after another. It repeats a
 // batch that failed until it is there, so that the topic never has an event without those before
-// it. The partition's mu guards its fields, but for tail.
+// it. The partition's mu guards its fields, but for tail and nextPause.
 type emitter struct {
 	p    *partition
 	log  EventsLog // nil: events are not wanted
@@ -58,6 +58,8 @@ type emitter struct {
 	sent chan struct{}
 	// paused, unless nil, keeps records from being applied until it is closed.
 	paused chan struct{}
+	// nextPause is when a routine flush may pause records again. Records are applied at least as long as they were paused.
+	nextPause time.Time
 	// tail is the highest id in the topic, as far as tailKnown. Events with lower ids are there as well.
 	tail      events.ID
 	tailKnown bool
@@ -269,11 +271,13 @@ func (em *emitter) append(ctx context.Context, batch []events.Event) error {
 // was applied. Applying a record over what is stored derives nothing, so an event that the topic does not
 // have before a flush would be lost. Records go on when release is called. If the topic does not take the
 // events in time, nothing is paused and release is nil: the flush has to come later. That is an error
-// only if the flush has to be done. One goroutine at a time may pause.
+// only if the flush has to be done. One goroutine at a time may pause: it also guards nextPause.
 func (em *emitter) pauseWhenSent(must bool) (release func(), err error) {
 	p, limit := em.p, flushEventsWait
 	if must {
 		limit = flushEventsWaitLast
+	} else if time.Now().Before(em.nextPause) {
+		return nil, nil
 	}
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
@@ -296,6 +300,7 @@ func (em *emitter) pauseWhenSent(must bool) (release func(), err error) {
 		case <-sent:
 		case <-timer.C:
 			release()
+			em.nextPause = time.Now().Add(limit)
 			if must {
 				err = errEventsBehind(p.index)
 			}

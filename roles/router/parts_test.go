@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -13,9 +14,34 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"imgo/envelope"
+	"imgo/internal/events"
 	"imgo/roles/router/mailbox"
 	"imgo/store"
 )
+
+// While the events topic takes nothing, records are applied between two routine flushes for at least as long as a flush keeps
+// them from it. The goroutine that applies them may need a moment to get a processor.
+func TestRecordsGoOnBetweenFlushes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &partition{}
+		p.applier.p = p
+		em := newEmitter(p, struct{ EventsLog }{})
+		em.queue = make([]events.Event, 1)
+		var paused, free time.Duration
+		for began := time.Now(); time.Since(began) < time.Minute; {
+			at := time.Now()
+			if release, err := em.pauseWhenSent(false); release != nil || err != nil {
+				t.Fatal("the topic has taken the events", err)
+			}
+			paused += time.Since(at)
+			time.Sleep(time.Millisecond) // the next flush
+			free += time.Millisecond
+		}
+		if paused == 0 || free < paused {
+			t.Errorf("records were applied for %s, and paused for %s", free, paused)
+		}
+	})
+}
 
 // newTestTable returns a table and a function that returns its gauge's value.
 func newTestTable(t *testing.T) (table sessionTable, value func() float64) {
