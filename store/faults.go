@@ -9,6 +9,10 @@ type Faults struct {
 	// database, and may block. It runs on the reading goroutine.
 	ReadMailbox func(partition int32, user string)
 
+	// CommitMailboxes, if not nil, is called before a batch of changes of mailboxes is
+	// committed, and may block.
+	CommitMailboxes func(partition int32)
+
 	// FreeBytes returns how much of the data directory's file system is free to this
 	// process, in bytes. Nil: the operating system is asked.
 	FreeBytes func(dir string) (int64, error)
@@ -25,5 +29,12 @@ type Faults struct {
 func (f *Faults) readMailbox(partition int32, user string) {
 	if f.ReadMailbox != nil {
 		f.ReadMailbox(partition, user)
+	}
+}
+
+// commitMailboxes is called before a batch of changes of mailboxes is committed.
+func (f *Faults) commitMailboxes(partition int32) {
+	if f.CommitMailboxes != nil {
+		f.CommitMailboxes(partition)
 	}
 }

@@ -139,6 +139,7 @@ func (b *MailboxBatch) eraseKeys() error {
 // transaction is written in several, with the position in the last one. After a crash
 // between them, records are applied again over their own changes, which has no effect.
 func (b *MailboxBatch) Commit(position uint64) error {
+	b.db.opt.Faults.commitMailboxes(b.partition)
 	if err := b.db.disk.essential(); err != nil {
 		return fmt.Errorf("write batch of partition %d: %w", b.partition, err)
 	}

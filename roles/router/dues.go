@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"imgo/envelope"
@@ -43,8 +42,8 @@ type dues struct {
 	// Before next the store has no further due time, except for those stored since. Only run uses both.
 	after store.DueTime
 	next  int64
-	// stored is the earliest time of the steps that flushes have stored since.
-	stored atomic.Int64
+	// stored is the earliest time of the steps that flushes have stored since. The partition's mu guards it.
+	stored int64
 }
 
 // dueQueue has accounts in the order of the times at which they have a step to take. It is a heap.
@@ -125,11 +124,9 @@ func (d *dues) setExpiredLocked(user string, devices []string) {
 	}
 }
 
-// stores notes that a step at a time is going to be stored.
-func (d *dues) stores(atMS int64) {
-	for now := d.stored.Load(); atMS < now && !d.stored.CompareAndSwap(now, atMS); now = d.stored.Load() {
-	}
-}
+// storedLocked notes that the store has a further step at a time. Its account is in memory until then: a note before the store
+// has the step could be used up by a load that does not find it.
+func (d *dues) storedLocked(atMS int64) { d.stored = min(d.stored, atMS) }
 
 // run puts the steps that are due into the log, until ctx is done. Each partition has a goroutine for it, because the log
 // may take no records of one partition.
@@ -168,12 +165,12 @@ func (d *dues) decide(ctx context.Context) {
 func (d *dues) load(ctx context.Context) (more bool) {
 	p := d.p
 	now := p.clock.Now().UnixMilli()
-	stored := d.stored.Swap(noDue)
+	room, stored := d.release()
 	if stored < d.after.TimeMS { // as after the clock was set back
 		d.after = store.DueTime{}
 	}
 	d.next = min(d.next, stored)
-	if room := d.release(); !room || d.next > now {
+	if !room || d.next > now {
 		return false
 	}
 	list, next, ok, err := p.store.Dues(p.index, d.after, now, maxDuesScan)
@@ -207,16 +204,18 @@ func (d *dues) read(ctx context.Context, user string) error {
 }
 
 // release drops those accounts from memory that load has read, once their steps are applied and the store has them. It
-// reports whether there is room for more: whether fewer are left than accounts may be idle, or than a page has.
-func (d *dues) release() (room bool) {
+// reports whether there is room for more: whether fewer are left than accounts may be idle, or than a page has. stored is
+// the earliest time of the steps that flushes have stored since the call before.
+func (d *dues) release() (room bool, stored int64) {
 	p := d.p
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	stored, d.stored = d.stored, noDue
 	d.loaded = slices.DeleteFunc(d.loaded, func(a *account) bool {
 		kept := len(a.sessions) > 0 || p.presence.hasLocked(a) // it is in memory for another reason now
 		return kept || p.accounts.byUser[a.User()] != a || p.accounts.dropLocked(a)
 	})
-	return len(d.loaded) < max(p.cfg.IdleMailboxes, maxDuesScan)
+	return len(d.loaded) < max(p.cfg.IdleMailboxes, maxDuesScan), stored
 }
 
 // propose takes steps that are due from the accounts in memory, and devices that have expired, at most as

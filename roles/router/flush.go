@@ -125,7 +125,7 @@ func (w *writeBehind) flush(everything bool) error {
 	position := envelope.ID(p.position.generation, upTo-1)
 	b := p.store.Batch(p.index)
 	now, owed := p.now(), w.bytes
-	batch := w.collectLocked(b, position, now)
+	batch, due := w.collectLocked(b, position, now)
 	claims := p.claims.collect()
 	p.rebuild.claimsStored = p.rebuild.claimsStored || len(claims) > 0
 	p.mu.Unlock()
@@ -153,6 +153,7 @@ func (w *writeBehind) flush(everything bool) error {
 	w.oweLocked(-owed)
 	w.failing = time.Time{}
 	w.storedNext = upTo
+	p.dues.storedLocked(due)
 	for i := range batch {
 		w.writtenLocked(&batch[i])
 	}
@@ -195,9 +196,9 @@ func (w *writeBehind) upToLocked(everything bool) (upTo int64, ok bool) {
 	return upTo, true
 }
 
-// collectLocked puts the changes up to the position into the batch.
-func (w *writeBehind) collectLocked(b *store.MailboxBatch, position uint64, now time.Time) []taken {
-	out := make([]taken, 0, len(w.dirty))
+// collectLocked puts the changes up to the position into the batch. due is the earliest time of a step among them, or noDue.
+func (w *writeBehind) collectLocked(b *store.MailboxBatch, position uint64, now time.Time) (out []taken, due int64) {
+	out, due = make([]taken, 0, len(w.dirty)), noDue
 	later := make(map[*account]struct{})
 	shared := make(map[uint64]bool)
 	for a := range w.dirty {
@@ -211,7 +212,7 @@ func (w *writeBehind) collectLocked(b *store.MailboxBatch, position uint64, now 
 		for _, e := range c.Fresh {
 			if e.Reports() {
 				b.PutDue(a.User(), &e.MailboxEntry)
-				w.p.dues.stores(min(e.ExpiresMS, cmp.Or(e.Tracked.DeadlineMS, e.ExpiresMS)))
+				due = min(due, e.ExpiresMS, cmp.Or(e.Tracked.DeadlineMS, e.ExpiresMS))
 			}
 			if !e.Shared || !shared[e.ID] {
 				b.PutBody(a.User(), &e.MailboxEntry, store.MailboxBody{Op: e.Message.Op, Body: e.Message.Body})
@@ -241,7 +242,7 @@ func (w *writeBehind) collectLocked(b *store.MailboxBatch, position uint64, now 
 		out = append(out, taken{a, c})
 	}
 	w.dirty = later
-	return out
+	return out, due
 }
 
 // writtenLocked drops from memory what the store has now, but for bodies of

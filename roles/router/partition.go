@@ -80,7 +80,7 @@ func newPartition(res *resources, index int32, gain uint64, predecessor <-chan s
 	p.events = newEmitter(p, res.eventsLog)
 	p.presence = newPresenceRecorder(p)
 	p.dues.p, p.dues.expired = p, make(map[string][]string)
-	p.dues.stored.Store(noDue)
+	p.dues.stored = noDue
 	p.accounts = accountTable{
 		p: p, byUser: make(map[string]*account), loading: make(map[string]*loading), watched: make(map[*account]struct{}),
 		reminders: make(map[*account]*roomReminder),

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	"imgo/internal/events"
 	"imgo/roles/router"
 	"imgo/roles/router/mailbox"
+	"imgo/store"
 )
 
 // reportWorld is a world with an events topic.
@@ -227,6 +229,60 @@ func TestDeadlineAfterTheClockWasSetBack(t *testing.T) {
 	w.clock.add(-50 * time.Second)
 	push(second, 30*time.Second)
 	w.clock.add(31 * time.Second)
+	w.expectEvents(second, "undelivered "+second+" phone")
+}
+
+// countedDues is a store that counts the calls of Dues.
+type countedDues struct {
+	router.Store
+	calls atomic.Int64
+}
+
+func (c *countedDues) Dues(partition int32, after store.DueTime, untilMS int64, limit int) ([]store.DueTime, int64, bool, error) {
+	defer c.calls.Add(1)
+	return c.Store.Dues(partition, after, untilMS, limit)
+}
+
+// No step is missed that the store takes while the steps that are due are read from it.
+func TestDeadlineStoredWhileOthersAreRead(t *testing.T) {
+	w := reportWorld(t, func(c *router.Config) { c.IdleMailboxes, c.FlushBytes = 0, 1 })
+	w.stop()
+	var dues countedDues
+	var armed, blocked atomic.Bool
+	free := make(chan struct{})
+	release := sync.OnceFunc(func() { close(free) })
+	t.Cleanup(release)
+	w.store = func(s router.Store) router.Store { dues.Store = s; return &dues }
+	w.storeFaults.CommitMailboxes = func(int32) {
+		if armed.Load() {
+			blocked.Store(true)
+			<-free
+		}
+	}
+	w.start()
+	first, second := namedUser(0, "first"), namedUser(0, "second")
+	push := func(user string, deadline time.Duration) {
+		w.report(user, time.Hour, &envelope.Report{Ref: user, DeadlineMs: deadline.Milliseconds()})
+		w.awaitApplied([]string{user})
+	}
+	inStoreOnly := func() { eventually(t, "the store alone has the messages", func() bool { return w.metric() == 0 }) }
+	for _, user := range []string{first, second} {
+		s := session("c", 1, user, "phone")
+		w.attach(s)
+		w.detach(s)
+	}
+	push(first, time.Minute)
+	inStoreOnly()
+	armed.Store(true)
+	push(second, 2*time.Minute)
+	eventually(t, "the store is given the second message", blocked.Load)
+	before := dues.calls.Load()
+	w.clock.add(time.Minute + time.Second)
+	eventually(t, "the steps that are due are read", func() bool { return dues.calls.Load() > before })
+	release()
+	w.expectEvents(first, "undelivered "+first+" phone")
+	inStoreOnly()
+	w.clock.add(time.Minute)
 	w.expectEvents(second, "undelivered "+second+" phone")
 }
 

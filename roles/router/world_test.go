@@ -223,21 +223,22 @@ func (c *clock) set(d time.Duration) {
 
 // world is one router with all it stands on.
 type world struct {
-	t          *testing.T
-	cfg        router.Config
-	dir        string
-	kept, live *memLog
-	topic      *memLog // of events; nil: none
-	clock      *clock
-	db         *store.DB
-	ring       *ring
-	growth     router.Growth
-	store      func(router.Store) router.Store // what the router gets; nil: the store itself
-	records    uint32                          // Deps.Records
-	versions   router.RecordVersions
-	reg        *prometheus.Registry
-	r          *router.Router
-	stop       func()
+	t           *testing.T
+	cfg         router.Config
+	dir         string
+	kept, live  *memLog
+	topic       *memLog // of events; nil: none
+	clock       *clock
+	db          *store.DB
+	ring        *ring
+	growth      router.Growth
+	store       func(router.Store) router.Store // what the router gets; nil: the store itself
+	storeFaults store.Faults
+	records     uint32 // Deps.Records
+	versions    router.RecordVersions
+	reg         *prometheus.Registry
+	r           *router.Router
+	stop        func()
 
 	// noticed is called with each notice, and may wait; nil: nothing is.
 	noticed func()
@@ -270,7 +271,7 @@ func newWorldOf(t *testing.T, kept *memLog, owned *ring, change func(*router.Con
 
 func (w *world) start() {
 	w.t.Helper()
-	db, err := store.Open(store.Options{Dir: w.dir, Log: zerolog.Nop()})
+	db, err := store.Open(store.Options{Dir: w.dir, Log: zerolog.Nop(), Faults: w.storeFaults})
 	if err != nil {
 		w.t.Fatal(err)
 	}
