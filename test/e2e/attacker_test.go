@@ -147,11 +147,11 @@ func TestAttackerWithATokenAndAPushKey(t *testing.T) {
 	n.call(t, "POST", "/v1/push", `{"user":"mallory","kept":false,"body":1}`, attackerKey).want(t, 202) // what the key is for
 
 	// Alice is as she was: the same session, the same message waits, and nothing came but what is for her.
-	push(`"room":"private/alice"`, "in private")
-	push(`"room":"staff"`, "to staff")
-	push(`"user":"alice"`, "at last")
-	for _, body := range []string{"in private", "to staff", "at last"} {
-		alice.expect(protocol.OpMessage, body)
+	for _, m := range []struct{ to, body string }{
+		{`"room":"private/alice"`, "in private"}, {`"room":"staff"`, "to staff"}, {`"user":"alice"`, "at last"},
+	} {
+		push(m.to, m.body) // one after the other: the rooms have no order among them
+		alice.expect(protocol.OpMessage, m.body)
 	}
 	before := state
 	owner("GET", "/v1/users/alice", "").decode(t, &state)
