@@ -99,8 +99,7 @@ func broadcast(ctx context.Context, t *trial, kind string) error {
 		if err != nil {
 			return err
 		}
-		t.add("deliveries", "1/s", float64(sp.delivered)/sp.took.Seconds())
-		t.add("server CPU a delivery", "µs", us(sp.cpu)/float64(sp.delivered))
+		t.addDeliveries(sp)
 		t.add("messages a read of the clients", "", float64(sp.delivered)/float64(max(sp.reads, 1)))
 		t.add("garbage collections meanwhile", "", float64(after.count-before.count))
 		if kind == load.TCP { // the pauses do not depend on the client protocol
@@ -124,6 +123,12 @@ func broadcast(ctx context.Context, t *trial, kind string) error {
 	return nil
 }
 
+// addDeliveries adds how many deliveries there were a second, and their cost.
+func (t *trial) addDeliveries(sp broadcastResult) {
+	t.add("deliveries", "1/s", float64(sp.delivered)/sp.took.Seconds())
+	t.add("server CPU a delivery", "µs", us(sp.cpu)/float64(sp.delivered))
+}
+
 // withoutRing measures broadcasts like broadcast-tcp, but without io_uring, which most containers forbid.
 func withoutRing(ctx context.Context, t *trial) error {
 	o := serverOptions{env: []string{"IMGO_COMET_IO_URING=false"}}
@@ -132,8 +137,7 @@ func withoutRing(ctx context.Context, t *trial) error {
 		if err != nil {
 			return err
 		}
-		t.add("deliveries", "1/s", float64(sp.delivered)/sp.took.Seconds())
-		t.add("server CPU a delivery", "µs", us(sp.cpu)/float64(sp.delivered))
+		t.addDeliveries(sp)
 		return nil
 	})
 }

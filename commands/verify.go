@@ -97,7 +97,7 @@ func verifyFlags(cfg *verify.Config, judged *verify.Events) []cli.Flag {
 			Usage: "serve a receiver at this `address` (host:port) for the hook \"" + verify.HookName + "\" of the server; " +
 				"it fails calls on purpose; implies --events"},
 		&cli.BoolFlag{Name: "presence", Destination: &judged.Presence, DisableDefaultText: true,
-			Usage: "judge who is told to be online; the server needs presence.events; implies --events"},
+			Usage: "judge the events that say who is online; the server needs presence.events; implies --events"},
 		&cli.BoolFlag{Name: "upstream", Destination: &judged.Upstream, DisableDefaultText: true,
 			Usage: "send messages for the backend; the server needs a rule of [[upstream]] that makes events of op 4; implies --events"},
 		&cli.StringFlag{Name: "hook-secret",
